@@ -1,0 +1,1 @@
+"""Process shells: configuration, server, worker and command line."""

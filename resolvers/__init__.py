@@ -1,0 +1,1 @@
+"""One function per computed field, answering for all parents at once."""

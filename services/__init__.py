@@ -1,0 +1,1 @@
+"""What the application does; knows no GraphQL and no HTTP."""
