@@ -1,0 +1,1 @@
+"""The bus: signals between processes, and short logs of streamed text and output."""

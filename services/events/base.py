@@ -1,0 +1,133 @@
+"""The bus every process speaks on: signals, short logs, and calls between nodes.
+
+Two forms pass one contract suite: `local.LocalBus` (one process, logs kept in a SQLite file so that
+they survive the process) and `redis.RedisBus` (any number of processes, one Redis connection for
+all subscriptions of a process, Redis streams for the logs).
+
+A *topic* is a string such as `conversation:cnv_…`. Two kinds of data travel on it:
+
+* a **signal** (`publish`) reaches whoever is attached at that moment, and nobody else; a lost signal
+  must never lose data, only time;
+* an **entry** (`append`) is written to the topic's log with the next dense sequence number (1, 2, 3 …)
+  and then reaches whoever is attached. The log is kept for a time after its last entry.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Json = Mapping[str, Any]
+
+
+class BusUnavailableError(Exception):
+    """The bus does not answer (Redis is down, or the process is closing)."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a tap receives: a signal (`seq` 0) or a log entry (`seq` ≥ 1)."""
+
+    topic: str
+    seq: int
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Entries of a topic's log after a position.
+
+    `epoch` changes when the log was lost or begun anew: positions of another epoch mean nothing.
+    `head` is the newest sequence number (0: empty). `is_complete` is False when entries after the
+    asked position were already trimmed, so that the caller must fall back on a snapshot.
+    """
+
+    epoch: str
+    head: int
+    is_complete: bool
+    entries: Sequence[News]
+
+
+class Tap(Protocol):
+    """An attachment to one or more topics, with a bounded queue of its own."""
+
+    async def get(self, timeout_s: float) -> News | None:
+        """Give the next news, or None after `timeout_s` seconds, or None when news were lost.
+
+        After None check `lost()`.
+        """
+
+    def lost(self) -> bool:
+        """Tell once whether news were dropped (queue overflow, reconnected bus) since last asked.
+
+        The reader must then re-read what it follows; the queue has been emptied.
+        """
+
+
+class Bus(Protocol):
+    """Signals, logs and calls. All methods raise BusUnavailableError when the bus does not answer."""
+
+    node_id: str
+
+    async def start(self) -> None:
+        """Connect and begin to serve."""
+
+    async def aclose(self) -> None:
+        """Stop serving; taps wake with `lost()`."""
+
+    async def ping(self) -> None:
+        """Return when the bus answers."""
+
+    async def publish(self, topic: str, data: Json) -> None:
+        """Send a signal to everybody attached to `topic`."""
+
+    async def append(self, topic: str, data: Json) -> int:
+        """Write one entry to the topic's log, announce it, and give its sequence number."""
+
+    async def read(self, topic: str, after: int = 0, limit: int | None = None) -> Log:
+        """Read the log after sequence number `after`, oldest first, at most `limit` entries."""
+
+    async def expire(self, topic: str, ttl_s: float) -> None:
+        """Forget the topic's log `ttl_s` seconds from now (0: at once)."""
+
+    def attach(
+        self, *topics: str, max_items: int = 256, max_bytes: int = 1_048_576
+    ) -> AbstractAsyncContextManager[Tap]:
+        """Attach to topics. Whatever is published after entering is received (or reported lost)."""
+
+    def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
+        """Answer calls of `method` addressed to this node."""
+
+    async def call(
+        self, node_id: str, method: str, data: Json, *, timeout_s: float = 30.0
+    ) -> Json:
+        """Ask the node `node_id`. Raises NodeUnavailableError if it is not alive or silent.
+
+        A call to this very node runs the handler directly. Cancelling the call abandons the answer.
+        An exception of the handler is raised again as CallError(code, message).
+        """
+
+    async def nodes(self) -> set[str]:
+        """Give the ids of the nodes alive now (heartbeat within the last few seconds)."""
+
+    async def count(self, name: str, window_s: float) -> int:
+        """Count one hit on `name` in a fixed window of `window_s` seconds and give the total so far.
+
+        For throttles and limits shared by all processes.
+        """
+
+    async def forget(self, name: str) -> None:
+        """Set the count of `name` back to nothing."""
+
+
+class NodeUnavailableError(BusUnavailableError):
+    """The node called is not alive, or did not answer in time."""
+
+
+class CallError(Exception):
+    """The handler of a call refused; `code` and `message` are the handler's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
