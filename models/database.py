@@ -1,0 +1,115 @@
+"""Engines and connections for SQLite and MySQL/MariaDB.
+
+Reads take a connection and select columns; writes take a session in a transaction of its own.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+
+SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
+_BUSY_TIMEOUT_MS = 15_000
+
+
+class Database:
+    """One database of the application.
+
+    On SQLite writes of this process queue behind a lock, because the file has one writer at a time
+    and queueing is fairer and cheaper than retrying on `SQLITE_BUSY`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 10,
+        max_overflow: int = 10,
+        pool_timeout_s: float = 30.0,
+        pool_recycle_s: int = 1800,
+    ) -> None:
+        self.url = make_url(url)
+        if self.url.drivername not in SUPPORTED_DRIVERS:
+            raise ValueError(f"unsupported database driver {self.url.drivername}")
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {
+            "pool_size": pool_size,
+            "max_overflow": max_overflow,
+            "pool_timeout": pool_timeout_s,
+        }
+        if self.is_sqlite:
+            # The driver must not begin transactions by itself: `_begin_sqlite` does.
+            options["connect_args"] = {"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000}
+        else:
+            self.url = self.url.update_query_dict({"charset": "utf8mb4"})
+            options |= {
+                "pool_recycle": pool_recycle_s,
+                "pool_pre_ping": True,
+                "isolation_level": "READ COMMITTED",
+                "connect_args": {"connect_timeout": 10, "init_command": "SET time_zone='+00:00'"},
+            }
+        self.engine = create_async_engine(self.url, **options)
+        self._writer = asyncio.Lock()
+        if self.is_sqlite:
+            event.listen(self.engine.sync_engine, "connect", _configure_sqlite)
+            event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        self._write_engine = self.engine.execution_options(noosphere_write=True)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for reading; it goes back at the end of the block."""
+        async with self.engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection whose reads all see the database as of the first of them."""
+        async with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
+        """Lend a session in a transaction; the caller commits, an error rolls back."""
+        session = AsyncSession(self._write_engine, expire_on_commit=False, autoflush=False)
+        if self.is_sqlite:
+            async with self._writer, session:
+                yield session
+        else:
+            async with session:
+                yield session
+
+    async def ping(self) -> None:
+        """Return when the database answers a trivial query."""
+        async with self.reading() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def aclose(self) -> None:
+        """Close all pooled connections."""
+        await self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        "temp_store=MEMORY",
+        "cache_size=-16000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes its lock at once: upgrading a read lock later fails instead of waiting.
+    writes = connection.get_execution_options().get("noosphere_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,277 @@
+"""Sign-ins: short access tokens, single-use refresh tokens, revocation."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from models.accounts import (
+    AuthRefreshToken,
+    AuthSession,
+    Permission,
+    Role,
+    RolePermission,
+    User,
+    UserRole,
+)
+from models.base import now
+from services import access
+from services.accounts import passwords
+from services.base import Deps, Viewer, Work, work
+from services.errors import RateLimitedError, UnauthenticatedError, UserError, UserErrorCode
+
+log = logging.getLogger("noosphere.accounts")
+_IP_FACTOR = 10
+# A viewer's last activity is written at most this often, so that reads stay reads.
+_ACTIVITY_STEP = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A sign-in as its owner gets it, once: the tokens are stored nowhere in clear."""
+
+    session: AuthSession
+    token: str
+    refresh_token: str
+    refresh_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Where a sign-in comes from."""
+
+    ip_address: str | None = None
+    user_agent: str | None = None
+
+
+@access.rule(AuthSession)
+def _sessions(viewer: Viewer) -> ColumnElement[bool]:
+    return AuthSession.user_id == viewer.user_id
+
+
+access.personal(AuthSession)
+
+
+async def open_session(unit: Work, user_id: str, client: Client) -> Credentials:
+    """Begin a sign-in of a user within the caller's transaction."""
+    options, at = unit.deps.options, now()
+    token = passwords.new_token()
+    session = AuthSession(
+        user_id=user_id,
+        token_hash=passwords.hash_token(token),
+        ip_address=client.ip_address,
+        user_agent=(client.user_agent or "")[:255] or None,
+        expires_at=at + timedelta(seconds=options.access_token_ttl_s),
+    )
+    unit.session.add(session)
+    await unit.session.flush()
+    refresh, refresh_expires_at = _add_refresh_token(unit, session.id)
+    return Credentials(session.frozen(), token, refresh, refresh_expires_at)
+
+
+def _add_refresh_token(unit: Work, session_id: str) -> tuple[str, datetime]:
+    refresh = passwords.new_token()
+    expires_at = now() + timedelta(seconds=unit.deps.options.refresh_token_ttl_s)
+    unit.session.add(
+        AuthRefreshToken(
+            session_id=session_id,
+            token_hash=passwords.hash_token(refresh),
+            expires_at=expires_at,
+        )
+    )
+    return refresh, expires_at
+
+
+async def create(
+    deps: Deps, *, login: str, password: str, client: Client
+) -> tuple[Credentials, User]:
+    """Sign in with a username or e-mail address and a password.
+
+    Raises UserError INVALID for a wrong pair (the same whether the user exists or not), and
+    RateLimitedError after too many attempts for one login or from one address.
+    """
+    name = login.strip().casefold()[:255]
+    await _throttle(deps, f"sign-in:login:{passwords.hash_token(name)}", 1)
+    if client.ip_address:
+        await _throttle(deps, f"sign-in:ip:{client.ip_address}", _IP_FACTOR)
+    async with deps.db.reading() as connection:
+        found = (
+            await connection.execute(
+                select(User.id, User.password_hash, User.is_active).where(
+                    (User.username == name) | (User.email == name)
+                )
+            )
+        ).first()
+    matches = await passwords.verify(password[:1000], found.password_hash if found else None)
+    if not matches or found is None or not found.is_active:
+        log.info("sign-in refused", extra={"ip": client.ip_address})
+        raise UserError(
+            UserErrorCode.INVALID, "The login or the password is wrong.", ("password",)
+        )
+    await deps.bus.forget(f"sign-in:login:{passwords.hash_token(name)}")
+    async with work(deps) as unit:
+        user = await unit.lock(User, found.id)
+        if user is None:
+            raise UserError(UserErrorCode.INVALID, "The login or the password is wrong.")
+        user.last_login_at = now()
+        credentials = await open_session(unit, user.id, client)
+        await unit.session.flush()
+        return credentials, user.frozen()
+
+
+async def _throttle(deps: Deps, name: str, factor: int) -> None:
+    options = deps.options
+    attempts = await deps.bus.count(name, options.sign_in_window_s)
+    if attempts > options.sign_in_attempts * factor:
+        raise RateLimitedError(
+            f"Too many sign-in attempts; try again within {options.sign_in_window_s} seconds.",
+            retry_after_s=options.sign_in_window_s,
+        )
+
+
+async def refresh(deps: Deps, *, refresh_token: str, client: Client) -> Credentials:
+    """Renew a sign-in. The old tokens end; a refresh token that was used before ends the sign-in.
+
+    Raises UserError INVALID for an unknown, expired, revoked or reused token.
+    """
+    refused = UserError(
+        UserErrorCode.INVALID,
+        "The refresh token is unknown, expired, revoked or already used; sign in again.",
+        ("refresh_token",),
+    )
+    async with work(deps) as unit:
+        token_id = await unit.session.scalar(
+            select(AuthRefreshToken.id).where(
+                AuthRefreshToken.token_hash == passwords.hash_token(refresh_token[:1000])
+            )
+        )
+        used = None if token_id is None else await unit.lock(AuthRefreshToken, token_id)
+        session = None if used is None else await unit.lock(AuthSession, used.session_id)
+        if used is None or session is None or session.revoked_at or used.expires_at <= now():
+            raise refused
+        is_active = await unit.session.scalar(
+            select(User.is_active).where(User.id == session.user_id)
+        )
+        if not is_active:
+            raise refused
+        if used.used_at is None:
+            token = passwords.new_token()
+            used.used_at = now()
+            session.token_hash = passwords.hash_token(token)
+            session.last_active_at = now()
+            session.expires_at = now() + timedelta(seconds=deps.options.access_token_ttl_s)
+            session.ip_address = client.ip_address or session.ip_address
+            renewed, expires_at = _add_refresh_token(unit, session.id)
+            await unit.session.flush()
+            news = {"renewed": session.id, "expires_at": session.expires_at.timestamp()}
+            unit.after_commit(lambda: deps.bus.publish(f"session:{session.id}", news))
+            return Credentials(session.frozen(), token, renewed, expires_at)
+        log.warning("refresh token reused, session revoked", extra={"session_id": session.id})
+        _end(unit, session, "refresh token reused")
+    raise refused
+
+
+def _end(unit: Work, session: AuthSession, reason: str) -> None:
+    session.revoked_at, session.revoked_reason = now(), reason
+    bus, topic = unit.deps.bus, f"session:{session.id}"
+    unit.after_commit(lambda: bus.publish(topic, {"revoked": True}))
+
+
+async def revoke(deps: Deps, viewer: Viewer, *, session_id: str | None = None) -> None:
+    """End one of the viewer's sign-ins, the present one by default.
+
+    Raises UserError NOT_FOUND for a session that is not the viewer's. Ending twice is no error.
+    """
+    user_id = viewer.id
+    async with work(deps) as unit:
+        session = await unit.lock(AuthSession, session_id or viewer.session_id or "")
+        if session is None or session.user_id != user_id:
+            raise UserError(UserErrorCode.NOT_FOUND, "You have no such session.", ("id",))
+        if session.revoked_at is None:
+            _end(unit, session, "revoked by its owner")
+
+
+async def revoke_all(unit: Work, user_id: str, *, reason: str, keep: str | None = None) -> None:
+    """End every open sign-in of a user, except the session `keep`."""
+    for session in await unit.session.scalars(
+        select(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
+    ):
+        if session.id != keep:
+            _end(unit, session, reason)
+
+
+async def authenticate(deps: Deps, token: str) -> Viewer:
+    """Give the viewer an access token stands for.
+
+    Raises UnauthenticatedError when the token is unknown, expired or revoked, or the user inactive.
+    """
+    async with deps.db.reading() as connection:
+        rows = (
+            await connection.execute(
+                select(
+                    AuthSession.id,
+                    AuthSession.user_id,
+                    AuthSession.expires_at,
+                    AuthSession.revoked_at,
+                    AuthSession.last_active_at,
+                    User.username,
+                    User.is_active,
+                    Role.name.label("role"),
+                    Permission.name.label("permission"),
+                )
+                .join(User, User.id == AuthSession.user_id)
+                .outerjoin(UserRole, UserRole.user_id == User.id)
+                .outerjoin(Role, Role.id == UserRole.role_id)
+                .outerjoin(RolePermission, RolePermission.role_id == Role.id)
+                .outerjoin(Permission, Permission.id == RolePermission.permission_id)
+                .where(AuthSession.token_hash == passwords.hash_token(token))
+            )
+        ).all()
+    if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
+        raise UnauthenticatedError("The token is unknown or revoked; sign in again.")
+    first, at = rows[0], now()
+    if first.expires_at <= at:
+        raise UnauthenticatedError("The token has expired; renew it with sessionRefresh.")
+    if at - first.last_active_at > _ACTIVITY_STEP:
+        await _touch(deps, first.id)
+    return Viewer(
+        user_id=first.user_id,
+        session_id=first.id,
+        username=first.username,
+        roles=frozenset(row.role for row in rows if row.role),
+        permissions=frozenset(row.permission for row in rows if row.permission),
+        expires_at=first.expires_at,
+    )
+
+
+async def _touch(deps: Deps, session_id: str) -> None:
+    async with work(deps) as unit:
+        await unit.session.execute(
+            update(AuthSession).where(AuthSession.id == session_id).values(last_active_at=now())
+        )
+
+
+async def viewer_of(deps: Deps, user_id: str, session_id: str | None = None) -> Viewer | None:
+    """Give the viewer a background task acts for: the user with today's roles, or None if gone."""
+    async with deps.db.reading() as connection:
+        rows = (
+            await connection.execute(
+                select(User.username, Role.name.label("role"), Permission.name.label("permission"))
+                .outerjoin(UserRole, UserRole.user_id == User.id)
+                .outerjoin(Role, Role.id == UserRole.role_id)
+                .outerjoin(RolePermission, RolePermission.role_id == Role.id)
+                .outerjoin(Permission, Permission.id == RolePermission.permission_id)
+                .where(User.id == user_id, User.is_active)
+            )
+        ).all()
+    if not rows:
+        return None
+    return Viewer(
+        user_id=user_id,
+        session_id=session_id,
+        username=rows[0].username,
+        roles=frozenset(row.role for row in rows if row.role),
+        permissions=frozenset(row.permission for row in rows if row.permission),
+    )

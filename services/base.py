@@ -1,0 +1,168 @@
+"""What every service verb is given: the dependencies, the viewer, and a unit of work."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.base import Record, now
+from models.database import Database
+from models.system import Event, Topic
+from services.errors import UnauthenticatedError, UserError, UserErrorCode
+from services.events.base import Bus, BusUnavailableError
+from services.options import Options
+
+if TYPE_CHECKING:
+    from services.language.embeddings import Embedder
+    from services.llm.base import Provider
+    from services.sandboxes.host import SandboxHost
+
+log = logging.getLogger("noosphere")
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who asks. Anonymous when `user_id` is None."""
+
+    user_id: str | None = None
+    session_id: str | None = None
+    username: str | None = None
+    roles: frozenset[str] = frozenset()
+    permissions: frozenset[str] = frozenset()
+    expires_at: datetime | None = None
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether somebody is signed in."""
+        return self.user_id is not None
+
+    def may(self, permission: str) -> bool:
+        """Tell whether a role of the viewer has the permission `domain:action`."""
+        return permission in self.permissions
+
+    @property
+    def id(self) -> str:
+        """The id of the signed-in user. Raises UnauthenticatedError for an anonymous viewer."""
+        if self.user_id is None:
+            raise UnauthenticatedError
+        return self.user_id
+
+    def require(self, permission: str) -> str:
+        """Give the viewer's user id if the viewer has the permission.
+
+        Raises UnauthenticatedError when anonymous, UserError FORBIDDEN without the permission.
+        """
+        user_id = self.id
+        if permission not in self.permissions:
+            held = ", ".join(sorted(self.roles)) or "none"
+            raise UserError(
+                UserErrorCode.FORBIDDEN,
+                f"This needs the permission {permission}, which your roles ({held}) do not have. "
+                "Ask an administrator.",
+            )
+        return user_id
+
+
+ANONYMOUS = Viewer()
+
+
+@dataclass(slots=True)
+class Deps:
+    """What one process works with. Built once at start, closed at the end."""
+
+    options: Options
+    db: Database
+    bus: Bus
+    provider: "Provider"
+    embedder: "Embedder"
+    sandboxes: "SandboxHost"
+    # What this process caches between requests, by the service that owns it.
+    caches: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Work:
+    """One transaction and the news it makes. News go out after the commit, never before."""
+
+    deps: Deps
+    session: AsyncSession
+    _news: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
+    _after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    _signals: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def record(self, topic: str, kind: str, payload: Mapping[str, Any]) -> None:
+        """Add an event to the topic's durable log, and announce it after the commit."""
+        self._news.append((topic, kind, payload))
+
+    def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Run `action` once the transaction is committed. It may get lost in a crash."""
+        self._after.append(action)
+
+    async def lock(self, record: type[R], id_: str) -> R | None:
+        """Give the row `id_` locked until the end of the transaction, or None if absent."""
+        return (
+            await self.session.scalars(select(record).where(record.id == id_).with_for_update())  # type: ignore[attr-defined]
+        ).one_or_none()
+
+    async def commit(self) -> None:
+        """Number the news and commit."""
+        await self.session.flush()
+        self._signals = [
+            signal
+            for topic in sorted({topic for topic, _, _ in self._news})
+            for signal in await self._number(topic)
+        ]
+        await self.session.commit()
+
+    async def announce(self) -> None:
+        """Tell whoever listens. What is lost here is found in the log: readers look again."""
+        for topic, data in self._signals:
+            try:
+                await self.deps.bus.publish(topic, data)
+            except BusUnavailableError:
+                log.warning("bus unavailable, an announcement was lost", extra={"topic": topic})
+        for action in self._after:
+            await action()
+
+    async def _number(self, topic: str) -> list[tuple[str, dict[str, Any]]]:
+        """Write the topic's events with the next numbers, under the lock of the topic's row."""
+        news = [(kind, payload) for name, kind, payload in self._news if name == topic]
+        changed = await self.session.execute(
+            update(Topic).where(Topic.id == topic).values(seq=Topic.seq + len(news))
+        )
+        if changed.rowcount == 0:  # type: ignore[attr-defined]
+            await self.session.execute(
+                insert(Topic).values(id=topic, epoch=secrets.token_hex(4), seq=len(news))
+            )
+        head = await self.session.scalar(select(Topic.seq).where(Topic.id == topic))
+        assert head is not None  # noqa: S101 - the row was just written in this transaction.
+        recorded_at, signals = now(), []
+        for seq, (kind, payload) in enumerate(news, head - len(news) + 1):
+            await self.session.execute(
+                insert(Event).values(
+                    topic=topic, seq=seq, type=kind, payload=dict(payload), recorded_at=recorded_at
+                )
+            )
+            signals.append((topic, {"seq": seq, "type": kind, "payload": dict(payload)}))
+        return signals
+
+
+@asynccontextmanager
+async def work(deps: Deps) -> AsyncIterator[Work]:
+    """Open a unit of work: commits and announces at the end of the block, rolls back on error."""
+    async with deps.db.writing() as session:
+        unit = Work(deps, session)
+        try:
+            yield unit
+            await unit.commit()
+        except BaseException:
+            await session.rollback()
+            raise
+    await unit.announce()

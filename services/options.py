@@ -1,0 +1,48 @@
+"""What services need to know of the configuration. Filled by the process shell."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits and choices of the application; times in seconds, sizes in bytes."""
+
+    data_dir: Path = Path("data")
+    registration: str = "open"
+    access_token_ttl_s: int = 3600
+    refresh_token_ttl_s: int = 30 * 86400
+    sign_in_attempts: int = 10
+    sign_in_window_s: int = 300
+    message_max_chars: int = 100_000
+    answers_queued_max: int = 10
+    answer_timeout_s: int = 300
+    answer_tool_rounds: int = 6
+    context_messages: int = 30
+    context_chars: int = 60_000
+    text_flush_ms: int = 40
+    text_checkpoint_s: float = 1.0
+    plan_max_steps: int = 100
+    plan_parallel_steps: int = 8
+    sandbox_template_image: str = "noosphere-sandbox:latest"
+    sandbox_ttl_s: int = 3600
+    sandbox_max_ttl_s: int = 86_400
+    sandboxes_per_user: int = 10
+    execution_timeout_s: int = 30
+    execution_max_timeout_s: int = 3600
+    execution_output_bytes: int = 1_048_576
+    sandbox_cpu_millis: int = 1000
+    sandbox_memory_bytes: int = 512 * 1_048_576
+    sandbox_disk_bytes: int = 256 * 1_048_576
+    sandbox_pids: int = 128
+    sandbox_max_cpu_millis: int = 4000
+    sandbox_max_memory_bytes: int = 4096 * 1_048_576
+    sandbox_max_disk_bytes: int = 4096 * 1_048_576
+    file_max_bytes: int = 10 * 1_048_576
+    worker_concurrency: int = 16
+    task_lease_s: float = 30.0
+    event_retention_s: int = 7 * 86400
+    event_retention_count: int = 10_000
+    price_input_per_million_usd: Decimal | None = None
+    price_output_per_million_usd: Decimal | None = None
