@@ -6,10 +6,10 @@ all subscriptions of a process, Redis streams for the logs).
 
 A *topic* is a string such as `conversation:cnv_…`. Two kinds of data travel on it:
 
-* a **signal** (`publish`) reaches whoever is attached at that moment, and nobody else; a lost signal
-  must never lose data, only time;
-* an **entry** (`append`) is written to the topic's log with the next dense sequence number (1, 2, 3 …)
-  and then reaches whoever is attached. The log is kept for a time after its last entry.
+* a **signal** (`publish`) reaches whoever is attached at that moment, and nobody else; a lost
+  signal must never lose data, only time;
+* an **entry** (`append`) is written to the topic's log with the next dense sequence number (1, 2,
+  3 …) and then reaches whoever is attached. The log is kept for a time after its last entry.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,11 +26,16 @@ class BusUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a tap receives: a signal (`seq` 0) or a log entry (`seq` ≥ 1)."""
+    """What a tap receives: a signal (`seq` 0) or a log entry (`seq` ≥ 1).
+
+    `epoch` is the epoch of the entry's log ('' for a signal). `data` is shared by everybody who
+    receives it: never change it.
+    """
 
     topic: str
     seq: int
     data: Json
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,10 @@ class Log:
     """Entries of a topic's log after a position.
 
     `epoch` changes when the log was lost or begun anew: positions of another epoch mean nothing.
+    An absent log has the epoch '' until its first entry; every entry names its epoch.
     `head` is the newest sequence number (0: empty). `is_complete` is False when entries after the
-    asked position were already trimmed, so that the caller must fall back on a snapshot.
+    asked position were already trimmed, or when the position lies beyond the head, so that the
+    caller must fall back on a snapshot.
     """
 
     epoch: str
@@ -54,7 +61,9 @@ class Tap(Protocol):
     async def get(self, timeout_s: float) -> News | None:
         """Give the next news, or None after `timeout_s` seconds, or None when news were lost.
 
-        After None check `lost()`.
+        After None check `lost()`: until it was asked, a tap that lost news gives None at once.
+        One task reads a tap at a time. A cancelled `get` loses nothing. Raises
+        BusUnavailableError once the bus is closed and `lost()` has said so.
         """
 
     def lost(self) -> bool:
@@ -65,7 +74,11 @@ class Tap(Protocol):
 
 
 class Bus(Protocol):
-    """Signals, logs and calls. All methods raise BusUnavailableError when the bus does not answer."""
+    """Signals, logs and calls.
+
+    All methods raise BusUnavailableError within seconds when the bus does not answer; it recovers
+    by itself.
+    """
 
     node_id: str
 
@@ -82,38 +95,53 @@ class Bus(Protocol):
         """Send a signal to everybody attached to `topic`."""
 
     async def append(self, topic: str, data: Json) -> int:
-        """Write one entry to the topic's log, announce it, and give its sequence number."""
+        """Write one entry to the topic's log, announce it, and give its sequence number.
+
+        Entries appended one after the other by one task follow each other in the log; concurrent
+        appends get dense numbers in some order. Cancelled, or after BusUnavailableError, the entry
+        may be written or not. A sole writer that gets a number other than its last one plus one
+        knows that the log began anew. Raises TypeError if `data` is not JSON.
+        """
 
     async def read(self, topic: str, after: int = 0, limit: int | None = None) -> Log:
         """Read the log after sequence number `after`, oldest first, at most `limit` entries."""
 
     async def expire(self, topic: str, ttl_s: float) -> None:
-        """Forget the topic's log `ttl_s` seconds from now (0: at once)."""
+        """Forget the topic's log `ttl_s` seconds from now (0: at once).
+
+        An append before that time revives the log: it then lasts as long as any other.
+        """
 
     def attach(
         self, *topics: str, max_items: int = 256, max_bytes: int = 1_048_576
     ) -> AbstractAsyncContextManager[Tap]:
-        """Attach to topics. Whatever is published after entering is received (or reported lost)."""
+        """Attach to topics. Whatever is published after entering is received (or reported lost).
+
+        The tap queues at most `max_items` news and `max_bytes` bytes; beyond, it is emptied and
+        reports lost. Publishers and other taps never wait for it.
+        """
 
     def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
         """Answer calls of `method` addressed to this node."""
 
-    async def call(
-        self, node_id: str, method: str, data: Json, *, timeout_s: float = 30.0
-    ) -> Json:
+    async def call(self, node_id: str, method: str, data: Json, *, timeout_s: float = 30.0) -> Json:
         """Ask the node `node_id`. Raises NodeUnavailableError if it is not alive or silent.
 
-        A call to this very node runs the handler directly. Cancelling the call abandons the answer.
-        An exception of the handler is raised again as CallError(code, message).
+        A call to this very node runs the handler directly. Cancelling the call, or its timeout,
+        abandons the answer: the handler goes on. An exception of the handler that has a `code` and
+        a `message` is raised again as CallError(code, message); any other one is logged there and
+        raised as CallError("INTERNAL", …). A method nobody serves is CallError("UNKNOWN_METHOD"),
+        too many calls at once CallError("BUSY").
         """
 
     async def nodes(self) -> set[str]:
         """Give the ids of the nodes alive now (heartbeat within the last few seconds)."""
 
     async def count(self, name: str, window_s: float) -> int:
-        """Count one hit on `name` in a fixed window of `window_s` seconds and give the total so far.
+        """Count one hit on `name` in a fixed window of `window_s` seconds; gives the total so far.
 
-        For throttles and limits shared by all processes.
+        The window begins with the first hit. For throttles and limits shared by all processes;
+        counts do not survive the bus (a restart of the process, or of Redis without its data).
         """
 
     async def forget(self, name: str) -> None:
