@@ -1,0 +1,1 @@
+"""Understanding language without any model provider: embeddings, facts, plans in outline."""
