@@ -5,9 +5,25 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, String, Text, UniqueConstraint
+from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import BigId, Id, Json, Record, UtcDateTime, created_column, enum, id_column, now
+from models.base import (
+    BigId,
+    Id,
+    Json,
+    Record,
+    UtcDateTime,
+    created_column,
+    enum,
+    id_column,
+    now,
+)
+
+# `noun:id`, for example `conversation:cnv_…`.
+TopicName = String(80).with_variant(
+    mysql.VARCHAR(80, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+)
 
 
 class TaskStatus(StrEnum):
@@ -64,7 +80,7 @@ class Topic(Record):
 
     __tablename__ = "topics"
 
-    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    id: Mapped[str] = mapped_column(TopicName, primary_key=True)
     epoch: Mapped[str] = mapped_column(String(12))
     seq: Mapped[int] = mapped_column(BigId, default=0)
     first_seq: Mapped[int] = mapped_column(BigId, default=1)
@@ -77,7 +93,7 @@ class Event(Record):
     __table_args__ = (UniqueConstraint("topic", "seq"), Record.__table_args__)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
-    topic: Mapped[str] = mapped_column(Id)
+    topic: Mapped[str] = mapped_column(TopicName)
     seq: Mapped[int] = mapped_column(BigId)
     type: Mapped[str] = mapped_column(String(50))
     payload: Mapped[dict[str, Any]] = mapped_column(Json)

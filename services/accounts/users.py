@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
-from models.accounts import User
+from models.accounts import Role, User
 from services import access
 from services.accounts import passwords, roles, sessions
 from services.accounts.sessions import Client, Credentials
@@ -89,6 +89,10 @@ async def register(
     password_hash = await passwords.hash_password(values.pop("password"))
     try:
         async with work(deps) as unit:
+            # Two first registrations at once must not make two administrators.
+            await unit.session.execute(
+                select(Role.id).where(Role.name == "admin").with_for_update()
+            )
             user = User(password_hash=password_hash, **values)
             unit.session.add(user)
             await unit.session.flush()

@@ -1,0 +1,299 @@
+"""The vocabulary of the contract: nodes, fields, connections, payloads and user errors."""
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Generic, NewType, TypeVar, cast
+
+import strawberry
+from strawberry.types.base import StrawberryObjectDefinition
+
+from models import states
+from models.base import Record
+from resolvers.base import BatchResolver, Info, Page, PageArgs
+from services.errors import UserError as ServiceError
+from services.errors import UserErrorCode as ServiceErrorCode
+from services.errors import UserErrors
+
+T = TypeVar("T")
+N = TypeVar("N")
+
+BigInt = NewType("BigInt", int)
+SCALARS: dict[object, Any] = {
+    BigInt: strawberry.scalar(
+        name="BigInt",
+        description="A whole number within ±(2^53 - 1), for sizes in bytes.",
+        serialize=int,
+        parse_value=int,
+    )
+}
+
+ROW_TYPES: dict[type[Record], type] = {}
+
+
+def attr(description: str, **options: Any) -> Any:
+    """A plain attribute of the row behind the type."""
+    return strawberry.field(description=description, **options)
+
+
+def arg(description: str, **options: Any) -> Any:
+    """Describe an argument: `Annotated[str, arg("…")]`."""
+    return strawberry.argument(description=description, **options)
+
+
+def field(resolver: BatchResolver, description: str, **options: Any) -> Any:
+    """A computed field. `resolver` is a batch function `(parents, info, **arguments) -> list`.
+
+    Its arguments become the field's. Under graphql-core the parents of a level are gathered by a
+    dataloader, so that the resolver runs once per level whatever the number of parents.
+    """
+    parameters = list(inspect.signature(resolver).parameters.values())[2:]
+
+    @functools.wraps(resolver)
+    async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
+        return await info.context.batch(resolver, info, arguments).load(self)
+
+    return _strawberry_field(resolve, parameters, description, options)
+
+
+def connection(
+    resolver: BatchResolver, description: str, *, parameters: list[inspect.Parameter] = [], **options: Any  # noqa: B006 - never changed.
+) -> Any:
+    """A connection field. `resolver` is `(parents, info, page: PageArgs, **arguments) -> list[Page]`."""
+    extra = list(inspect.signature(resolver).parameters.values())[3:] or parameters
+
+    @functools.wraps(resolver)
+    async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
+        arguments["page"] = PageArgs(**{name: arguments.pop(name) for name in _PAGE_NAMES})
+        return await info.context.batch(resolver, info, arguments).load(self)
+
+    return _strawberry_field(resolve, [*_PAGE_PARAMETERS, *extra], description, options)
+
+
+def _strawberry_field(
+    resolve: Callable[..., Any],
+    parameters: list[inspect.Parameter],
+    description: str,
+    options: dict[str, Any],
+) -> Any:
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    own = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("info", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Info),
+    ]
+    resolve.__signature__ = inspect.Signature([*own, *keyword])  # type: ignore[attr-defined]
+    # The class annotation gives the field's type; a resolver speaks of rows, not of types.
+    resolve.__annotations__ = {"info": Info} | {p.name: p.annotation for p in parameters}
+    return strawberry.field(resolver=resolve, description=description, **options)
+
+
+def _page_parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+First = Annotated[int | None, arg("Give the first N (0 to 100; 20 by default).")]
+After = Annotated[str | None, arg("Give those after this cursor.")]
+Last = Annotated[int | None, arg("Give the last N (0 to 100) instead.")]
+Before = Annotated[str | None, arg("Give those before this cursor.")]
+_PAGE_PARAMETERS = [
+    _page_parameter("first", First),
+    _page_parameter("after", After),
+    _page_parameter("last", Last),
+    _page_parameter("before", Before),
+]
+_PAGE_NAMES = tuple(parameter.name for parameter in _PAGE_PARAMETERS)
+
+
+@strawberry.interface(description="Everything that has an id of its own.")
+class Node:
+    """The Relay node; `row` names the table whose rows a type stands for."""
+
+    row: ClassVar[strawberry.Private[type[Record] | None]] = None
+    id: strawberry.ID = attr("Opaque id, the same everywhere.")
+
+    def __init_subclass__(cls, row: type[Record] | None = None, **kwargs: Any) -> None:
+        """Tie the type to its table."""
+        super().__init_subclass__(**kwargs)
+        if row is not None:
+            cls.row = row
+            ROW_TYPES[row] = cls
+            kinds = (row, row.Row)
+            cls.is_type_of = classmethod(  # type: ignore[attr-defined]
+                lambda _, value, info: isinstance(value, (*kinds, _))
+            )
+
+
+@strawberry.type(description="Where a page lies in its list.")
+class PageInfo:
+    """The Relay page information."""
+
+    has_next_page: bool = attr("Whether there are more after this page.")
+    has_previous_page: bool = attr("Whether there are more before this page.")
+    start_cursor: str | None = attr("The cursor of the first edge.")
+    end_cursor: str | None = attr("The cursor of the last edge.")
+
+
+@strawberry.type(description="One entry of a list, with its place in it.")
+class Edge(Generic[N]):
+    """A Relay edge."""
+
+    cursor: str = attr("The place of the entry; valid for `after` and `before`.")
+    node: N = attr("The entry.")
+
+
+@strawberry.type(description="One page of a list.")
+class Connection(Generic[N]):
+    """A Relay connection over a `Page` of rows."""
+
+    @strawberry.field(description="The entries with their cursors.")
+    def edges(self) -> list[Edge[N]]:
+        page = cast("Page[Any]", self)
+        return [
+            Edge(cursor=page.order.cursor(row), node=row)  # type: ignore[type-var]
+            for row in page.rows
+        ]
+
+    @strawberry.field(description="The entries alone.")
+    def nodes(self) -> list[N]:
+        return cast("Page[Any]", self).rows  # type: ignore[return-value]
+
+    @strawberry.field(description="Where the page lies.")
+    def page_info(self) -> PageInfo:
+        page = cast("Page[Any]", self)
+        return PageInfo(
+            has_next_page=page.has_next,
+            has_previous_page=page.has_previous,
+            start_cursor=page.order.cursor(page.rows[0]) if page.rows else None,
+            end_cursor=page.order.cursor(page.rows[-1]) if page.rows else None,
+        )
+
+    @classmethod
+    def is_type_of(cls, value: Any, _info: Any) -> bool:
+        """A page of rows is a connection."""
+        return isinstance(value, Page | Connection)
+
+
+_ERROR_CODES = {
+    ServiceErrorCode.INVALID: "The value is of the right type but not acceptable.",
+    ServiceErrorCode.REQUIRED: "A value is missing or empty.",
+    ServiceErrorCode.NOT_FOUND: "There is no such thing, or you may not see it.",
+    ServiceErrorCode.CONFLICT: "It contradicts the present state.",
+    ServiceErrorCode.FORBIDDEN: "Your roles do not permit it.",
+    ServiceErrorCode.UNAUTHENTICATED: "It needs a sign-in.",
+    ServiceErrorCode.LIMIT: "It is larger or more than one request may ask for.",
+    ServiceErrorCode.QUOTA: "You have used what you are entitled to.",
+    ServiceErrorCode.UNAVAILABLE: "A part that is needed does not answer; try again later.",
+}
+
+
+def described_enum(kind: Any, description: str, values: dict[Any, str], name: str | None = None) -> Any:
+    """Publish a StrEnum with a description for each value (all must be described)."""
+    missing = set(kind) - set(values)
+    if missing:
+        raise TypeError(f"{kind.__name__}: no description for {sorted(missing)}")
+    published = strawberry.enum(kind, description=description, name=name)
+    definition = published.__strawberry_definition__
+    for value in definition.values:
+        value.description = values[kind[value.name]]
+    return published
+
+
+UserErrorCode = described_enum(ServiceErrorCode, "Why an input was refused.", _ERROR_CODES)
+
+
+@strawberry.type(description="Something in the input that its sender can mend.")
+class UserError:
+    """One entry of a payload's `errors`."""
+
+    code: UserErrorCode = attr("What kind of refusal it is.")
+    message: str = attr("What was wrong, what was expected and what to do.")
+    path: list[str] = attr("The argument at fault, from the mutation's arguments down.")
+
+
+@strawberry.type(description="A mutation's answer: what it made, and what was wrong with the input.")
+class Payload:
+    """Base of every payload; all other fields are null when there are errors."""
+
+    errors: list[UserError] = strawberry.field(
+        default_factory=list, description="What was wrong with the input; empty on success."
+    )
+
+
+def mutation(payload: type[Any], description: str) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
+    """A mutation: the decorated `async (info, …) -> dict` names the payload's fields.
+
+    UserErrors become the payload's `errors`; whatever else is raised is left to the engine.
+    """
+
+    def decorate(function: Callable[..., Awaitable[Any]]) -> Any:
+        input_fields = _input_fields(function)
+
+        @functools.wraps(function)
+        async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
+            try:
+                return payload(**await function(info, **arguments))
+            except UserErrors as errors:
+                found = errors.errors
+            except ServiceError as error:
+                found = (error,)
+            return payload(errors=[_published(error, input_fields) for error in found])
+
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        own = [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            inspect.Parameter("info", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Info),
+        ]
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        resolve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*own, *keyword], return_annotation=payload
+        )
+        resolve.__annotations__ = (
+            {"info": Info} | {p.name: p.annotation for p in parameters} | {"return": payload}
+        )
+        return strawberry.mutation(resolver=resolve, description=description)
+
+    return decorate
+
+
+def _input_fields(function: Callable[..., Any]) -> set[str]:
+    parameter = inspect.signature(function).parameters.get("input")
+    if parameter is None:
+        return set()
+    definition = cast(
+        "StrawberryObjectDefinition", parameter.annotation.__strawberry_definition__
+    )
+    return {item.python_name for item in definition.fields}
+
+
+def _published(error: ServiceError, input_fields: set[str]) -> UserError:
+    path = [_camel(part) for part in error.path]
+    if error.path and error.path[0] in input_fields:
+        path.insert(0, "input")
+    elif error.path and error.path[0] == "input":
+        path[0] = "input"
+    return UserError(code=error.code, message=error.message, path=path)
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+RunState = described_enum(
+    states.RunState,
+    "Where a plan, a step or an execution stands.",
+    {
+        states.RunState.PENDING: "It has not begun.",
+        states.RunState.RUNNING: "It is at work.",
+        states.RunState.COMPLETED: "It ended well.",
+        states.RunState.FAILED: "It ended with an error.",
+        states.RunState.CANCELED: "It was canceled.",
+        states.RunState.TIMED_OUT: "It took longer than it may.",
+        states.RunState.SKIPPED: "It was not run, because something it depends on did not complete.",
+    },
+)
+
+__all__ = ["Annotated", "BigInt", "Connection", "Edge", "Info", "Node", "Payload", "datetime"]

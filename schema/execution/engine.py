@@ -1,0 +1,270 @@
+"""Executes operations of one schema with graphql-core, without going through its front door.
+
+graphql-core parses, validates and coerces anew on every call, and again per event of a stream; here
+a document is read once, variables are coerced once per request, and the events of a subscription
+share their operation's collected fields.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import (
+    ExecutionContext,
+    GraphQLError,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    default_field_resolver,
+    default_type_resolver,
+    get_variable_values,
+)
+from graphql.execution.execute import CollectedErrors
+from graphql.execution.subscribe import execute_subscription
+
+from schema.execution.documents import DocumentCache, ParsedDocument, read_document
+from schema.execution.errors import (
+    ErrorDict,
+    execution_failures,
+    failure,
+    refusals,
+    request_failure,
+)
+from schema.execution.limits import Limits
+from schema.execution.result import Result
+
+logger = logging.getLogger(__name__)
+
+_SMALL_DOCUMENT = 2000
+"""Characters a document may have to be read on the event loop (a few milliseconds)."""
+
+Admit = Callable[["Prepared", Any], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """An operation ready to run: a valid document, the chosen operation, coerced variables."""
+
+    document: ParsedDocument
+    operation: OperationDefinitionNode
+    variables: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        """`query`, `mutation` or `subscription`."""
+        return self.operation.operation.value
+
+    @property
+    def name(self) -> str | None:
+        """Name of the operation, if it has one."""
+        return self.operation.name.value if self.operation.name else None
+
+
+class Engine:
+    """Prepares and executes operations of `schema`.
+
+    The context given to `execute` and `subscribe` goes to the resolvers as it is. Three of its
+    attributes are used where they exist: `request_id` (text in logs and masked errors),
+    `extensions` (a map sent with the answer) and `begin_event()` (called before each event of a
+    stream is executed, to drop loaders' memory).
+
+    `admit` is awaited once before an operation starts, for costs and rate limits; a RequestError
+    it raises refuses the operation.
+    """
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        *,
+        limits: Limits | None = None,
+        cache_bytes: int = 16 * 1024 * 1024,
+        admit: Admit | None = None,
+    ) -> None:
+        self.schema = schema
+        self.limits = limits or Limits()
+        self.documents = DocumentCache(schema, self.limits, cache_bytes)
+        self._admit = admit
+
+    def prepare(
+        self, query: str, operation_name: str | None = None, variables: Any = None
+    ) -> Prepared | list[ErrorDict]:
+        """Read a document, choose its operation and coerce its variables.
+
+        Gives formatted errors otherwise, `extensions.code` being GRAPHQL_PARSE_FAILED, LIMIT,
+        GRAPHQL_VALIDATION_FAILED, OPERATION_RESOLUTION_FAILURE or BAD_USER_INPUT.
+        """
+        document = self.documents.load(query)
+        if not isinstance(document, ParsedDocument):
+            return document
+        return self._choose(document, operation_name, variables)
+
+    async def prepare_async(
+        self, query: str, operation_name: str | None = None, variables: Any = None
+    ) -> Prepared | list[ErrorDict]:
+        """Do as `prepare`, reading large documents never seen before off the event loop."""
+        if len(query) <= _SMALL_DOCUMENT or self.documents.known(query) is not None:
+            return self.prepare(query, operation_name, variables)
+        self.documents.misses += 1
+        document = await asyncio.to_thread(read_document, query, self.schema, self.limits)
+        if not isinstance(document, ParsedDocument):
+            return document
+        self.documents.keep(document)
+        return self._choose(document, operation_name, variables)
+
+    def _choose(
+        self, document: ParsedDocument, operation_name: str | None, variables: Any
+    ) -> Prepared | list[ErrorDict]:
+        operation = document.operation(operation_name)
+        if isinstance(operation, GraphQLError):
+            return refusals([operation], "OPERATION_RESOLUTION_FAILURE")
+        if variables is None:
+            variables = {}
+        elif not isinstance(variables, dict):
+            return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
+        if not operation.variable_definitions:
+            return Prepared(document, operation, {})
+        coerced = get_variable_values(
+            self.schema, operation.variable_definitions, variables, max_errors=20
+        )
+        if isinstance(coerced, list):
+            return refusals(coerced, "BAD_USER_INPUT")
+        return Prepared(document, operation, coerced)
+
+    async def execute(
+        self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
+    ) -> Result:
+        """Run a query or mutation. Failures are in the result; only cancellation rises.
+
+        After `timeout_s` seconds the resolvers are cancelled and the error is TIMED_OUT.
+        """
+        refusal = await self._admitted(prepared, context)
+        if refusal is not None:
+            return refusal
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                return await self._run(_execution(self.schema, prepared, context, None), context)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return Result(None, [_timed_out(timeout_s)], _extensions(context))
+
+    async def subscribe(
+        self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Result, None] | Result:
+        """Open a subscription; give its events, or a result with the errors that prevented it.
+
+        `timeout_s` bounds the opening, not the stream. A source that fails ends the stream with a
+        result whose `is_executed` is False. Closing the generator, or cancelling the task that
+        waits for its next event, closes the source at once.
+        """
+        refusal = await self._admitted(prepared, context)
+        if refusal is not None:
+            return refusal
+        execution = _execution(self.schema, prepared, context, None)
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                source = await execute_subscription(execution)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return Result.refused([_timed_out(timeout_s)], _extensions(context))
+        except GraphQLError as error:
+            errors = execution_failures([error], _request_id(context))
+            return Result.refused(errors, _extensions(context))
+        if not hasattr(source, "__aiter__"):
+            wrong = TypeError(f"Subscription {prepared.name} gave no async iterable.")
+            return Result.refused([request_failure(wrong, _request_id(context))])
+        return self._events(aiter(source), prepared, context, execution)
+
+    async def _events(
+        self,
+        source: AsyncIterator[Any],
+        prepared: Prepared,
+        context: Any,
+        first: ExecutionContext,
+    ) -> AsyncGenerator[Result, None]:
+        begin_event = getattr(context, "begin_event", None)
+        try:
+            while True:
+                try:
+                    payload = await anext(source)
+                except StopAsyncIteration:
+                    return
+                except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+                    failed = request_failure(error, _request_id(context))
+                    yield Result.refused([failed], _extensions(context))
+                    return
+                if begin_event is not None:
+                    begin_event()
+                execution = _execution(self.schema, prepared, context, payload)
+                # Collected once: the selections of an operation do not change between events.
+                execution._subfields_cache = first._subfields_cache
+                yield await self._run(execution, context)
+        finally:
+            aclose = getattr(source, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def _admitted(self, prepared: Prepared, context: Any) -> Result | None:
+        if self._admit is None:
+            return None
+        try:
+            await self._admit(prepared, context)
+        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+            failed = request_failure(error, _request_id(context))
+            return Result.refused([failed], _extensions(context))
+        return None
+
+    async def _run(self, execution: ExecutionContext, context: Any) -> Result:
+        collected = execution.collected_errors
+        try:
+            data = execution.execute_operation(execution.operation, execution.root_value)
+            if inspect.isawaitable(data):
+                data = await data
+        except GraphQLError as error:
+            # A non-null field of the root failed: the whole of `data` is null.
+            collected.add(error, None)
+            data = None
+        if not collected.errors:
+            return Result(data, (), _extensions(context))
+        ordered = execution.build_response(None, collected.errors).errors
+        return Result(data, execution_failures(ordered, _request_id(context)), _extensions(context))
+
+
+def _execution(
+    schema: GraphQLSchema, prepared: Prepared, context: Any, root_value: Any
+) -> ExecutionContext:
+    return ExecutionContext(
+        schema,
+        prepared.document.fragments,
+        root_value,
+        context,
+        prepared.operation,
+        prepared.variables,
+        default_field_resolver,
+        default_type_resolver,
+        default_field_resolver,
+        CollectedErrors(),
+        None,
+        None,
+    )
+
+
+def _request_id(context: Any) -> str:
+    return str(getattr(context, "request_id", None) or "unknown")
+
+
+def _extensions(context: Any) -> Mapping[str, Any] | None:
+    extensions = getattr(context, "extensions", None)
+    # A copy: the next event of the same context may change the map while this one is queued.
+    return dict(extensions) if isinstance(extensions, Mapping) and extensions else None
+
+
+def _timed_out(timeout_s: float | None) -> ErrorDict:
+    return failure(
+        "TIMED_OUT",
+        f"The operation took longer than {timeout_s:g} seconds and was stopped. "
+        "Ask for less at a time.",
+    )

@@ -1,0 +1,201 @@
+"""Static limits on a document, checked once per document, before validation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a document may be. Counts are taken with every fragment spread written out."""
+
+    max_depth: int = 15
+    """Levels of fields."""
+    max_aliases: int = 50
+    """Aliased fields per operation."""
+    max_root_fields: int = 30
+    """Fields at the top of an operation."""
+    max_directives: int = 50
+    """Directives per operation."""
+    max_fragments: int = 200
+    """Fragment definitions per document."""
+    max_tokens: int = 5000
+    """Lexical tokens per document; comments count as tokens."""
+    max_document_bytes: int = 100_000
+    """Bytes of the document's text as UTF-8."""
+    max_introspection_depth: int = 20
+    """Levels of fields from `__schema` or `__type` down (GraphiQL asks for 15)."""
+    max_introspection_aliases: int = 5
+    """Aliases at and below `__schema` and `__type`: each repeats the dearest answer there is."""
+
+
+@dataclass(slots=True)
+class _Size:
+    depth: int = 0
+    aliases: int = 0
+    directives: int = 0
+    root_fields: int = 0
+    introspection_depth: int = 0
+    introspection_aliases: int = 0
+
+    def add(self, other: "_Size") -> None:
+        self.depth = max(self.depth, other.depth)
+        self.aliases += other.aliases
+        self.directives += other.directives
+        self.root_fields += other.root_fields
+        self.introspection_depth = max(self.introspection_depth, other.introspection_depth)
+        self.introspection_aliases += other.introspection_aliases
+
+
+def exceeded(message: str) -> GraphQLError:
+    """Give the error for a limit."""
+    return GraphQLError(message, extensions={"code": "LIMIT"})
+
+
+def check_text(query: str, limits: Limits) -> list[GraphQLError]:
+    """Check what can be told before parsing."""
+    # A character has at most 4 bytes, so the common case needs no encoding.
+    size = len(query) if len(query) * 4 <= limits.max_document_bytes else len(query.encode())
+    if size <= limits.max_document_bytes:
+        return []
+    return [
+        exceeded(
+            f"The document has {size} bytes; the limit is {limits.max_document_bytes}. "
+            "Pass data as variables and split the document."
+        )
+    ]
+
+
+def check_document(document: DocumentNode, limits: Limits) -> list[GraphQLError]:
+    """Measure every operation of a parsed document; give one error per limit exceeded.
+
+    Safe on documents not validated yet: unknown fragments count as nothing, cycles are cut (the
+    validation reports both), and the time is linear in the document's size.
+    """
+    fragments = {
+        definition.name.value: definition
+        for definition in document.definitions
+        if isinstance(definition, FragmentDefinitionNode)
+    }
+    if len(fragments) > limits.max_fragments:
+        return [_over("has", len(fragments), "fragments", limits.max_fragments, "Inline some")]
+    measure = _Measure(fragments)
+    errors: list[GraphQLError] = []
+    for definition in document.definitions:
+        if not isinstance(definition, OperationDefinitionNode):
+            continue
+        try:
+            size = measure.operation(definition)
+        except RecursionError:
+            size = None
+        if size is None:
+            return [exceeded("The document nests its fragments too deeply. Inline some of them.")]
+        errors.extend(_compare(size, limits))
+    return errors
+
+
+def _compare(size: _Size, limits: Limits) -> list[GraphQLError]:
+    split = "Split it into several operations"
+    rows: Sequence[tuple[str, int, str, int, str]] = (
+        ("nests", size.depth, "levels of fields", limits.max_depth, "Select fewer levels"),
+        ("has", size.aliases, "aliases", limits.max_aliases, split),
+        ("has", size.root_fields, "fields at its root", limits.max_root_fields, split),
+        ("has", size.directives, "directives", limits.max_directives, "Use fewer of them"),
+        (
+            "nests",
+            size.introspection_depth,
+            "levels of introspection",
+            limits.max_introspection_depth,
+            "Select fewer levels",
+        ),
+        (
+            "has",
+            size.introspection_aliases,
+            "aliases in introspection",
+            limits.max_introspection_aliases,
+            split,
+        ),
+    )
+    return [_over(*row) for row in rows if row[1] > row[3]]
+
+
+def _over(verb: str, value: int, what: str, limit: int, advice: str) -> GraphQLError:
+    # Written-out counts grow exponentially with nested fragments: do not print them in full.
+    count = str(value) if value < 1_000_000 else "over a million"
+    return exceeded(f"The operation {verb} {count} {what}; the limit is {limit}. {advice}.")
+
+
+class _Measure:
+    """Sizes of selection sets, each fragment measured once."""
+
+    def __init__(self, fragments: Mapping[str, FragmentDefinitionNode]) -> None:
+        self._fragments = fragments
+        self._sizes: dict[tuple[str, bool], _Size] = {}
+
+    def operation(self, node: OperationDefinitionNode) -> _Size:
+        size = self._selections(node.selection_set, is_introspection=False)
+        size.directives += len(node.directives)
+        return size
+
+    def _selections(self, node: SelectionSetNode, *, is_introspection: bool) -> _Size:
+        size = _Size()
+        for selection in node.selections:
+            size.directives += len(selection.directives)
+            match selection:
+                case FieldNode():
+                    size.add(self._field(selection, is_introspection))
+                case InlineFragmentNode():
+                    size.add(
+                        self._selections(selection.selection_set, is_introspection=is_introspection)
+                    )
+                case FragmentSpreadNode():
+                    size.add(self._fragment(selection.name.value, is_introspection))
+        return size
+
+    def _field(self, node: FieldNode, is_introspection: bool) -> _Size:
+        inside = is_introspection or node.name.value in ("__schema", "__type")
+        below = (
+            self._selections(node.selection_set, is_introspection=inside)
+            if node.selection_set
+            else _Size()
+        )
+        alias = 1 if node.alias else 0
+        if inside:
+            return _Size(
+                depth=0 if is_introspection else 1,
+                directives=below.directives,
+                root_fields=1,
+                introspection_depth=below.introspection_depth + 1,
+                introspection_aliases=below.introspection_aliases + alias,
+            )
+        return _Size(
+            depth=below.depth + 1,
+            aliases=below.aliases + alias,
+            directives=below.directives,
+            root_fields=1,
+            introspection_depth=below.introspection_depth,
+            introspection_aliases=below.introspection_aliases,
+        )
+
+    def _fragment(self, name: str, is_introspection: bool) -> _Size:
+        key = (name, is_introspection)
+        size = self._sizes.get(key)
+        if size is None:
+            fragment = self._fragments.get(name)
+            self._sizes[key] = _Size()  # What a cycle meets.
+            if fragment is None:
+                return self._sizes[key]
+            size = self._selections(fragment.selection_set, is_introspection=is_introspection)
+            size.directives += len(fragment.directives)
+            self._sizes[key] = size
+        return size
