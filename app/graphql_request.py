@@ -1,0 +1,95 @@
+"""What HTTP and WebSocket requests have in common: parameters, ids, origins."""
+
+import re
+import uuid
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class BadRequestError(Exception):
+    """A request that is no GraphQL request; `message` is for the client."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "BAD_REQUEST") -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """What a context is made from."""
+
+    request_id: str
+    headers: Headers
+    client_host: str | None
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Parameters of one GraphQL request."""
+
+    query: str
+    operation_name: str | None
+    variables: dict[str, Any] | None
+    extensions: dict[str, Any] | None
+
+
+def read_params(data: Any) -> Params:
+    """Check the parameters' types. Raises BadRequestError."""
+    if isinstance(data, list):
+        raise BadRequestError(
+            "Batches are not supported: send one operation per request, "
+            "or several root fields in one operation."
+        )
+    if not isinstance(data, dict):
+        raise BadRequestError("The request must be a map with the entry `query`.")
+    query = data.get("query")
+    extensions = _optional(data, "extensions", dict, "a map")
+    if query is None and extensions and "persistedQuery" in extensions:
+        # The words clients of automatic persisted queries wait for to send the full text.
+        raise BadRequestError("PersistedQueryNotSupported", code="PERSISTED_QUERY_NOT_SUPPORTED")
+    if query is None:
+        raise BadRequestError("`query` is missing: send the text of a GraphQL document.")
+    if not isinstance(query, str):
+        raise BadRequestError("`query` must be a string: the text of a GraphQL document.")
+    return Params(
+        query=query,
+        operation_name=_optional(data, "operationName", str, "a string"),
+        variables=_optional(data, "variables", dict, "a map"),
+        extensions=extensions,
+    )
+
+
+def _optional(data: dict[str, Any], name: str, type_: type, what: str) -> Any:
+    value = data.get(name)
+    if value is not None and not isinstance(value, type_):
+        raise BadRequestError(f"`{name}` must be {what} or null.")
+    return value
+
+
+def request_id(headers: Headers) -> str:
+    """Give the caller's X-Request-Id if it is fit to be logged, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def request_info(scope: Scope, headers: Headers, id_: str) -> RequestInfo:
+    """Give what a context is made from."""
+    client = scope.get("client")
+    return RequestInfo(id_, headers, client[0] if client else None, scope)
+
+
+def is_origin_allowed(origin: str, host: str | None, allowed: Collection[str]) -> bool:
+    """Tell whether a browser page of `origin` may speak to us: same host, listed, or `*`."""
+    if origin in allowed or "*" in allowed:
+        return True
+    return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
