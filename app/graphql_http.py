@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
+from app.graphql_media import HTML, JSON, RESPONSE_JSON, check_content, negotiate
 from app.graphql_request import (
     BadRequestError,
     Params,
@@ -27,10 +27,6 @@ from app.graphql_request import (
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 
 logger = logging.getLogger(__name__)
-
-JSON = "application/json"
-RESPONSE_JSON = "application/graphql-response+json"
-HTML = "text/html"
 
 _REQUEST_STATUS = {
     "UNAUTHENTICATED": 401,
@@ -182,7 +178,7 @@ class GraphQLHTTP:
         )
 
     async def _json_body(self, headers: Headers, receive: Receive) -> Any:
-        _check_content(headers)
+        check_content(headers)
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 body = await self._body(headers, receive)
@@ -363,49 +359,3 @@ def _json_parameter(name: str, text: str) -> Any:
         return orjson.loads(text) if text else None
     except orjson.JSONDecodeError as error:
         raise BadRequestError(f"`{name}` is not valid JSON: {error}.") from None
-
-
-def _check_content(headers: Headers) -> None:
-    """Demand JSON. No page can send that to another site without the browser asking us first."""
-    main, *parameters = (part.strip() for part in headers.get("content-type", "").split(";"))
-    if main.lower() != JSON:
-        raise BadRequestError(f"Send the header Content-Type: {JSON}.", status=415)
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        is_charset = name.strip().lower() == "charset"
-        if is_charset and value.strip(' "').lower() not in ("utf-8", "utf8"):
-            raise BadRequestError("The body must be UTF-8.", status=415)
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise BadRequestError("Compressed bodies are not supported.", status=415)
-
-
-@lru_cache(maxsize=256)
-def negotiate(accept: str, *, allows_html: bool) -> str | None:
-    """Give the media type to answer with, or None if the client accepts none of ours.
-
-    Wildcards and a missing header mean application/json. A page wins only where it is named and
-    preferred to JSON, as browsers do.
-    """
-    if not accept.strip():
-        return JSON
-    ranges = dict(_media_range(part) for part in accept.split(",") if part.strip())
-    wildcard = ranges.get("application/*", ranges.get("*/*", 0.0))
-    # Insertion order breaks ties between types named by the client; JSON comes first otherwise.
-    weights = {name: ranges[name] for name in ranges if name in (JSON, RESPONSE_JSON)}
-    weights.setdefault(JSON, wildcard)
-    best = max(weights, key=lambda name: weights[name])
-    if allows_html and ranges.get(HTML, 0.0) > weights[best]:
-        return HTML
-    return best if weights[best] > 0 else None
-
-
-def _media_range(part: str) -> tuple[str, float]:
-    name, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            try:
-                return name, float(value)
-            except ValueError:
-                return name, 0.0
-    return name, 1.0

@@ -1,0 +1,84 @@
+"""Words of graphql-transport-ws: close codes, messages, and what one connection is given."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import orjson
+from starlette.types import Scope
+
+SUBPROTOCOL = "graphql-transport-ws"
+
+BAD_REQUEST = 4400
+UNAUTHORIZED = 4401
+FORBIDDEN = 4403
+SUBPROTOCOL_NOT_ACCEPTABLE = 4406
+INIT_TIMEOUT = 4408
+DUPLICATE_ID = 4409
+TOO_MANY_INITS = 4429
+TERMINATED = 4499
+INTERNAL = 4500
+TOO_BIG = 1009
+RESTART = 1012
+TRY_AGAIN = 1013
+
+MAX_ID = 256
+"""Characters of an operation's id."""
+
+
+class Signal(Protocol):
+    """Something that happens once, such as an asyncio.Event."""
+
+    async def wait(self) -> object:
+        """Return when it has happened."""
+
+
+@dataclass(slots=True, eq=False)
+class ConnectionState:
+    """What signing in gave a connection.
+
+    `make_context` gives a fresh context for every operation. The socket is closed at `expires_at`
+    (aware), which may be moved later while the socket is open, and when `revoked` happens.
+    `viewer_id` is what open sockets are counted by; None is not counted.
+    """
+
+    make_context: Callable[[str], Awaitable[Any]]
+    expires_at: datetime | None = None
+    revoked: Signal | None = None
+    viewer_id: str | None = None
+    ack_payload: Mapping[str, Any] | None = None
+
+
+Connect = Callable[[Scope, dict[str, Any] | None], Awaitable[ConnectionState]]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """Times in seconds, sizes in bytes; the numbers of one socket."""
+
+    init_timeout_s: float = 10.0
+    ping_interval_s: float = 15.0
+    pong_timeout_s: float = 15.0
+    send_timeout_s: float = 30.0
+    close_timeout_s: float = 1.0
+    operation_timeout_s: float = 30.0
+    max_frame_bytes: int = 1024 * 1024
+    max_operations: int = 100
+    max_queued_events: int = 256
+    max_queued_bytes: int = 1024 * 1024
+
+
+def head(id_: str, kind: bytes) -> bytes:
+    """Give all of a `next` or `error` message that comes before its payload."""
+    return b'{"id":' + orjson.dumps(id_) + b',"type":"' + kind + b'","payload":'
+
+
+def frame(before: bytes, payload: bytes) -> bytes:
+    """Give a message from its head and its payload as JSON."""
+    return before + payload + b"}"
+
+
+def complete(id_: str) -> bytes:
+    """Give the message that ends an operation."""
+    return b'{"id":' + orjson.dumps(id_) + b',"type":"complete"}'

@@ -1,0 +1,413 @@
+"""One WebSocket connection speaking graphql-transport-ws."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from app import graphql_metrics
+from app import graphql_protocol as protocol
+from app.graphql_outbox import Outbox
+from app.graphql_protocol import Connect, ConnectionState, SocketOptions
+from app.graphql_request import BadRequestError, Params, read_params
+from schema.execution import Engine, ErrorDict, Prepared, Result, encode, failure, request_failure
+from services.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+_EXPIRY_CHECK_S = 60.0
+"""A client that signs in anew on the open socket moves its expiry: look again now and then."""
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    id: str
+    type: str = "unknown"
+    outcome: str = "canceled"
+    is_silent: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    task: "asyncio.Task[None] | None" = None
+
+
+class Socket:
+    """Reads and answers the messages of one accepted connection until either side closes it.
+
+    Leaving `run` has closed every stream; a mutation under way is finished first, unheard.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        connect: Connect,
+        options: SocketOptions,
+        *,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        is_welcome: Callable[["Socket"], bool] = lambda _: True,
+    ) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.state: ConnectionState | None = None
+        self.viewer_id: str | None = None
+        self._engine = engine
+        self._connect = connect
+        self._options = options
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._is_welcome = is_welcome
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(
+            send, max_items=options.max_queued_events, max_bytes=options.max_queued_bytes
+        )
+        self._operations: dict[str, _Operation] = {}
+        self._running: set[_Operation] = set()
+        self._count = 0
+        self._has_init = False
+        self._closing = asyncio.Event()
+        self._close: tuple[int, str] | None = None
+        self._is_lost = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._helpers: list[asyncio.Task[None]] = []
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        self._timer("init", self._options.init_timeout_s, self._init_timed_out)
+        self._timer("tick", self._options.ping_interval_s, self._tick)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                writer = group.create_task(self._write())
+                reader = group.create_task(self._read())
+                await self._closing.wait()
+                self._stop_timers()
+                self._outbox.close()
+                for task in (reader, writer, *self._helpers):
+                    task.cancel()
+                for operation in self._running:
+                    self._silence(operation)
+                await self._send_close()
+        finally:
+            self._stop_timers()
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close, with a reason cut to the 123 bytes a close frame has room for."""
+        if self._close is None:
+            self._close = (code, reason.encode()[:123].decode(errors="ignore"))
+            self._closing.set()
+
+    def _lost(self) -> None:
+        self._is_lost = True
+        self.close(1006, "")
+
+    async def _send_close(self) -> None:
+        if self._is_lost or self._close is None:
+            return
+        code, reason = self._close
+        try:
+            async with asyncio.timeout(self._options.close_timeout_s):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except TimeoutError:
+            # The peer takes nothing. Without this its socket would stay until the kernel gives up.
+            _abort(self._receive)
+        except OSError:
+            return
+
+    async def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            await self._outbox.run()
+        self._lost()
+
+    async def _read(self) -> None:
+        try:
+            while not self._closing.is_set():
+                message = await self._receive()
+                if message["type"] == "websocket.disconnect":
+                    self._lost()
+                    return
+                self._cancel_timer("pong")
+                await self._handle(message.get("text"))
+        except Exception:
+            logger.exception("A socket failed (socket id %s).", self.id)
+            self.close(protocol.INTERNAL, "Internal server error")
+
+    # ---- messages
+
+    async def _handle(self, text: str | None) -> None:
+        if text is None:
+            self.close(protocol.BAD_REQUEST, "Invalid message: send text frames, not binary ones")
+            return
+        limit = self._options.max_frame_bytes
+        if len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit):
+            self.close(protocol.TOO_BIG, f"The message is larger than {limit} bytes")
+            return
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            self.close(protocol.BAD_REQUEST, "Invalid message: not valid JSON")
+            return
+        kind = message.get("type") if isinstance(message, dict) else None
+        handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
+        if handler is None:
+            self.close(protocol.BAD_REQUEST, f"Invalid message: unknown type {str(kind)[:40]!r}")
+            return
+        await handler(self, message)
+
+    async def _on_init(self, message: dict[str, Any]) -> None:
+        if self._has_init:
+            self.close(protocol.TOO_MANY_INITS, "Too many initialisation requests")
+            return
+        if not self._has_map_payload(message):
+            return
+        self._has_init = True
+        self._cancel_timer("init")
+        # In a task of its own, for what arrives before the acknowledgement must be refused.
+        self._helpers.append(self._group.create_task(self._sign_in(message.get("payload"))))
+
+    async def _on_ping(self, message: dict[str, Any]) -> None:
+        if not self._has_map_payload(message):
+            return
+        pong = {"type": "pong"}
+        if message.get("payload") is not None:
+            pong["payload"] = message["payload"]
+        await self._outbox.put(orjson.dumps(pong))
+
+    async def _on_pong(self, message: dict[str, Any]) -> None:
+        self._has_map_payload(message)
+
+    async def _on_complete(self, message: dict[str, Any]) -> None:
+        id_ = self._operation_id(message)
+        operation = self._operations.pop(id_, None) if id_ is not None else None
+        if operation is not None:
+            self._silence(operation)
+
+    async def _on_subscribe(self, message: dict[str, Any]) -> None:
+        state = self.state
+        if state is None:
+            self.close(protocol.UNAUTHORIZED, "Unauthorized")
+            return
+        id_ = self._operation_id(message)
+        if id_ is None:
+            return
+        if id_ in self._operations:
+            self.close(protocol.DUPLICATE_ID, f"Subscriber for {id_} already exists")
+            return
+        try:
+            params = read_params(message.get("payload"))
+        except BadRequestError as error:
+            self.close(protocol.BAD_REQUEST, f"Invalid message: {error.message}")
+            return
+        if len(self._running) >= self._options.max_operations:
+            limit = f"This socket already runs {self._options.max_operations} operations, "
+            full = failure("LIMIT", limit + "which is the limit. Complete some of them first.")
+            await self._outbox.put(protocol.frame(protocol.head(id_, b"error"), encode([full])))
+            return
+        operation = _Operation(id_)
+        self._operations[id_] = operation
+        self._running.add(operation)
+        self._count += 1
+        request_id = f"{self.id}-{self._count}"
+        task = self._group.create_task(self._operate(operation, state, params, request_id))
+        operation.task = task
+        # A callback, for a task cancelled before its first step never reaches a `finally`.
+        task.add_done_callback(partial(self._ended, operation))
+
+    def _has_map_payload(self, message: dict[str, Any]) -> bool:
+        payload = message.get("payload")
+        if payload is None or isinstance(payload, dict):
+            return True
+        self.close(protocol.BAD_REQUEST, "Invalid message: `payload` must be a map")
+        return False
+
+    def _operation_id(self, message: dict[str, Any]) -> str | None:
+        id_ = message.get("id")
+        if isinstance(id_, str) and 0 < len(id_) <= protocol.MAX_ID:
+            return id_
+        self.close(
+            protocol.BAD_REQUEST,
+            f"Invalid message: `id` must be a string of 1 to {protocol.MAX_ID} characters",
+        )
+        return None
+
+    # ---- sign-in
+
+    async def _sign_in(self, payload: dict[str, Any] | None) -> None:
+        try:
+            async with asyncio.timeout(self._options.init_timeout_s):
+                state = await self._connect(self._scope, payload)
+        except TimeoutError:
+            self.close(protocol.TRY_AGAIN, "Signing in took too long. Try again later")
+            return
+        except RequestError as error:
+            if error.code in ("RATE_LIMITED", "UNAVAILABLE"):
+                self.close(protocol.TRY_AGAIN, error.message)
+            else:
+                self.close(protocol.FORBIDDEN, "Forbidden")
+            return
+        except Exception:
+            logger.exception("Signing in on a socket failed (socket id %s).", self.id)
+            self.close(protocol.INTERNAL, "Internal server error")
+            return
+        self.state = state
+        self.viewer_id = state.viewer_id
+        if not self._is_welcome(self):
+            self.close(protocol.TRY_AGAIN, "Too many open sockets. Close some first")
+            return
+        self._check_expiry()
+        ack: dict[str, Any] = {"type": "connection_ack"}
+        if state.ack_payload:
+            ack["payload"] = state.ack_payload
+        self._outbox.put_nowait(encode(ack))
+        if state.revoked is not None:
+            await state.revoked.wait()
+            self.close(protocol.FORBIDDEN, "Session revoked")
+
+    def _check_expiry(self) -> None:
+        expires_at = self.state.expires_at if self.state else None
+        if expires_at is None:
+            self._timer("expiry", _EXPIRY_CHECK_S, self._check_expiry)
+            return
+        left_s = (expires_at - datetime.now(UTC)).total_seconds()
+        if left_s <= 0:
+            self.close(protocol.FORBIDDEN, "Session expired")
+            return
+        self._timer("expiry", min(left_s, _EXPIRY_CHECK_S), self._check_expiry)
+
+    # ---- operations
+
+    async def _operate(
+        self, operation: _Operation, state: ConnectionState, params: Params, request_id: str
+    ) -> None:
+        try:
+            prepared = await self._engine.prepare_async(
+                params.query, params.operation_name, params.variables
+            )
+            if not isinstance(prepared, Prepared):
+                operation.outcome = "refused"
+                await self._say_error(operation, prepared)
+                return
+            operation.type = prepared.type
+            context = await state.make_context(request_id)
+            if prepared.type == "subscription":
+                await self._stream(operation, prepared, context)
+            else:
+                result = await self._engine.execute(
+                    prepared, context, timeout_s=self._options.operation_timeout_s
+                )
+                await self._say_last(operation, result)
+        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+            operation.outcome = "error"
+            await self._say_error(operation, [request_failure(error, request_id)])
+
+    async def _stream(self, operation: _Operation, prepared: Prepared, context: Any) -> None:
+        stream = await self._engine.subscribe(
+            prepared, context, timeout_s=self._options.operation_timeout_s
+        )
+        if isinstance(stream, Result):
+            await self._say_last(operation, stream)
+            return
+        head = protocol.head(operation.id, b"next")
+        put = self._outbox.put
+        async with aclosing(stream):
+            async for result in stream:
+                if not result.is_executed:
+                    await self._say_last(operation, result)
+                    return
+                await put(protocol.frame(head, result.json()))
+        operation.outcome = "ok"
+        await self._say(operation, protocol.complete(operation.id))
+
+    async def _say_last(self, operation: _Operation, result: Result) -> None:
+        if not result.is_executed:
+            operation.outcome = graphql_metrics.outcome(result)
+            await self._say_error(operation, result.errors)
+            return
+        frame = protocol.frame(protocol.head(operation.id, b"next"), result.json())
+        operation.outcome = graphql_metrics.outcome(result)
+        await self._say(operation, frame)
+        await self._say(operation, protocol.complete(operation.id))
+
+    async def _say_error(self, operation: _Operation, errors: list[ErrorDict]) -> None:
+        await self._say(
+            operation, protocol.frame(protocol.head(operation.id, b"error"), encode(errors))
+        )
+
+    async def _say(self, operation: _Operation, frame: bytes) -> None:
+        if not operation.is_silent:
+            await self._outbox.put(frame)
+
+    def _silence(self, operation: _Operation) -> None:
+        """Say no more about an operation, and cancel it unless it is a mutation."""
+        operation.is_silent = True
+        if operation.type != "mutation" and operation.task is not None:
+            operation.task.cancel()
+
+    def _ended(self, operation: _Operation, _task: "asyncio.Task[None]") -> None:
+        self._running.discard(operation)
+        if self._operations.get(operation.id) is operation:
+            del self._operations[operation.id]
+        is_stream = operation.type in ("subscription", "unknown")
+        seconds = None if is_stream else time.perf_counter() - operation.started
+        graphql_metrics.record(operation.type, "ws", operation.outcome, seconds)
+
+    # ---- clocks
+
+    def _timer(self, name: str, after_s: float, callback: Callable[[], None]) -> None:
+        self._cancel_timer(name)
+        self._timers[name] = self._loop.call_later(after_s, callback)
+
+    def _cancel_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _stop_timers(self) -> None:
+        for name in list(self._timers):
+            self._cancel_timer(name)
+
+    def _init_timed_out(self) -> None:
+        self.close(protocol.INIT_TIMEOUT, "Connection initialisation timeout")
+
+    def _tick(self) -> None:
+        """Ping, and give up a peer that takes nothing."""
+        if self._outbox.stalled_s() > self._options.send_timeout_s:
+            self._is_lost = True
+            _abort(self._receive)
+            self.close(protocol.TERMINATED, "")
+            return
+        self._timer("tick", self._options.ping_interval_s, self._tick)
+        # Behind a queue that does not move a ping would time out for the wrong reason.
+        if self.state is not None and "pong" not in self._timers and len(self._outbox) == 0:
+            self._outbox.put_nowait(b'{"type":"ping"}')
+            self._timer("pong", self._options.pong_timeout_s, self._pong_timed_out)
+
+    def _pong_timed_out(self) -> None:
+        self.close(protocol.TERMINATED, "No pong in time")
+
+
+_HANDLERS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]] = {
+    "ping": Socket._on_ping,
+    "pong": Socket._on_pong,
+    "subscribe": Socket._on_subscribe,
+    "complete": Socket._on_complete,
+    "connection_init": Socket._on_init,
+}
+
+
+def _abort(receive: Receive) -> None:
+    """Drop the connection without flushing. ASGI has no word for that, uvicorn's protocols do."""
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

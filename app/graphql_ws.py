@@ -1,0 +1,141 @@
+"""GraphQL over WebSocket: the endpoint, and the register of open sockets."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app import graphql_metrics
+from app.graphql_protocol import (
+    FORBIDDEN,
+    RESTART,
+    SUBPROTOCOL,
+    SUBPROTOCOL_NOT_ACCEPTABLE,
+    Connect,
+    ConnectionState,
+    SocketOptions,
+)
+from app.graphql_request import is_origin_allowed
+from app.graphql_socket import Socket
+from schema.execution import Engine
+
+__all__ = ["SUBPROTOCOL", "ConnectionState", "GraphQLWebSocket", "SocketOptions"]
+
+logger = logging.getLogger(__name__)
+
+
+class GraphQLWebSocket:
+    """ASGI endpoint for `WebSocketRoute`, speaking graphql-transport-ws.
+
+    `connect` signs a connection in from its handshake and `connection_init` payload; a RequestError
+    it raises closes the socket with 4403, or 1013 (try again later) for RATE_LIMITED and
+    UNAVAILABLE. Pages of other hosts are let in by `allowed_origins` ("*" for all); clients that
+    send no Origin are no browsers and always are.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        connect: Connect,
+        *,
+        options: SocketOptions | None = None,
+        allowed_origins: Collection[str] = (),
+        max_sockets_per_viewer: int = 100,
+    ) -> None:
+        self._engine = engine
+        self._connect = connect
+        self._options = options or SocketOptions()
+        self._allowed_origins = frozenset(allowed_origins)
+        self._max_sockets_per_viewer = max_sockets_per_viewer
+        self._sockets: set[Socket] = set()
+        self._viewers: Counter[str] = Counter()
+        self._is_draining = False
+        self._empty = asyncio.Event()
+
+    @property
+    def open_sockets(self) -> int:
+        """Sockets accepted and not yet fully closed."""
+        return len(self._sockets)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection from handshake to end."""
+        message = await receive()
+        if message["type"] != "websocket.connect":
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin and not is_origin_allowed(origin, headers.get("host"), self._allowed_origins):
+            await send(
+                {"type": "websocket.close", "code": FORBIDDEN, "reason": "Origin not allowed"}
+            )
+            return
+        if SUBPROTOCOL not in scope["subprotocols"]:
+            await send({"type": "websocket.accept"})
+            await send(
+                {
+                    "type": "websocket.close",
+                    "code": SUBPROTOCOL_NOT_ACCEPTABLE,
+                    "reason": f"Subprotocol not acceptable: speak {SUBPROTOCOL}",
+                }
+            )
+            return
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+        await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        socket = Socket(
+            self._engine,
+            self._connect,
+            self._options,
+            scope=scope,
+            receive=receive,
+            send=send,
+            is_welcome=self._is_welcome,
+        )
+        self._sockets.add(socket)
+        graphql_metrics.WEBSOCKETS_OPEN.inc()
+        if self._is_draining:
+            socket.close(RESTART, "Service restart")
+        try:
+            await socket.run()
+        finally:
+            graphql_metrics.WEBSOCKETS_OPEN.dec()
+            self._sockets.discard(socket)
+            self._forget(socket)
+            if not self._sockets:
+                self._empty.set()
+
+    def _is_welcome(self, socket: Socket) -> bool:
+        viewer_id = socket.viewer_id
+        if viewer_id is None:
+            return True
+        self._viewers[viewer_id] += 1
+        return self._viewers[viewer_id] <= self._max_sockets_per_viewer
+
+    def _forget(self, socket: Socket) -> None:
+        viewer_id = socket.viewer_id
+        if viewer_id is None:
+            return
+        self._viewers[viewer_id] -= 1
+        if self._viewers[viewer_id] <= 0:
+            del self._viewers[viewer_id]
+
+    async def drain(self, timeout_s: float = 10.0) -> None:
+        """Close every socket with 1012, which clients answer by connecting anew; refuse new ones.
+
+        Returns when all are closed, mutations under way finished, or after `timeout_s` seconds.
+        """
+        self._is_draining = True
+        for socket in tuple(self._sockets):
+            socket.close(RESTART, "Service restart")
+        if not self._sockets:
+            return
+        self._empty.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            logger.warning("%d sockets did not close in time.", len(self._sockets))
