@@ -1,0 +1,582 @@
+"""A small server with the product's operation names, for what the product cannot be made to do.
+
+Its tokens live as long as a test says, it can cut its sockets at a chosen moment, and it records
+what it was sent, so that refreshing and resuming can be observed from both sides.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import strawberry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from strawberry.asgi import GraphQL
+from strawberry.scalars import JSON
+from strawberry.types import Info
+
+from app.graphiql import HEADERS, Assets, page
+
+
+@strawberry.type
+class UserError:
+    code: str
+    message: str
+    path: list[str]
+
+
+@strawberry.interface
+class Node:
+    id: strawberry.ID
+
+
+@strawberry.type
+class User(Node):
+    username: str
+    created_at: datetime
+
+
+@strawberry.type
+class AuthSession:
+    token: str
+    refresh_token: str
+    expires_at: datetime
+
+
+@strawberry.type
+class SessionPayload:
+    session: AuthSession | None = None
+    user: User | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.type
+class Conversation(Node):
+    title: str
+    status: str
+    created_at: datetime
+
+
+@strawberry.type
+class Message(Node):
+    role: str
+    content: str
+    status: str
+
+
+@strawberry.type
+class ConversationPayload:
+    conversation: Conversation | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.type
+class MessagePayload:
+    message: Message | None = None
+    reply: Message | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.interface
+class ConversationEvent:
+    cursor: str
+
+
+@strawberry.type
+class MessageAdded(ConversationEvent):
+    message: Message
+
+
+@strawberry.type
+class MessageDelta(ConversationEvent):
+    offset: int
+    text: str
+
+
+@strawberry.type
+class MessageCompleted(ConversationEvent):
+    message: Message
+
+
+@strawberry.type
+class MessageFailed(ConversationEvent):
+    message: Message
+
+
+@strawberry.type
+class PlanStep(Node):
+    order_index: int
+    description: str
+    status: str
+    depends_on: list["PlanStep"]
+
+
+@strawberry.type
+class Plan(Node):
+    title: str
+    steps: list[PlanStep]
+
+
+@strawberry.type
+class PlanExecution(Node):
+    status: str
+
+
+@strawberry.type
+class PlanPayload:
+    plan: Plan | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.type
+class PlanExecutionPayload:
+    execution: PlanExecution | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.interface
+class PlanExecutionEvent:
+    cursor: str
+
+
+@strawberry.type
+class PlanStepStarted(PlanExecutionEvent):
+    step: PlanStep
+
+
+@strawberry.type
+class PlanStepFinished(PlanExecutionEvent):
+    step: PlanStep
+
+
+@strawberry.type
+class PlanExecutionFinished(PlanExecutionEvent):
+    execution: PlanExecution
+
+
+@strawberry.type
+class Sandbox(Node):
+    status: str
+    expires_at: datetime
+
+
+@strawberry.type
+class SandboxExecution(Node):
+    status: str
+    exit_code: int | None = None
+    reason: str | None = None
+
+
+@strawberry.type
+class SandboxPayload:
+    sandbox: Sandbox | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.type
+class SandboxExecutionPayload:
+    execution: SandboxExecution | None = None
+    errors: list[UserError] = strawberry.field(default_factory=list)
+
+
+@strawberry.enum
+class OutputStream(Enum):
+    STDOUT = "STDOUT"
+    STDERR = "STDERR"
+
+
+@strawberry.interface
+class SandboxOutputEvent:
+    cursor: str
+
+
+@strawberry.type
+class SandboxOutputChunk(SandboxOutputEvent):
+    stream: OutputStream
+    text: str
+
+
+@strawberry.type
+class SandboxExecutionExited(SandboxOutputEvent):
+    execution: SandboxExecution
+
+
+@strawberry.input
+class UserRegisterInput:
+    username: str
+    email: str
+    password: str
+
+
+@strawberry.input
+class SessionCreateInput:
+    login: str
+    password: str
+
+
+@strawberry.input
+class ConversationCreateInput:
+    title: str
+
+
+@strawberry.input
+class MessageSendInput:
+    conversation_id: strawberry.ID
+    content: str
+
+
+@strawberry.input
+class PlanStepInput:
+    description: str
+    tool: str | None = None
+    arguments: JSON | None = None
+    depends_on: list[int] = strawberry.field(default_factory=list)
+
+
+@strawberry.input
+class PlanCreateInput:
+    title: str
+    steps: list[PlanStepInput]
+
+
+@strawberry.input
+class SandboxCreateInput:
+    timeout_seconds: int | None = None
+
+
+@strawberry.input
+class SandboxExecuteInput:
+    sandbox_id: strawberry.ID
+    command: str
+
+
+class Log:
+    """Events with dense cursors, and news of each; one per conversation or execution."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.news = asyncio.Condition()
+        self.ended = False
+
+    async def add(self, make: Any, *, end: bool = False, **fields: Any) -> None:
+        async with self.news:
+            self.events.append(make(cursor=f"c{len(self.events) + 1}", **fields))
+            self.ended = end
+            self.news.notify_all()
+
+    async def read(self, after: str | None) -> AsyncIterator[Any]:
+        position = int(after[1:]) if after else 0
+        while True:
+            async with self.news:
+                while len(self.events) <= position and not self.ended:
+                    await self.news.wait()
+                fresh = self.events[position:]
+            for event in fresh:
+                position += 1
+                yield event
+            if self.ended and position >= len(self.events):
+                return
+
+
+class State:
+    """All that the stand-in holds, and the knobs of the tests."""
+
+    def __init__(self, *, token_lifetime_s: float = 900) -> None:
+        self.token_lifetime_s = token_lifetime_s
+        self.users: dict[str, tuple[User, str]] = {}
+        self.tokens: dict[str, tuple[User, datetime]] = {}
+        self.refresh_tokens: dict[str, User] = {}
+        self.refreshes = 0
+        self.logs: dict[str, Log] = {}
+        self.messages: dict[str, Message] = {}
+        self.resumed_after: list[str | None] = []
+        self.sockets: set[Any] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.numbers = itertools.count(1)
+
+    def new_id(self, prefix: str) -> strawberry.ID:
+        return strawberry.ID(f"{prefix}_{next(self.numbers):026d}")
+
+    def open_session(self, user: User) -> AuthSession:
+        number = next(self.numbers)
+        until = datetime.now(UTC) + timedelta(seconds=self.token_lifetime_s)
+        self.tokens[f"token-{number}"] = (user, until)
+        self.refresh_tokens[f"refresh-{number}"] = user
+        return AuthSession(
+            token=f"token-{number}", refresh_token=f"refresh-{number}", expires_at=until
+        )
+
+    def user_of(self, header: str | None) -> User | None:
+        user, until = self.tokens.get((header or "").removeprefix("Bearer "), (None, None))
+        return user if until and until > datetime.now(UTC) else None
+
+    def spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+def _state(info: Info) -> State:
+    state: State = info.context["state"]
+    return state
+
+
+def _refused(info: Info) -> list[UserError]:
+    if info.context["user"] is not None:
+        return []
+    return [UserError(code="FORBIDDEN", message="Sign in first.", path=[])]
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def viewer(self, info: Info) -> User | None:
+        user: User | None = info.context["user"]
+        return user
+
+    @strawberry.field
+    def node(self, info: Info, id: strawberry.ID) -> Node | None:
+        return _state(info).messages.get(id)
+
+
+async def _answer(state: State, log: Log, content: str, reply: Message) -> None:
+    text = {"run": "It printed 1024.", "wha": "You prefer metric units."}.get(
+        content[:3], "Noted: you prefer metric units."
+    )
+    offset = 0
+    for word in text.split(" "):
+        await asyncio.sleep(0.12)
+        piece = word if offset == 0 else f" {word}"
+        await log.add(MessageDelta, offset=offset, text=piece)
+        offset += len(piece)
+    reply.content, reply.status = text, "COMPLETED"
+    await log.add(MessageCompleted, message=reply)
+
+
+async def _run_plan(log: Log, execution: PlanExecution, state: State) -> None:
+    for index, name in enumerate(["Look at the clock", "Square", "Power", "Compare"]):
+        step = PlanStep(
+            id=state.new_id("step"),
+            order_index=index,
+            description=name,
+            status="RUNNING",
+            depends_on=[],
+        )
+        await log.add(PlanStepStarted, step=step)
+        await asyncio.sleep(0.15)
+        done = PlanStep(
+            id=step.id, order_index=index, description=name, status="COMPLETED", depends_on=[]
+        )
+        await log.add(PlanStepFinished, step=done)
+    execution.status = "COMPLETED"
+    await log.add(PlanExecutionFinished, execution=execution, end=True)
+
+
+async def _run_loop(log: Log, execution: SandboxExecution) -> None:
+    for number in range(1, 11):
+        await log.add(SandboxOutputChunk, stream=OutputStream.STDOUT, text=f"line {number}\n")
+        await asyncio.sleep(0.2)
+    execution.status, execution.exit_code, execution.reason = "COMPLETED", 0, "EXITED"
+    await log.add(SandboxExecutionExited, execution=execution, end=True)
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation
+    def user_register(self, info: Info, input: UserRegisterInput) -> SessionPayload:
+        state = _state(info)
+        if input.username in state.users:
+            message = "The user name is taken."
+            return SessionPayload(errors=[UserError(code="CONFLICT", message=message, path=[])])
+        user = User(id=state.new_id("user"), username=input.username, created_at=datetime.now(UTC))
+        state.users[input.username] = (user, input.password)
+        return SessionPayload(session=state.open_session(user), user=user)
+
+    @strawberry.mutation
+    def session_create(self, info: Info, input: SessionCreateInput) -> SessionPayload:
+        state = _state(info)
+        user, password = state.users.get(input.login, (None, None))
+        if user is None or password != input.password:
+            message = "The user name or the password is wrong."
+            return SessionPayload(errors=[UserError(code="INVALID", message=message, path=[])])
+        return SessionPayload(session=state.open_session(user), user=user)
+
+    @strawberry.mutation
+    def session_refresh(self, info: Info, refresh_token: str) -> SessionPayload:
+        state = _state(info)
+        user = state.refresh_tokens.pop(refresh_token, None)
+        if user is None:
+            message = "The refresh token is unknown."
+            return SessionPayload(errors=[UserError(code="INVALID", message=message, path=[])])
+        state.refreshes += 1
+        return SessionPayload(session=state.open_session(user), user=user)
+
+    @strawberry.mutation
+    def session_revoke(self, info: Info, id: strawberry.ID | None = None) -> SessionPayload:
+        return SessionPayload()
+
+    @strawberry.mutation
+    def conversation_create(
+        self,
+        info: Info,
+        input: ConversationCreateInput,
+    ) -> ConversationPayload:
+        if errors := _refused(info):
+            return ConversationPayload(errors=errors)
+        state = _state(info)
+        conversation = Conversation(
+            id=state.new_id("conv"),
+            title=input.title,
+            status="ACTIVE",
+            created_at=datetime.now(UTC),
+        )
+        state.logs[conversation.id] = Log()
+        return ConversationPayload(conversation=conversation)
+
+    @strawberry.mutation
+    async def message_send(self, info: Info, input: MessageSendInput) -> MessagePayload:
+        if errors := _refused(info):
+            return MessagePayload(errors=errors)
+        state = _state(info)
+        log = state.logs[input.conversation_id]
+        message = Message(
+            id=state.new_id("msg"), role="USER", content=input.content, status="COMPLETED"
+        )
+        reply = Message(id=state.new_id("msg"), role="ASSISTANT", content="", status="PENDING")
+        state.messages[reply.id] = reply
+        await log.add(MessageAdded, message=message)
+        state.spawn(_answer(state, log, input.content, reply))
+        return MessagePayload(message=message, reply=reply)
+
+    @strawberry.mutation
+    def plan_create(self, info: Info, input: PlanCreateInput) -> PlanPayload:
+        if errors := _refused(info):
+            return PlanPayload(errors=errors)
+        state = _state(info)
+        steps: list[PlanStep] = []
+        for index, one in enumerate(input.steps):
+            steps.append(
+                PlanStep(
+                    id=state.new_id("step"),
+                    order_index=index,
+                    description=one.description,
+                    status="PENDING",
+                    depends_on=[steps[at] for at in one.depends_on],
+                )
+            )
+        return PlanPayload(plan=Plan(id=state.new_id("plan"), title=input.title, steps=steps))
+
+    @strawberry.mutation
+    def plan_execute(self, info: Info, id: strawberry.ID) -> PlanExecutionPayload:
+        state = _state(info)
+        execution = PlanExecution(id=state.new_id("pexe"), status="RUNNING")
+        log = state.logs[execution.id] = Log()
+        state.spawn(_run_plan(log, execution, state))
+        return PlanExecutionPayload(execution=execution)
+
+    @strawberry.mutation
+    def sandbox_create(self, info: Info, input: SandboxCreateInput) -> SandboxPayload:
+        if errors := _refused(info):
+            return SandboxPayload(errors=errors)
+        until = datetime.now(UTC) + timedelta(hours=1)
+        sandbox = Sandbox(id=_state(info).new_id("sbox"), status="RUNNING", expires_at=until)
+        return SandboxPayload(sandbox=sandbox)
+
+    @strawberry.mutation
+    def sandbox_execute(
+        self,
+        info: Info,
+        input: SandboxExecuteInput,
+    ) -> SandboxExecutionPayload:
+        state = _state(info)
+        execution = SandboxExecution(id=state.new_id("exec"), status="RUNNING")
+        log = state.logs[execution.id] = Log()
+        state.spawn(_run_loop(log, execution))
+        return SandboxExecutionPayload(execution=execution)
+
+
+async def _follow(info: Info, log_id: str, after: str | None) -> AsyncIterator[Any]:
+    state = _state(info)
+    state.resumed_after.append(after)
+    async for event in state.logs[log_id].read(after):
+        yield event
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def conversation_events(
+        self, info: Info, conversation_id: strawberry.ID, after: str | None = None
+    ) -> AsyncIterator[ConversationEvent]:
+        async for event in _follow(info, conversation_id, after):
+            yield event
+
+    @strawberry.subscription
+    async def plan_execution_events(
+        self, info: Info, execution_id: strawberry.ID, after: str | None = None
+    ) -> AsyncIterator[PlanExecutionEvent]:
+        async for event in _follow(info, execution_id, after):
+            yield event
+
+    @strawberry.subscription
+    async def sandbox_execution_output(
+        self, info: Info, execution_id: strawberry.ID, after: str | None = None
+    ) -> AsyncIterator[SandboxOutputEvent]:
+        async for event in _follow(info, execution_id, after):
+            yield event
+
+
+SCHEMA = strawberry.Schema(
+    query=Query,
+    mutation=Mutation,
+    subscription=Subscription,
+    types=[
+        Message,
+        MessageAdded,
+        MessageDelta,
+        MessageCompleted,
+        MessageFailed,
+        PlanStepStarted,
+        PlanStepFinished,
+        PlanExecutionFinished,
+        SandboxOutputChunk,
+        SandboxExecutionExited,
+    ],
+)
+
+
+class _Endpoint(GraphQL[Any, Any]):
+    def __init__(self, state: State) -> None:
+        super().__init__(SCHEMA, graphql_ide=None)
+        self.state = state
+
+    async def get_context(self, request: Any, response: Any) -> Any:
+        header = request.headers.get("authorization")
+        return {"state": self.state, "user": self.state.user_of(header)}
+
+    async def on_ws_connect(self, context: dict[str, Any]) -> Any:
+        header = (context.get("connection_params") or {}).get("Authorization")
+        context["user"] = self.state.user_of(header)
+        return strawberry.UNSET
+
+
+def create(state: State) -> Starlette:
+    """Give the stand-in's application."""
+    endpoint = _Endpoint(state)
+
+    async def graphiql(_request: Request) -> Response:
+        return Response(page(), headers=dict(HEADERS), media_type="text/html")
+
+    return Starlette(
+        routes=[
+            Route("/graphql", graphiql, methods=["GET"]),
+            Route("/graphql", endpoint, methods=["POST"]),
+            WebSocketRoute("/graphql", endpoint),
+            Mount("/graphiql", Assets()),
+        ]
+    )
