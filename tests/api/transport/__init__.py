@@ -1,0 +1,1 @@
+"""GraphQL over HTTP and WebSocket, against a real server and other houses' clients."""

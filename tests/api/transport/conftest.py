@@ -1,0 +1,240 @@
+"""A real server in the test's own loop, and Node with its pinned packages."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import Scope
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from app.graphql_http import GraphQLHTTP
+from app.graphql_request import RequestInfo
+from app.graphql_ws import ConnectionState, GraphQLWebSocket, SocketOptions
+from schema.execution import Engine
+from services.errors import RateLimitedError, UnauthenticatedError
+from tests.api.transport.sample import Context, Probe, graphql_schema
+
+HERE = Path(__file__).parent
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass
+class Server:
+    """A running server and what its endpoints saw."""
+
+    port: int
+    engine: Engine
+    http: GraphQLHTTP
+    ws: GraphQLWebSocket
+    probe: Probe
+    states: list[ConnectionState] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/graphql"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/graphql"
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(timeout=60, **options)
+
+    async def post(self, query: str, *, headers: dict[str, str] | None = None, **body: Any) -> Any:
+        async with self.client() as client:
+            return await client.post(self.url, json={"query": query, **body}, headers=headers)
+
+    def connect(self, *subprotocols: str, **options: Any) -> connect:
+        names = [Subprotocol(name) for name in subprotocols or ("graphql-transport-ws",)]
+        options.setdefault("ping_interval", None)
+        return connect(self.ws_url, subprotocols=names, max_size=None, **options)
+
+    @asynccontextmanager
+    async def socket(
+        self, payload: dict[str, Any] | None = None, **options: Any
+    ) -> AsyncIterator[ClientConnection]:
+        async with self.connect(**options) as socket:
+            await say(socket, {"type": "connection_init", "payload": payload})
+            assert (await hear(socket))["type"] == "connection_ack"
+            yield socket
+
+
+async def say(socket: ClientConnection, message: Any) -> None:
+    await socket.send(json.dumps(message))
+
+
+async def hear(socket: ClientConnection) -> Any:
+    async with asyncio.timeout(60):
+        return json.loads(await socket.recv())
+
+
+async def subscribe(socket: ClientConnection, id_: str, query: str, **rest: Any) -> None:
+    await say(socket, {"id": id_, "type": "subscribe", "payload": {"query": query, **rest}})
+
+
+async def closing(socket: ClientConnection) -> tuple[int | None, str | None]:
+    """Wait for the server's close; give its code and reason."""
+    async with asyncio.timeout(60):
+        await socket.wait_closed()
+    return socket.close_code, socket.close_reason
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something true of the server's own loop comes about."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - uvicorn tells of its state by flags alone.
+            await asyncio.sleep(0.01)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Server]]
+
+
+def _connector(server_states: list[ConnectionState], probe: Probe) -> Any:
+    async def sign_in(scope: Scope, payload: dict[str, Any] | None) -> ConnectionState:
+        token = (payload or {}).get("Authorization")
+        if token == "Bearer bad":
+            raise UnauthenticatedError
+        if token == "Bearer busy":
+            raise RateLimitedError("Too many sign-ins: wait a little.", 5)
+        if token == "Bearer bug":
+            raise RuntimeError("the password is hunter2")
+        if token == "Bearer slow":
+            probe.entered.set()
+            await probe.gate.wait()
+        viewer = token.removeprefix("Bearer ") if token else None
+
+        async def make_context(request_id: str) -> Context:
+            return Context(probe, request_id, viewer)
+
+        state = ConnectionState(make_context, revoked=asyncio.Event(), viewer_id=viewer)
+        server_states.append(state)
+        return state
+
+    return sign_in
+
+
+def _context_maker(probe: Probe) -> Callable[[RequestInfo], Awaitable[Context]]:
+    async def make_context(info: RequestInfo) -> Context:
+        token = info.headers.get("authorization")
+        if token == "Bearer bad":
+            raise UnauthenticatedError
+        if token == "Bearer busy":
+            raise RateLimitedError("Too many requests: wait a little.", 5)
+        if token == "Bearer bug":
+            raise RuntimeError("the password is hunter2")
+        return Context(probe, info.request_id, token)
+
+    return make_context
+
+
+@asynccontextmanager
+async def serving(
+    *,
+    options: SocketOptions | None = None,
+    http: dict[str, Any] | None = None,
+    ws: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
+) -> AsyncIterator[Server]:
+    """Serve the sample schema on a free port until the block ends."""
+    probe = Probe()
+    states: list[ConnectionState] = []
+    runner = Engine(graphql_schema, **(engine or {}))
+    over_http = GraphQLHTTP(runner, _context_maker(probe), **(http or {}))
+    over_ws = GraphQLWebSocket(runner, _connector(states, probe), options=options, **(ws or {}))
+    app = Starlette(routes=[Route("/graphql", over_http), WebSocketRoute("/graphql", over_ws)])
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=10,
+    )
+    server = _Server(config)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started)
+        try:
+            yield Server(listener.getsockname()[1], runner, over_http, over_ws, probe, states)
+        finally:
+            server.should_exit = True
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """Install the pinned Node packages once per lock file; give the folder to run scripts in."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
+            pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no node or npm.")
+        pytest.skip("no node or npm on this machine: the audits of other clients did not run")
+    lock = (HERE / "package-lock.json").read_bytes()
+    default = Path.home() / ".cache" / "noosphere-tests"
+    cache = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default))
+    folder = cache / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (folder / ".complete").exists():
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(HERE / name, folder / name)
+            subprocess.run(
+                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=folder,
+                check=True,
+                capture_output=True,
+                timeout=150,
+            )
+            (folder / ".complete").touch()
+    return folder
+
+
+async def run_node(folder: Path, script: str, *arguments: str) -> Any:
+    """Run one of our scripts with the packages of `folder`; give the JSON it prints."""
+    # Node looks packages up from where a script really stands, so it must stand beside them.
+    copy = folder / f"{Path(script).stem}-{os.getpid()}.mjs"
+    shutil.copy(HERE / script, copy)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "node",
+            str(copy),
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+    finally:
+        copy.unlink()
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
