@@ -1,0 +1,436 @@
+"""The bus of many processes: Redis pub/sub for signals, streams for logs."""
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import NoScriptError, RedisError
+
+from services.events.base import (
+    BusUnavailableError,
+    Json,
+    Log,
+    News,
+    NodeUnavailableError,
+)
+from services.events.calls import Handlers, Reply, TaskSet
+from services.events.hub import Hub, HubTap, decode, encode
+from services.events.lane import RUN_ID, Argument, Lane, RunId
+from services.events.store import Retention
+from services.events.subscriber import Subscriber
+
+_log = logging.getLogger(__name__)
+
+_BEAT_INTERVAL_S = 2.0
+_BEAT_TTL_S = 8.0
+_LIVENESS_S = 2.0
+
+
+class _Script:
+    """A Lua script, known to Redis by its hash."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+# KEYS: meta, log. ARGV: channel, payload, new epoch, run id, max entries, max bytes, idle ms.
+# meta holds e(poch), r(un id), s(eq) and b(ytes ever appended). A server that is not the one the
+# log was last written on (a restart, a failover) may have lost its last entries, and would give
+# their seqs again to others: the log begins anew. The connection's run id may be out of date behind
+# a proxy, so a difference is checked before it counts.
+_APPEND = _Script("""
+local known = redis.call('HMGET', KEYS[1], 'e', 'r')
+local epoch = known[1]
+if not epoch or (ARGV[4] ~= '' and known[2] ~= ARGV[4]) then
+  local run = ARGV[4]
+  if run ~= '' then
+    run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or run
+  end
+  if not epoch or known[2] ~= run then
+    redis.call('DEL', KEYS[1], KEYS[2])
+    epoch = ARGV[3]
+    redis.call('HSET', KEYS[1], 'e', epoch, 'r', run)
+  end
+end
+local seq = redis.call('HINCRBY', KEYS[1], 's', 1)
+local bytes = redis.call('HINCRBY', KEYS[1], 'b', #ARGV[2])
+local room = math.max(1, math.floor(tonumber(ARGV[6]) * seq / bytes))
+local keep = math.min(tonumber(ARGV[5]), room)
+local name = string.format('%.0f', seq)
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', string.format('%.0f', keep), name .. '-0', 'd', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('PUBLISH', ARGV[1], name .. ' ' .. epoch .. ' ' .. ARGV[2])
+return seq
+""")
+
+# KEYS: meta, log. ARGV: after, limit (-1: all). Gives epoch, floor, head and the entries.
+_READ = _Script("""
+local known = redis.call('HMGET', KEYS[1], 'e', 's')
+if not known[1] then return {'', 0, 0, {}} end
+local head = tonumber(known[2])
+local floor = head
+local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+if oldest[1] then floor = tonumber(string.match(oldest[1][1], '^%d+')) - 1 end
+local from = string.format('%.0f-0', tonumber(ARGV[1]) + 1)
+local limit = tonumber(ARGV[2])
+local entries = {}
+if limit < 0 then
+  entries = redis.call('XRANGE', KEYS[2], from, '+')
+elseif limit > 0 then
+  entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', limit)
+end
+return {known[1], floor, head, entries}
+""")
+
+# KEYS: nodes. ARGV: node id ('' only asks), ttl ms. Gives the ids heard of within the ttl.
+_BEAT = _Script("""
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+if ARGV[1] ~= '' then
+  redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return redis.call('ZRANGEBYSCORE', KEYS[1], now_ms - ARGV[2], '+inf')
+""")
+
+# KEYS: counter. ARGV: window ms.
+_COUNT = _Script("""
+local hits = redis.call('INCR', KEYS[1])
+if hits == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return hits
+""")
+
+
+class RedisBus:
+    """The `Bus` of all processes that share a Redis and a `prefix`.
+
+    A process holds three connections: one for all subscriptions, one for short commands and one for
+    reading logs, so that a long log delays no append. Commands that wait at the same time share a
+    round trip. Every wait on Redis ends within `timeout_s` seconds with BusUnavailableError; no
+    command is sent twice. The bus reconnects by itself, and then all taps report lost.
+
+    A log is a stream (ids `seq-0`) and a hash with its epoch, trimmed about `retention` (Redis
+    trims whole nodes of a stream, and bytes are judged by the average entry). It begins a new epoch
+    when its keys are gone (FLUSHALL, eviction) or Redis was restarted or replaced by another server
+    since its last entry.
+
+    `node_id` must be unique among the processes. All methods belong to the loop that ran `start`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        node_id: str,
+        prefix: str = "noosphere:",
+        *,
+        retention: Retention | None = None,
+        timeout_s: float = 5.0,
+    ) -> None:
+        self.node_id = node_id
+        self._prefix = prefix
+        self._retention = retention or Retention()
+        self._timeout_s = timeout_s
+        # The pool only makes connections from the URL: each of the three lives as long as the bus.
+        self._pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=None,
+            socket_connect_timeout=timeout_s,
+            client_name="noosphere-" + re.sub(r"[^\w.-]", "-", node_id, flags=re.ASCII),
+        )
+        self._commands = Lane(self._connection, timeout_s=timeout_s)
+        self._reads = Lane(self._connection, timeout_s=timeout_s)
+        self._topic_prefix = f"{prefix}topic:".encode()
+        self._request_channel = self._node_channel(node_id)
+        self._reply_channel = f"{prefix}reply:{secrets.token_hex(8)}".encode()
+        self._hub = Hub()
+        self._subscriber = Subscriber(
+            self._connection,
+            permanent=(self._request_channel, self._reply_channel),
+            on_message=self._receive,
+            on_restored=self._hub.lose,
+            timeout_s=timeout_s,
+        )
+        self._handlers = Handlers()
+        self._calls: dict[str, asyncio.Future[Reply]] = {}
+        self._tasks = TaskSet()
+        self._state = "new"
+
+    async def start(self) -> None:
+        """Connect and begin to serve. Raises BusUnavailableError if Redis does not answer."""
+        if self._state != "new":
+            raise RuntimeError("A bus is started once.")
+        self._state = "running"
+        self._tasks.start(self._commands.run(), name="redis commands")
+        self._tasks.start(self._reads.run(), name="redis reads")
+        self._tasks.start(self._subscriber.run(), name="redis subscriber")
+        try:
+            await self._beat()
+            async with asyncio.timeout(self._timeout_s):
+                await self._subscriber.wait_ready()
+        except BaseException as error:
+            await self.aclose()
+            if isinstance(error, TimeoutError):
+                raise BusUnavailableError("Redis did not accept the subscriptions.") from error
+            raise
+        self._tasks.start(self._keep_beating(), name="redis heartbeat")
+
+    async def aclose(self) -> None:
+        """Say goodbye to the other nodes, close the connections and wake all taps. Idempotent."""
+        if self._state == "closed":
+            return
+        was_running, self._state = self._state == "running", "closed"
+        await self._handlers.aclose()
+        if was_running:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._commands.execute("ZREM", self._key("nodes"), self.node_id)
+            except (BusUnavailableError, RedisError, TimeoutError):
+                _log.info("Redis was not told that this node closes; its heartbeat will lapse")
+        await self._tasks.aclose()
+        for call in self._calls.values():
+            call.cancel()
+        self._hub.close()
+        await self._pool.aclose()
+
+    async def ping(self) -> None:
+        """Return when Redis has answered, to commands and to subscriptions."""
+        self._require_running()
+        await self._execute("PING")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._subscriber.wait_ready()
+        except TimeoutError as error:
+            raise BusUnavailableError("The subscriptions to Redis are broken.") from error
+
+    async def publish(self, topic: str, data: Json) -> None:
+        """Send a signal to everybody attached to `topic`, in any process."""
+        self._require_running()
+        await self._execute("PUBLISH", self._channel(topic), b"0 - " + encode(data))
+
+    async def append(self, topic: str, data: Json) -> int:
+        """Write one entry to the topic's stream, announce it, and give its sequence number."""
+        self._require_running()
+        seq: int = await self._run(
+            self._commands,
+            _APPEND,
+            [self._key("meta", topic), self._key("log", topic)],
+            self._channel(topic),
+            encode(data),
+            secrets.token_hex(8),
+            RUN_ID,
+            self._retention.max_entries,
+            self._retention.max_bytes,
+            _milliseconds(self._retention.idle_s),
+        )
+        return seq
+
+    async def read(self, topic: str, after: int = 0, limit: int | None = None) -> Log:
+        """Read the log after `after`, oldest first, at most `limit` entries."""
+        self._require_running()
+        if after < 0 or (limit is not None and limit < 0):
+            raise ValueError("A position and a limit must not be negative.")
+        name, floor, head, rows = await self._run(
+            self._reads,
+            _READ,
+            [self._key("meta", topic), self._key("log", topic)],
+            after,
+            -1 if limit is None else limit,
+        )
+        epoch = name.decode()
+        return Log(
+            epoch,
+            head,
+            floor <= after <= head,
+            [
+                News(topic, int(entry.partition(b"-")[0]), decode(fields[1]), epoch)
+                for entry, fields in rows
+            ],
+        )
+
+    async def expire(self, topic: str, ttl_s: float) -> None:
+        """Forget the topic's log `ttl_s` seconds from now (0: at once)."""
+        self._require_running()
+        keys = (self._key("meta", topic), self._key("log", topic))
+        if ttl_s <= 0:
+            await self._execute("DEL", *keys)
+        else:
+            # If only one is gone, a reader finds its position trimmed, and an append begins anew.
+            for key in reversed(keys):
+                await self._execute("PEXPIRE", key, _milliseconds(ttl_s))
+
+    @asynccontextmanager
+    async def attach(
+        self, *topics: str, max_items: int = 256, max_bytes: int = 1_048_576
+    ) -> AsyncIterator[HubTap]:
+        """Attach to topics; enters once Redis has acknowledged the subscriptions."""
+        self._require_running()
+        tap = HubTap(topics, max_items=max_items, max_bytes=max_bytes)
+        channels = [self._channel(topic) for topic in tap.topics]
+        # The tap joins the hub first: what is acknowledged may deliver before this task runs.
+        async with self._hub.attached(tap):
+            await self._subscriber.hold(channels)
+            try:
+                yield tap
+            finally:
+                self._subscriber.release(channels)
+
+    def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
+        """Answer calls of `method`; handlers run concurrently, at most 1,000 at a time."""
+        self._handlers.add(method, handler)
+
+    async def call(self, node_id: str, method: str, data: Json, *, timeout_s: float = 30.0) -> Json:
+        """Ask the node `node_id`.
+
+        A node that is not subscribed is found dead at once, one that dies before it answers within
+        some ten seconds.
+        """
+        self._require_running()
+        if node_id == self.node_id:
+            return await self._handlers.call(node_id, method, data, timeout_s)
+        call_id = secrets.token_hex(8)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._calls[call_id] = reply
+        request = orjson.dumps(
+            {
+                "id": call_id,
+                "to": self._reply_channel.decode(),
+                "method": method,
+                "data": orjson.Fragment(encode(data)),
+            }
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not await self._execute("PUBLISH", self._node_channel(node_id), request):
+                    raise NodeUnavailableError(f"Node {node_id} is not alive.")
+                while not (await asyncio.wait({reply}, timeout=_LIVENESS_S))[0]:
+                    if node_id not in await self.nodes():
+                        raise NodeUnavailableError(f"Node {node_id} died before it answered.")
+        except TimeoutError as error:
+            raise NodeUnavailableError(
+                f"Node {node_id} did not answer in {timeout_s:g} s."
+            ) from error
+        finally:
+            del self._calls[call_id]
+        if reply.cancelled():
+            raise BusUnavailableError("The bus is closed.")
+        return reply.result().result()
+
+    async def nodes(self) -> set[str]:
+        """Give the ids of the nodes whose heartbeat is younger than 8 s by the clock of Redis."""
+        self._require_running()
+        return await self._beat("")
+
+    async def count(self, name: str, window_s: float) -> int:
+        """Count one hit on `name` in a window of `window_s` seconds that its first hit began."""
+        self._require_running()
+        hits: int = await self._run(
+            self._commands, _COUNT, [self._key("count", name)], _milliseconds(window_s)
+        )
+        return hits
+
+    async def forget(self, name: str) -> None:
+        """Set the count of `name` back to nothing."""
+        self._require_running()
+        await self._execute("DEL", self._key("count", name))
+
+    def _require_running(self) -> None:
+        if self._state != "running":
+            raise BusUnavailableError(f"The bus is {self._state}.")
+
+    def _connection(self) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _key(self, kind: str, name: str = "") -> str:
+        return f"{self._prefix}{kind}:{name}" if name else f"{self._prefix}{kind}"
+
+    def _channel(self, topic: str) -> bytes:
+        return self._topic_prefix + topic.encode()
+
+    def _node_channel(self, node_id: str) -> bytes:
+        return f"{self._prefix}node:{node_id}".encode()
+
+    async def _execute(self, *arguments: Argument | RunId) -> Any:
+        try:
+            return await self._commands.execute(*arguments)
+        except RedisError as error:
+            raise BusUnavailableError(f"Redis refused a command: {error}") from error
+
+    async def _run(
+        self, lane: Lane, script: _Script, keys: list[str], *arguments: Argument | RunId
+    ) -> Any:
+        try:
+            try:
+                return await lane.execute("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                # Not executed: this Redis does not know the script yet, or forgot it.
+                return await lane.execute("EVAL", script.source, len(keys), *keys, *arguments)
+        except RedisError as error:
+            raise BusUnavailableError(f"Redis refused a script: {error}") from error
+
+    async def _beat(self, node_id: str | None = None) -> set[str]:
+        names = await self._run(
+            self._commands,
+            _BEAT,
+            [self._key("nodes")],
+            self.node_id if node_id is None else node_id,
+            _milliseconds(_BEAT_TTL_S),
+        )
+        return {name.decode() for name in names}
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_INTERVAL_S)
+            try:
+                await self._beat()
+            except BusUnavailableError as error:
+                _log.warning("The heartbeat did not reach Redis: %s", error)
+
+    def _receive(self, channel: bytes, message: bytes) -> None:
+        if channel.startswith(self._topic_prefix):
+            topic = channel[len(self._topic_prefix) :].decode()
+            if self._hub.follows(topic):
+                seq, epoch, payload = message.split(b" ", 2)
+                number = int(seq)
+                news = News(topic, number, decode(payload), epoch.decode() if number else "")
+                self._hub.deliver(news, len(payload))
+        elif channel == self._request_channel and self._state == "running":
+            request = orjson.loads(message)
+            task = self._handlers.start(request["method"], orjson.dumps(request["data"]))
+            self._tasks.start(self._reply(request["id"], request["to"], task), name="call reply")
+        elif channel == self._reply_channel:
+            answer = orjson.loads(message)
+            waiting = self._calls.get(answer["id"])
+            if waiting is not None and not waiting.done():
+                waiting.set_result(Reply(answer["data"], answer["code"], answer["message"]))
+
+    async def _reply(self, call_id: str, channel: str, task: asyncio.Task[Reply]) -> None:
+        await asyncio.wait({task})
+        if task.cancelled():
+            return
+        reply = task.result()
+        answer = {
+            "id": call_id,
+            "data": orjson.Fragment(encode(reply.data)),
+            "code": reply.code,
+            "message": reply.message,
+        }
+        try:
+            await self._execute("PUBLISH", channel, orjson.dumps(answer))
+        except BusUnavailableError as error:
+            _log.warning("The answer to a call did not reach Redis: %s", error)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
