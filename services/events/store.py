@@ -37,6 +37,7 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECKED_BYTES = 64 * 1024 * 1024
 _LOCK_TIMEOUT_S = 5.0
 _STATE_IDLE_S = 60.0
+_SWEEP_INTERVAL_S = 30.0
 _SWEPT_TOPICS = 200
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -139,6 +140,11 @@ class Store:
         self._move_aside(error)
         self._file = self._connect()
         self._notice_power_cut()
+
+    @property
+    def sweep_interval_s(self) -> float:
+        """How often `sweep` is worth its while, in seconds."""
+        return min(_SWEEP_INTERVAL_S, self._retention.idle_s)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

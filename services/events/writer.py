@@ -17,7 +17,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Settled in one go on the loop, so that a burst to many taps leaves room for others between.
 _BATCH_JOBS = 64
-_SWEEP_INTERVAL_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 
 
@@ -156,7 +155,7 @@ class Writer:
         return max(wait_s, 0.0)
 
     def _sweep(self) -> None:
-        self._sweep_at = time.monotonic() + _SWEEP_INTERVAL_S
+        self._sweep_at = time.monotonic() + self._store.sweep_interval_s
         try:
             with self._store.transaction():
                 dropped, has_more = self._store.sweep()
