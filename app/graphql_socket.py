@@ -409,5 +409,6 @@ _HANDLERS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]] = {
 def _abort(receive: Receive) -> None:
     """Drop the connection without flushing. ASGI has no word for that, uvicorn's protocols do."""
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
+    abort = getattr(transport, "abort", None)
+    if abort is not None:
+        abort()

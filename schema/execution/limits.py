@@ -88,7 +88,12 @@ def check_document(document: DocumentNode, limits: Limits) -> list[GraphQLError]
         if isinstance(definition, FragmentDefinitionNode)
     }
     if len(fragments) > limits.max_fragments:
-        return [_over("has", len(fragments), "fragments", limits.max_fragments, "Inline some")]
+        return [
+            exceeded(
+                f"The document has {len(fragments)} fragments; the limit is "
+                f"{limits.max_fragments}. Inline some of them."
+            )
+        ]
     measure = _Measure(fragments)
     errors: list[GraphQLError] = []
     for definition in document.definitions:

@@ -69,6 +69,7 @@ class Server:
     def connect(self, *subprotocols: str, **options: Any) -> connect:
         names = [Subprotocol(name) for name in subprotocols or ("graphql-transport-ws",)]
         options.setdefault("ping_interval", None)
+        options.setdefault("compression", None)
         return connect(self.ws_url, subprotocols=names, max_size=None, **options)
 
     @asynccontextmanager

@@ -184,11 +184,11 @@ class Subscription:
     @strawberry.subscription
     async def flood(self, info: SampleInfo, size: int = 10_000) -> AsyncGenerator[str, None]:
         probe = info.context.probe
-        text = "x" * size
+        rest = "x" * size
         try:
             while True:
                 probe.produced += 1
-                yield text
+                yield f"{probe.produced}:{rest}"
         finally:
             probe.closed.set()
 
