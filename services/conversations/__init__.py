@@ -1,0 +1,1 @@
+"""Conversations: threads of messages, and what answers are made from."""

@@ -1,0 +1,71 @@
+"""What happens in a conversation, live."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.conversations import Conversation, Message
+from models.states import MessageStatus
+from services import access, streams
+from services.base import Deps, Viewer
+from services.conversations import threads
+from services.errors import RequestError
+from services.streams import Fact, Item, Source
+
+_OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
+
+
+async def follow(
+    deps: Deps, viewer: Viewer, conversation_id: str, after: str | None
+) -> AsyncGenerator[Item, None]:
+    """Follow a conversation; see `streams.follow`.
+
+    Raises RequestError NOT_FOUND when the viewer cannot see it, BAD_USER_INPUT for a bad cursor.
+    """
+    async with deps.db.reading() as connection:
+        found = await connection.scalar(
+            select(Conversation.id).where(
+                Conversation.id == conversation_id, access.visible(Conversation, viewer)
+            )
+        )
+    if found is None:
+        raise RequestError("NOT_FOUND", "There is no such conversation.")
+    async with aclosing(streams.follow(deps, _source(conversation_id), after)) as items:
+        async for item in items:
+            yield item
+
+
+def _source(conversation_id: str) -> Source:
+    async def growing(connection: AsyncConnection) -> dict[str, str]:
+        rows = await connection.execute(
+            select(Message.id, Message.content).where(
+                Message.conversation_id == conversation_id, Message.status.in_(_OPEN)
+            )
+        )
+        return {row.id: row.content for row in rows}
+
+    async def stored(connection: AsyncConnection, key: str) -> str | None:
+        return await connection.scalar(select(Message.content).where(Message.id == key))
+
+    return Source(
+        topic=threads.topic(conversation_id),
+        growing=growing,
+        stored=stored,
+        begins=_begins,
+        ends=_ends,
+        restarts=lambda fact: fact.type in ("MessageRestarted", "MessageRewound"),
+    )
+
+
+def _begins(fact: Fact) -> str | None:
+    if fact.type == "MessageAdded" and fact.payload["is_growing"]:
+        return str(fact.payload["message_id"])
+    return None
+
+
+def _ends(fact: Fact) -> str | None:
+    if fact.type in ("MessageCompleted", "MessageFailed"):
+        return str(fact.payload["message_id"])
+    return None

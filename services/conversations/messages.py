@@ -1,0 +1,263 @@
+"""Messages: send, stop, retry.
+
+When a message arrives while another is being answered it queues: answers of a conversation are given
+one at a time, in the order of the messages, each knowing what came before it. At most
+`options.answers_queued_max` wait at once.
+"""
+
+import asyncio
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+
+from models.base import now
+from models.conversations import Conversation, Message, MessageToolCall
+from models.states import ConversationStatus, MessageRole, MessageStatus
+from services import tasks
+from services.base import Deps, Viewer, Work, work
+from services.conversations import threads
+from services.errors import UserError, UserErrorCode
+from services.text import clean
+
+ANSWER = "answer"
+EXTRACT_MEMORIES = "extract_memories"
+_OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
+_STOP_WAIT_S = 3.0
+
+
+async def send(
+    deps: Deps,
+    viewer: Viewer,
+    *,
+    conversation_id: str,
+    content: str,
+    idempotency_key: str | None = None,
+) -> tuple[Message, Message]:
+    """Append a message of the viewer and an assistant's reply, PENDING, that is then written.
+
+    The same `idempotency_key` in the same conversation gives the same two messages again.
+    Raises UserError NOT_FOUND, INVALID, LIMIT (too long, or too many answers waiting), CONFLICT (an
+    archived conversation, or a key used with another text).
+    """
+    viewer.require("conversations:write")
+    clean(content, "content", max_chars=deps.options.message_max_chars)
+    if idempotency_key is not None:
+        clean(idempotency_key, "idempotency_key", max_chars=100, multiline=False)
+    try:
+        return await _send(deps, viewer, conversation_id, content, idempotency_key)
+    except IntegrityError:
+        # Two requests with one key at once: the other one was first, so this gives its messages.
+        if idempotency_key is None:
+            raise
+        return await _send(deps, viewer, conversation_id, content, idempotency_key)
+
+
+async def _send(
+    deps: Deps, viewer: Viewer, conversation_id: str, content: str, key: str | None
+) -> tuple[Message, Message]:
+    async with work(deps) as unit:
+        conversation = await threads.owned(unit, viewer, conversation_id, path="conversation_id")
+        earlier = await _sent_before(unit, conversation_id, content, key)
+        if earlier is not None:
+            return earlier
+        await _admit(unit, conversation)
+        message = Message(
+            conversation_id=conversation_id,
+            user_id=viewer.user_id,
+            session_id=viewer.session_id,
+            role=MessageRole.USER,
+            content=content,
+            idempotency_key=key,
+            completed_at=now(),
+        )
+        unit.session.add(message)
+        await unit.session.flush()
+        reply = Message(
+            conversation_id=conversation_id,
+            session_id=viewer.session_id,
+            reply_to_id=message.id,
+            role=MessageRole.ASSISTANT,
+            status=MessageStatus.PENDING,
+            content="",
+        )
+        unit.session.add(reply)
+        if conversation.title is None:
+            conversation.title = threads.title_of(content)
+        conversation.updated_at = now()
+        await unit.session.flush()
+        _announce(unit, message)
+        _announce(unit, reply)
+        tasks.enqueue(unit, ANSWER, {"id": reply.id}, lane=conversation_id, priority=10)
+        tasks.enqueue(unit, EXTRACT_MEMORIES, {"id": message.id})
+        return message.frozen(), reply.frozen()
+
+
+async def _sent_before(
+    unit: Work, conversation_id: str, content: str, key: str | None
+) -> tuple[Message, Message] | None:
+    if key is None:
+        return None
+    sent = await unit.session.scalar(
+        select(Message).where(
+            Message.conversation_id == conversation_id, Message.idempotency_key == key
+        )
+    )
+    if sent is None:
+        return None
+    if sent.content != content:
+        raise UserError(
+            UserErrorCode.CONFLICT,
+            "This idempotency key was used with another text; take a new key for a new message.",
+            ("idempotency_key",),
+        )
+    reply = (
+        await unit.session.scalars(
+            select(Message).where(Message.reply_to_id == sent.id).order_by(Message.id)
+        )
+    ).first()
+    if reply is None:
+        raise UserError(UserErrorCode.CONFLICT, "The reply to this message is gone.")
+    return sent.frozen(), reply.frozen()
+
+
+async def _admit(unit: Work, conversation: Conversation) -> None:
+    if conversation.status is not ConversationStatus.ACTIVE:
+        raise UserError(
+            UserErrorCode.CONFLICT,
+            "The conversation is archived; set its status to ACTIVE first.",
+            ("conversation_id",),
+        )
+    limit = unit.deps.options.answers_queued_max
+    waiting = await unit.session.scalar(
+        select(func.count()).where(
+            Message.conversation_id == conversation.id, Message.status.in_(_OPEN)
+        )
+    )
+    if (waiting or 0) >= limit:
+        raise UserError(
+            UserErrorCode.LIMIT,
+            f"{limit} messages of this conversation wait for an answer already; "
+            "wait for one, or stop it.",
+            ("conversation_id",),
+        )
+
+
+def _announce(unit: Work, message: Message) -> None:
+    unit.record(
+        threads.topic(message.conversation_id),
+        "MessageAdded",
+        {"message_id": message.id, "is_growing": message.status in _OPEN},
+    )
+
+
+def end(
+    unit: Work,
+    message: Message,
+    status: MessageStatus,
+    *,
+    error_code: str | None = None,
+    error_message: str | None = None,
+    at: datetime | None = None,
+) -> None:
+    """Bring an answer to its end in the caller's transaction and announce it."""
+    message.status, message.completed_at = status, at or now()
+    message.error_code, message.error_message = error_code, error_message
+    kind = "MessageFailed" if status is MessageStatus.FAILED else "MessageCompleted"
+    unit.record(threads.topic(message.conversation_id), kind, {"message_id": message.id})
+
+
+async def _answer_of(unit: Work, viewer: Viewer, message_id: str) -> Message:
+    message = await unit.lock(Message, message_id)
+    if message is not None:
+        conversation = await unit.session.get(Conversation, message.conversation_id)
+        is_own = conversation is not None and conversation.user_id == viewer.user_id
+        if is_own or viewer.may("everything:manage"):
+            return message
+    raise UserError(UserErrorCode.NOT_FOUND, "There is no such message.", ("id",))
+
+
+async def stop(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
+    """Stop an answer and keep what was written. Stopping a finished answer changes nothing.
+
+    Waits up to 3 s for the writer to stop; the message then is STOPPED. Raises UserError NOT_FOUND,
+    INVALID for a message that is not the assistant's.
+    """
+    viewer.require("conversations:write")
+    async with deps.db.reading() as connection:
+        conversation_id = await connection.scalar(
+            select(Message.conversation_id).where(Message.id == message_id)
+        )
+    async with deps.bus.attach(threads.topic(conversation_id or "none")) as tap:
+        async with work(deps) as unit:
+            message = await _answer_of(unit, viewer, message_id)
+            if message.role is not MessageRole.ASSISTANT:
+                raise UserError(
+                    UserErrorCode.INVALID, "Only the assistant's answers can be stopped.", ("id",)
+                )
+            if message.status is MessageStatus.PENDING:
+                message.stop_requested_at = now()
+                end(unit, message, MessageStatus.STOPPED)
+                await tasks.cancel_pending(
+                    unit, task_type=ANSWER, lane=message.conversation_id, payload_id=message.id
+                )
+            elif message.status is MessageStatus.STREAMING:
+                message.stop_requested_at = message.stop_requested_at or now()
+                control = f"control:{message.conversation_id}"
+                unit.after_commit(lambda: deps.bus.publish(control, {"stop": message_id}))
+            await unit.session.flush()
+            row = message.frozen()
+        deadline = asyncio.get_running_loop().time() + _STOP_WAIT_S
+        while not row.status.is_final:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await tap.get(min(left, 0.5))
+            row = await _read(deps, message_id) or row
+    return row
+
+
+async def _read(deps: Deps, message_id: str) -> Message | None:
+    async with work(deps) as unit:
+        message = await unit.session.get(Message, message_id)
+        return message.frozen() if message else None
+
+
+async def retry(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
+    """Write a failed or stopped answer anew, from the beginning.
+
+    Raises UserError NOT_FOUND, CONFLICT when the answer neither failed nor was stopped.
+    """
+    viewer.require("conversations:write")
+    async with work(deps) as unit:
+        message = await _answer_of(unit, viewer, message_id)
+        if message.role is not MessageRole.ASSISTANT or message.status not in (
+            MessageStatus.FAILED,
+            MessageStatus.STOPPED,
+        ):
+            raise UserError(
+                UserErrorCode.CONFLICT,
+                "Only an answer that failed or was stopped can be tried again.",
+                ("id",),
+            )
+        conversation = await threads.owned(unit, viewer, message.conversation_id, path="id")
+        await _admit(unit, conversation)
+        await restart(unit, message)
+        tasks.enqueue(unit, ANSWER, {"id": message.id}, lane=conversation.id, priority=10)
+        await unit.session.flush()
+        return message.frozen()
+
+
+async def restart(unit: Work, message: Message) -> None:
+    """Empty an answer, so that it can be written again; followers begin anew."""
+
+    await unit.session.execute(
+        delete(MessageToolCall).where(MessageToolCall.message_id == message.id)
+    )
+    message.content, message.status = "", MessageStatus.PENDING
+    message.stop_requested_at = message.completed_at = None
+    message.error_code = message.error_message = None
+    message.input_tokens = message.output_tokens = message.cost_usd = None
+    topic, bus = threads.topic(message.conversation_id), unit.deps.bus
+    unit.record(topic, "MessageRestarted", {"message_id": message.id})
+    await bus.expire(topic, 0)

@@ -1,0 +1,392 @@
+"""Verbs that span many domains: writing an answer with memories, a model, tools and a sandbox."""
+
+import asyncio
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import update
+
+from models.base import now
+from models.conversations import Conversation, Message, MessageToolCall
+from models.states import ConversationStatus, MessageStatus, RunState
+from models.system import Task
+from services import memories, tasks
+from services.accounts.sessions import viewer_of
+from services.base import Deps, Viewer, work
+from services.conversations import messages, prompts, threads
+from services.errors import UserErrorCode
+from services.llm.base import (
+    ChatMessage,
+    ChatRequest,
+    Finished,
+    ProviderError,
+    RecalledMemory,
+    TextDelta,
+    ToolCall,
+)
+from services.streams import TextWriter, read_text
+from services.tools.execute import ToolContext
+from services.tools.execute import execute as execute_tool
+from services.tools.execute import specs as tool_specs
+
+log = logging.getLogger("noosphere.answers")
+_RECALLED = 5
+_CONTROL_POLL_S = 2.0
+# Followers that come back late still find the text in the bus for so long after its end.
+_LOG_TTL_S = 600.0
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An answer being written."""
+
+    deps: Deps
+    viewer: Viewer
+    message: Message
+    text: TextWriter
+    prompt: list[ChatMessage]
+    memories: list[RecalledMemory]
+    round: int
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal | None = None
+    cited: list[str] = field(default_factory=list)
+
+    @property
+    def topic(self) -> str:
+        return threads.topic(self.message.conversation_id)
+
+
+async def _answer_is_dead(deps: Deps, task: Task, reason: str) -> None:
+    async with work(deps) as unit:
+        message = await unit.lock(Message, task.payload["id"])
+        if message is not None and not message.status.is_final:
+            messages.end(
+                unit,
+                message,
+                MessageStatus.FAILED,
+                error_code="INTERNAL",
+                error_message="The answer could not be written. Try again with messageRetry.",
+            )
+
+
+@tasks.handler(messages.ANSWER, dead=_answer_is_dead)
+async def answer(deps: Deps, task: Task) -> None:
+    """Write an answer: recall, ask the model, run its tools, and again, until it has nothing to call.
+
+    An answer whose writer was killed is taken up where it stood: finished rounds are kept, the text of
+    the round under way is written again and sent only where it differs. Stopping keeps the text.
+    """
+    message = await _begin(deps, task.payload["id"])
+    if message is None:
+        return
+    viewer = await _viewer(deps, message)
+    if viewer is None:
+        await _finish_without_viewer(deps, message.id)
+        return
+    draft = await _draft(deps, viewer, message)
+    ended: BaseException | None = None
+    async with deps.bus.attach(f"control:{message.conversation_id}") as control:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(draft.text.run())
+            writing = group.create_task(_write(draft))
+            watching = group.create_task(_watch(draft, control, writing))
+            await asyncio.wait({writing})
+            sending.cancel()
+            watching.cancel()
+        ended = None if writing.cancelled() else writing.result()
+        was_stopped = writing.cancelled()
+    if isinstance(ended, Exception) and not isinstance(ended, ProviderError | TimeoutError):
+        await draft.text.settle()
+        await _checkpoint(deps, message.id, draft.text.text)
+        raise ended
+    await draft.text.settle()
+    await _finish(draft, ended, was_stopped=was_stopped)
+
+
+async def _begin(deps: Deps, message_id: str) -> Message | None:
+    async with work(deps) as unit:
+        message = await unit.lock(Message, message_id)
+        if message is None or message.status.is_final:
+            return None
+        conversation = await unit.session.get(Conversation, message.conversation_id)
+        is_gone = conversation is None or conversation.status is ConversationStatus.DELETED
+        if is_gone or message.stop_requested_at is not None:
+            messages.end(unit, message, MessageStatus.STOPPED)
+            return None
+        message.status = MessageStatus.STREAMING
+        message.provider, message.model = deps.provider.name, deps.provider.model
+        await unit.session.flush()
+        return message.frozen()
+
+
+async def _viewer(deps: Deps, message: Message) -> Viewer | None:
+    async with deps.db.reading() as connection:
+        user_id = await connection.scalar(
+            Conversation.__table__.select()
+            .with_only_columns(Conversation.user_id)
+            .where(Conversation.id == message.conversation_id)
+        )
+    return None if user_id is None else await viewer_of(deps, user_id, message.session_id)
+
+
+async def _finish_without_viewer(deps: Deps, message_id: str) -> None:
+    async with work(deps) as unit:
+        message = await unit.lock(Message, message_id)
+        if message is not None:
+            messages.end(
+                unit,
+                message,
+                MessageStatus.FAILED,
+                error_code="FORBIDDEN",
+                error_message="The account of this conversation is not active any more.",
+            )
+
+
+async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
+    topic = threads.topic(message.conversation_id)
+    past = await prompts.history(deps, message)
+    calls = await prompts.calls_of(deps, [message.id, *(m.id for m in past)])
+    question = next((m for m in past if m.id == message.reply_to_id), None)
+    recalled = (
+        await memories.recall(deps, viewer, question.content, first=_RECALLED) if question else []
+    )
+    prompt = [prompts.system()]
+    for earlier in past:
+        prompt += prompts.chat(earlier, calls[earlier.id])
+    sent = await read_text(deps, topic, message.id, message.content)
+    finished = _finished_rounds(calls[message.id])
+    own, done = prompts.rounds(sent, finished)
+    async with work(deps) as unit:
+        await prompts.keep_context(unit, message, past, recalled)
+    writer = TextWriter(
+        deps,
+        topic,
+        message.id,
+        checkpoint=lambda text: _checkpoint(deps, message.id, text),
+        rewind=lambda text: _rewind(deps, message, text),
+        text=sent,
+        replay_from=done,
+    )
+    next_round = max((call.round for call in finished), default=-1) + 1
+    return _Draft(deps, viewer, message, writer, prompt + own, recalled, next_round)
+
+
+def _finished_rounds(calls: list[MessageToolCall]) -> list[MessageToolCall]:
+    open_rounds = {call.round for call in calls if not call.status.is_final}
+    first_open = min(open_rounds, default=None)
+    return [call for call in calls if first_open is None or call.round < first_open]
+
+
+async def _checkpoint(deps: Deps, message_id: str, text: str) -> None:
+    async with work(deps) as unit:
+        await unit.session.execute(
+            update(Message)
+            .where(Message.id == message_id, Message.status == MessageStatus.STREAMING)
+            .values(content=text)
+        )
+
+
+async def _rewind(deps: Deps, message: Message, text: str) -> None:
+    """Take back the text after the part that holds: what was sent cannot be written again."""
+    topic = threads.topic(message.conversation_id)
+    await deps.bus.expire(topic, 0)
+    async with work(deps) as unit:
+        await unit.session.execute(
+            update(Message).where(Message.id == message.id).values(content=text)
+        )
+        unit.record(topic, "MessageRewound", {"message_id": message.id, "length": len(text)})
+
+
+async def _watch(draft: _Draft, control: Any, writing: "asyncio.Task[Any]") -> None:
+    """Cancel the writing when its stop is asked for; looks at the row too, in case news got lost."""
+    while True:
+        news = await control.get(_CONTROL_POLL_S)
+        if news is not None and news.data.get("stop") not in (draft.message.id, "all"):
+            continue
+        async with draft.deps.db.reading() as connection:
+            row = (
+                await connection.execute(
+                    Message.__table__.join(
+                        Conversation.__table__, Conversation.id == Message.conversation_id
+                    )
+                    .select()
+                    .with_only_columns(Message.stop_requested_at, Conversation.status)
+                    .where(Message.id == draft.message.id)
+                )
+            ).first()
+        if row is None or row.stop_requested_at or row.status is ConversationStatus.DELETED:
+            writing.cancel()
+            return
+
+
+async def _write(draft: _Draft) -> BaseException | None:
+    """Write rounds until the model calls nothing more; give the error that ended it, if any."""
+    options = draft.deps.options
+    try:
+        async with asyncio.timeout(options.answer_timeout_s):
+            while True:
+                is_last = draft.round >= options.answer_tool_rounds
+                calls = await _turn(draft, with_tools=not is_last)
+                if not calls or is_last:
+                    return None
+                await draft.text.settle()
+                await _checkpoint(draft.deps, draft.message.id, draft.text.text)
+                await _call_tools(draft, calls)
+                draft.round += 1
+    except Exception as error:  # noqa: BLE001 - handed to the caller, which sorts it out.
+        return error
+
+
+async def _turn(draft: _Draft, *, with_tools: bool) -> list[ToolCall]:
+    """Let the model write once; give the calls it asks for."""
+    deps = draft.deps
+    request = ChatRequest(
+        messages=tuple(draft.prompt),
+        tools=tuple(await tool_specs(deps)) if with_tools else (),
+        memories=tuple(draft.memories),
+        user_id=draft.viewer.user_id,
+    )
+    start, calls = len(draft.text.text), []
+    async with aclosing(deps.provider.stream(request)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                await draft.text.write(event.text)
+            elif isinstance(event, Finished):
+                _count(draft, event)
+            else:
+                calls.append(event.call)
+    if calls:
+        draft.prompt.append(
+            ChatMessage(
+                role=prompts.Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls
+            )
+        )
+    return calls
+
+
+def _count(draft: _Draft, finished: Finished) -> None:
+    draft.cited += [id_ for id_ in finished.cited_memory_ids if id_ not in draft.cited]
+    usage = finished.usage
+    if usage is not None:
+        draft.input_tokens += usage.input_tokens
+        draft.output_tokens += usage.output_tokens
+        if usage.cost_usd is not None:
+            draft.cost_usd = (draft.cost_usd or Decimal(0)) + usage.cost_usd
+
+
+async def _call_tools(draft: _Draft, calls: list[ToolCall]) -> None:
+    """Run the calls of one round side by side and add their results to the prompt."""
+    ids = await _open_calls(draft, calls)
+    async with asyncio.TaskGroup() as group:
+        running = [
+            group.create_task(_call_tool(draft, call_id, call))
+            for call_id, call in zip(ids, calls, strict=True)
+        ]
+    for call, done in zip(calls, running, strict=True):
+        draft.prompt.append(
+            ChatMessage(
+                prompts.Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id
+            )
+        )
+
+
+async def _open_calls(draft: _Draft, calls: list[ToolCall]) -> list[str]:
+    async with work(draft.deps) as unit:
+        # A killed writer may have left this round half done; it is done anew.
+        await unit.session.execute(
+            MessageToolCall.__table__.delete().where(
+                MessageToolCall.message_id == draft.message.id,
+                MessageToolCall.round >= draft.round,
+            )
+        )
+        rows = [
+            MessageToolCall(
+                message_id=draft.message.id,
+                call_id=call.id[:100],
+                round=draft.round,
+                position=position,
+                text_offset=len(draft.text.text),
+                tool_name=call.name[:100],
+                arguments=call.arguments,
+                status=RunState.RUNNING,
+            )
+            for position, call in enumerate(calls)
+        ]
+        unit.session.add_all(rows)
+        await unit.session.flush()
+        for row in rows:
+            unit.record(
+                draft.topic,
+                "ToolCallStarted",
+                {"tool_call_id": row.id, "message_id": draft.message.id},
+            )
+        return [row.id for row in rows]
+
+
+async def _call_tool(draft: _Draft, call_id: str, call: ToolCall) -> Any:
+    message = draft.message
+    outcome = await execute_tool(
+        ToolContext(
+            deps=draft.deps,
+            viewer=draft.viewer,
+            conversation_id=message.conversation_id,
+            message_id=message.id,
+        ),
+        call.name,
+        call.arguments,
+    )
+    async with work(draft.deps) as unit:
+        row = await unit.lock(MessageToolCall, call_id)
+        if row is not None:
+            row.status = RunState.COMPLETED if outcome.is_ok else RunState.FAILED
+            row.result, row.completed_at = outcome.result, now()
+            row.tool_execution_id = outcome.execution_id
+            unit.record(
+                draft.topic,
+                "ToolCallFinished",
+                {"tool_call_id": call_id, "message_id": message.id},
+            )
+    return outcome.result
+
+
+async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bool) -> None:
+    async with work(draft.deps) as unit:
+        message = await unit.lock(Message, draft.message.id)
+        if message is None or message.status.is_final:
+            return
+        message.content = draft.text.text
+        message.input_tokens, message.output_tokens = draft.input_tokens, draft.output_tokens
+        message.cost_usd = draft.cost_usd
+        if draft.cited:
+            message.meta = {**(message.meta or {}), "citedMemoryIds": draft.cited}
+        if was_stopped:
+            await _cancel_open_calls(unit.session, message.id)
+            messages.end(unit, message, MessageStatus.STOPPED)
+        elif ended is None:
+            messages.end(unit, message, MessageStatus.COMPLETED)
+        else:
+            code, reason = _explain(draft, ended)
+            log.warning("answer failed: %s", reason, extra={"message_id": message.id})
+            messages.end(
+                unit, message, MessageStatus.FAILED, error_code=code, error_message=reason
+            )
+    await draft.deps.bus.expire(draft.topic, _LOG_TTL_S)
+
+
+async def _cancel_open_calls(session: Any, message_id: str) -> None:
+    await session.execute(
+        update(MessageToolCall)
+        .where(MessageToolCall.message_id == message_id, MessageToolCall.status == RunState.RUNNING)
+        .values(status=RunState.CANCELED, completed_at=now())
+    )
+
+
+def _explain(draft: _Draft, ended: BaseException) -> tuple[str, str]:
+    if isinstance(ended, ProviderError):
+        return ended.code, ended.message
+    limit = draft.deps.options.answer_timeout_s
+    return UserErrorCode.UNAVAILABLE, f"The answer took longer than {limit} seconds."
