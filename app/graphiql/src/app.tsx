@@ -8,6 +8,8 @@ import { exampleAccount, examples } from "./examples";
 import { Live } from "./live";
 import { RedactingStorage } from "./redact";
 
+const PANEL_WIDTH = "graphiql:docExplorerFlex";
+
 export interface Config {
   endpoint: string;
   title: string;
@@ -18,6 +20,8 @@ export function createApp({ endpoint, title }: Config) {
   const account = exampleAccount();
   const storage = new RedactingStorage([account.password]);
   const tabs = examples(account);
+  // A third of the window, GraphiQL's own start, is more than a panel needs.
+  if (storage.getItem(PANEL_WIDTH) === null) storage.setItem(PANEL_WIDTH, "0.24");
   const ACCOUNT: GraphiQLPlugin = {
     title: "Account",
     icon: AccountIcon,
@@ -32,7 +36,7 @@ export function createApp({ endpoint, title }: Config) {
         storage={storage}
         defaultTabs={tabs}
         plugins={plugins}
-        visiblePlugin={engine.session.signed ? undefined : ACCOUNT}
+        visiblePlugin={engine.session.signed || isNarrow() ? undefined : ACCOUNT}
         defaultEditorToolsVisibility="variables"
         shouldPersistHeaders={false}
         showPersistHeadersSettings={false}
@@ -64,6 +68,11 @@ export function createApp({ endpoint, title }: Config) {
       </GraphiQL>
     );
   };
+}
+
+/** On a small screen a panel covers the editors, so none is open at first. */
+function isNarrow(): boolean {
+  return window.matchMedia("(max-width: 760px)").matches;
 }
 
 /** Open the examples in new tabs, and turn to the first of them. */
@@ -120,7 +129,12 @@ function Bridge({ engine }: { engine: Engine }) {
   const { run, stop } = useGraphiQLActions();
   const tabs = useGraphiQL((state) => state.tabs);
   const active = useGraphiQL((state) => state.tabs[state.activeTabIndex]?.id ?? null);
-  const responseEditor = useGraphiQL((state) => state.responseEditor);
+  const { queryEditor, variableEditor, responseEditor } = useGraphiQL((state) => ({
+    queryEditor: state.queryEditor,
+    variableEditor: state.variableEditor,
+    responseEditor: state.responseEditor,
+  }));
+  const started = useRef(false);
   const before = useRef<string | null>(null);
 
   useEffect(() => {
@@ -134,6 +148,21 @@ function Bridge({ engine }: { engine: Engine }) {
 
   const ids = tabs.map((tab) => tab.id).join(" ");
   useEffect(() => engine.retain(ids.split(" ")), [engine, ids]);
+
+  // GraphiQL opens with the text typed last, which need not be that of the tab in front.
+  useEffect(() => {
+    if (started.current || !queryEditor || !variableEditor) return;
+    started.current = true;
+    const tab = tabs.find((one) => one.id === active);
+    if (tab && queryEditor.getValue() !== (tab.query ?? "")) queryEditor.setValue(tab.query ?? "");
+    if (tab && variableEditor.getValue() !== (tab.variables ?? "")) variableEditor.setValue(tab.variables ?? "");
+  }, [queryEditor, variableEditor, tabs, active]);
+
+  useEffect(() => {
+    for (const editor of [queryEditor, variableEditor, responseEditor]) {
+      editor?.updateOptions({ wordWrap: "on", wrappingIndent: "deepIndent", fontSize: 13, lineNumbersMinChars: 3 });
+    }
+  }, [queryEditor, variableEditor, responseEditor]);
 
   // A growing list of events is followed to its end, as a terminal would.
   useEffect(() => {

@@ -15,10 +15,22 @@ export function examples(account: { username: string; password: string }): Examp
   };
   return [
     {
-      query: `# 1 · Register. The session is kept by the page: the panel on the left shows who is
-# signed in, and every later operation carries the token. To come back later, sign in there.
-mutation Register($username: String!, $email: String!, $password: String!) {
-  userRegister(input: {username: $username, email: $email, password: $password}) {
+      query: `# 1 · Register. The page keeps the session:
+# the panel on the left shows who is signed
+# in, and every later operation carries the
+# token.
+mutation Register(
+  $username: String!
+  $email: String!
+  $password: String!
+) {
+  userRegister(
+    input: {
+      username: $username
+      email: $email
+      password: $password
+    }
+  ) {
     user { id username createdAt }
     session { token refreshToken expiresAt }
     ${ERRORS}
@@ -28,8 +40,10 @@ mutation Register($username: String!, $email: String!, $password: String!) {
       variables: JSON.stringify(register, null, 2),
     },
     {
-      query: `# 2 · Create a conversation. The page remembers its id for the tabs that follow.
-mutation NewConversation {
+      query: `# 2 · Create a conversation. The page
+# remembers its id for the tabs that
+# follow.
+mutation Converse {
   conversationCreate(input: {title: "First minute"}) {
     conversation { id title status createdAt }
     ${ERRORS}
@@ -38,15 +52,25 @@ mutation NewConversation {
 `,
     },
     {
-      query: `# 3 · Watch the conversation. Leave it running and go to the next tab: events arrive under
-# "Live events" whichever tab is in front. $conversationId is filled in with the last one.
+      query: `# 3 · Watch the conversation. Run this,
+# leave it running and go on to the next
+# tab: events arrive under "Live events"
+# whichever tab is in front.
+# $conversationId is filled in with the
+# last one.
 ${WATCH("Watch")}`,
     },
     {
-      query: `# 4 · Ask for something to be run. The answer streams in below, its tool call runs in a
+      query: `# 4 · Ask for code to be run. The answer
+# streams in below, its tool call runs in a
 # sandbox, and 1024 arrives.
 mutation RunCode($conversationId: ID!) {
-  messageSend(input: {conversationId: $conversationId, content: "run \`print(2**10)\`"}) {
+  messageSend(
+    input: {
+      conversationId: $conversationId
+      content: "run \`print(2**10)\`"
+    }
+  ) {
     message { id content }
     reply { id status }
     ${ERRORS}
@@ -55,10 +79,17 @@ mutation RunCode($conversationId: ID!) {
 `,
     },
     {
-      query: `# 5 · Memory. Press ▸▸ in the toolbar to run all four in order, or ▸ to pick one:
-# tell it something, open a new conversation, watch that one, and ask.
+      query: `# 5 · Memory. The button >> runs all four
+# in order: tell it something, open a new
+# conversation, watch that one, and ask
+# there.
 mutation Remember($conversationId: ID!) {
-  messageSend(input: {conversationId: $conversationId, content: "remember that I prefer metric units"}) {
+  messageSend(
+    input: {
+      conversationId: $conversationId
+      content: "remember that I prefer metric units"
+    }
+  ) {
     reply { id status }
     ${ERRORS}
   }
@@ -73,7 +104,12 @@ mutation NewTopic {
 
 ${WATCH("WatchTopic")}
 mutation AskUnits($conversationId: ID!) {
-  messageSend(input: {conversationId: $conversationId, content: "what units do I prefer?"}) {
+  messageSend(
+    input: {
+      conversationId: $conversationId
+      content: "what units do I prefer?"
+    }
+  ) {
     reply { id status }
     ${ERRORS}
   }
@@ -81,17 +117,35 @@ mutation AskUnits($conversationId: ID!) {
 `,
     },
     {
-      query: `# 6 · A plan of four steps in a diamond. Press ▸▸ to create it, execute it and watch each step:
-# the two in the middle need only the first, so they run side by side.
-mutation MakePlan {
+      query: `# 6 · A plan of four steps in a diamond.
+# The button >> creates it, executes it and
+# watches each step. The two in the middle
+# need only the first: they run side by
+# side.
+mutation Plan {
   planCreate(
     input: {
       title: "A diamond"
       steps: [
         {description: "Look at the clock", tool: "current_time"}
-        {description: "Square", tool: "run_code", arguments: {code: "print(32 ** 2)"}, dependsOn: [0]}
-        {description: "Power", tool: "run_code", arguments: {code: "print(2 ** 10)"}, dependsOn: [0]}
-        {description: "Compare", tool: "run_code", arguments: {code: "print(32 ** 2 == 2 ** 10)"}, dependsOn: [1, 2]}
+        {
+          description: "Square"
+          tool: "run_code"
+          arguments: {code: "print(32 ** 2)"}
+          dependsOn: [0]
+        }
+        {
+          description: "Power"
+          tool: "run_code"
+          arguments: {code: "print(2 ** 10)"}
+          dependsOn: [0]
+        }
+        {
+          description: "Compare"
+          tool: "run_code"
+          arguments: {code: "print(32 ** 2 == 2 ** 10)"}
+          dependsOn: [1, 2]
+        }
       ]
     }
   ) {
@@ -107,8 +161,14 @@ mutation RunPlan($planId: ID!) {
   }
 }
 
-subscription WatchPlan($planExecutionId: ID!, $after: String) {
-  planExecutionEvents(executionId: $planExecutionId, after: $after) {
+subscription WatchPlan(
+  $planExecutionId: ID!
+  $after: String
+) {
+  planExecutionEvents(
+    executionId: $planExecutionId
+    after: $after
+  ) {
     __typename
     cursor
     ... on PlanStepStarted { step { orderIndex description status } }
@@ -119,9 +179,11 @@ subscription WatchPlan($planExecutionId: ID!, $after: String) {
 `,
     },
     {
-      query: `# 7 · A sandbox. Press ▸▸ to create one, start a loop in it and watch its lines arrive as they
-# are printed, one every 200 ms.
-mutation MakeSandbox {
+      query: `# 7 · A sandbox. The button >> creates one,
+# starts a loop in it and watches its lines
+# arrive as they are printed, one every 200
+# ms.
+mutation Sandbox {
   sandboxCreate(input: {}) {
     sandbox { id status expiresAt }
     ${ERRORS}
@@ -140,8 +202,14 @@ mutation RunLoop($sandboxId: ID!) {
   }
 }
 
-subscription WatchOutput($sandboxExecutionId: ID!, $after: String) {
-  sandboxExecutionOutput(executionId: $sandboxExecutionId, after: $after) {
+subscription WatchOutput(
+  $sandboxExecutionId: ID!
+  $after: String
+) {
+  sandboxExecutionOutput(
+    executionId: $sandboxExecutionId
+    after: $after
+  ) {
     __typename
     cursor
     ... on SandboxOutputChunk { stream text }
@@ -154,8 +222,14 @@ subscription WatchOutput($sandboxExecutionId: ID!, $after: String) {
 }
 
 function WATCH(name: string): string {
-  return `subscription ${name}($conversationId: ID!, $after: String) {
-  conversationEvents(conversationId: $conversationId, after: $after) {
+  return `subscription ${name}(
+  $conversationId: ID!
+  $after: String
+) {
+  conversationEvents(
+    conversationId: $conversationId
+    after: $after
+  ) {
     __typename
     cursor
     ... on MessageAdded { ${MESSAGE} }

@@ -46,8 +46,13 @@ export function Live({ engine }: { engine: Engine }) {
 
 function Chip({ stream, active, choose }: { stream: Stream; active: boolean; choose: () => void }) {
   const { status, total } = useStored(stream.state);
+  const button = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (active) button.current?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [active]);
   return (
     <button
+      ref={button}
       type="button"
       role="tab"
       aria-selected={active}
@@ -157,6 +162,8 @@ export function merge(events: readonly StreamEvent[]): Row[] {
 /** The remaining fields on one line; of a single object its fields, of ids and names the values. */
 function compact(value: Record<string, unknown>): string {
   const entries = Object.entries(value).filter(([, item]) => item !== null && item !== undefined);
+  // A single object, as a message or a step, speaks for itself: the row's type names it.
+  if (entries.length === 1 && typeof entries[0]![1] === "object") return inline(entries[0]![1]);
   return entries.map(([name, item]) => `${name}: ${inline(item)}`).join("  ");
 }
 
