@@ -126,7 +126,12 @@ class GraphQLHTTP:
     ) -> Result:
         started = time.perf_counter()
         try:
-            context = await self._make_context(info)
+            async with asyncio.timeout(self._timeout_s):
+                context = await self._make_context(info)
+        except TimeoutError:
+            graphql_metrics.record("unknown", "http", "timed_out")
+            late = "Signing in took too long. Try again later."
+            return Result.refused([failure("TIMED_OUT", late)])
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             graphql_metrics.record("unknown", "http", "refused")
             return Result.refused([request_failure(error, info.request_id)])

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 _EXPIRY_CHECK_S = 60.0
 """A client that signs in anew on the open socket moves its expiry: look again now and then."""
 
+_TURN = 16
+"""Events of one stream that are handled before the other streams of the process get their turn."""
+
 
 @dataclass(slots=True, eq=False)
 class _Operation:
@@ -299,7 +302,8 @@ class Socket:
                 await self._say_error(operation, prepared)
                 return
             operation.type = prepared.type
-            context = await state.make_context(request_id)
+            async with asyncio.timeout(self._options.operation_timeout_s):
+                context = await state.make_context(request_id)
             if prepared.type == "subscription":
                 await self._stream(operation, prepared, context)
             else:
@@ -320,12 +324,17 @@ class Socket:
             return
         head = protocol.head(operation.id, b"next")
         put = self._outbox.put
+        count = 0
         async with aclosing(stream):
             async for result in stream:
                 if not result.is_executed:
                     await self._say_last(operation, result)
                     return
                 await put(protocol.frame(head, result.json()))
+                count += 1
+                if count % _TURN == 0:
+                    # Neither a source with a backlog nor `put` need ever suspend: let others in.
+                    await asyncio.sleep(0)
         operation.outcome = "ok"
         await self._say(operation, protocol.complete(operation.id))
 

@@ -145,6 +145,8 @@ def _context_maker(probe: Probe) -> Callable[[RequestInfo], Awaitable[Context]]:
             raise RateLimitedError("Too many requests: wait a little.", 5)
         if token == "Bearer bug":
             raise RuntimeError("the password is hunter2")
+        if token == "Bearer slow":
+            await probe.gate.wait()
         return Context(probe, info.request_id, token)
 
     return make_context

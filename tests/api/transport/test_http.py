@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from app.graphql_http import negotiate
+from app.graphql_media import negotiate
 from tests.api.transport.conftest import Server, serving, until
 
 RESPONSE_JSON = "application/graphql-response+json"
@@ -365,6 +365,13 @@ async def test_an_operation_past_its_time_is_stopped(query: str) -> None:
         assert "0.1 seconds" in error["message"]
         assert server.probe.mutations == []
         assert server.probe.cancelled.is_set() == (query == "{ wait }")
+
+
+async def test_a_sign_in_without_end_is_given_up_with_504() -> None:
+    async with serving(http={"timeout_s": 0.1}) as server:
+        response = await server.post("{ hello }", headers={"authorization": "Bearer slow"})
+        assert response.status_code == 504
+        assert response.json()["errors"][0]["extensions"]["code"] == "TIMED_OUT"
 
 
 async def test_limits_are_told_with_status_400_or_200(server: Server) -> None:

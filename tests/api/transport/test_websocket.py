@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from gql import Client, gql
 from gql.transport.websockets import WebsocketsTransport
+from prometheus_client import REGISTRY
 from websockets.exceptions import InvalidStatus
 
-from app.graphql_socket import SocketOptions
+from app.graphql_protocol import SocketOptions
 from tests.api.transport.conftest import Server, closing, hear, say, serving, subscribe, until
 
 
@@ -415,7 +416,7 @@ async def test_a_peer_that_takes_nothing_is_dropped() -> None:
     async with serving(options=options) as server, server.connect(max_queue=1) as socket:
         await say(socket, {"type": "connection_init"})
         await hear(socket)
-        socket.transport.pause_reading()  # type: ignore[attr-defined]
+        socket.transport.pause_reading()
         await subscribe(socket, "1", "subscription { flood(size: 100000) }")
         await asyncio.wait_for(server.probe.closed.wait(), 60)
         await until(lambda: server.ws.open_sockets == 0)
@@ -452,6 +453,47 @@ async def test_draining_closes_every_socket_with_1012_and_refuses_new_ones(
         assert await closing(second) == (1012, "Service restart")
     async with server.connect() as late:
         assert await closing(late) == (1012, "Service restart")
+
+
+async def test_operations_and_sockets_are_counted(server: Server) -> None:
+    def count(type_: str, transport: str, outcome: str) -> float:
+        labels = {"type": type_, "transport": transport, "outcome": outcome}
+        return REGISTRY.get_sample_value("noosphere_operations_total", labels) or 0.0
+
+    cases = [
+        ("query", "http", "ok"),
+        ("query", "http", "error"),
+        ("unknown", "http", "refused"),
+        ("query", "ws", "ok"),
+        ("subscription", "ws", "ok"),
+        ("subscription", "ws", "canceled"),
+        ("unknown", "ws", "refused"),
+    ]
+    before = [count(*case) for case in cases]
+    open_before = REGISTRY.get_sample_value("noosphere_websockets_open") or 0.0
+    for query in ("{ hello }", "{ broken }", "{ nothing }"):
+        await server.post(query)
+    async with server.socket() as socket:
+        assert REGISTRY.get_sample_value("noosphere_websockets_open") == open_before + 1
+        for query in ("{ hello }", "subscription { count(to: 1) }", "{ nothing }"):
+            await subscribe(socket, "1", query)
+            while (await hear(socket))["type"] == "next":
+                pass
+        await subscribe(socket, "1", "subscription { forever }")
+        await hear(socket)
+    await until(lambda: server.ws.open_sockets == 0)
+    assert [count(*case) for case in cases] == [value + 1 for value in before]
+    assert REGISTRY.get_sample_value("noosphere_websockets_open") == open_before
+
+
+async def test_streams_with_a_backlog_take_turns(server: Server) -> None:
+    async with server.socket() as socket:
+        for id_ in ("a", "b"):
+            await subscribe(socket, id_, "subscription { count(to: 200) }")
+        order = [(await hear(socket))["id"] for _ in range(402)]
+    last_of_a = len(order) - 1 - order[::-1].index("a")
+    assert order.index("b") < last_of_a
+    assert order.count("a") == order.count("b") == 201
 
 
 # ---- other houses' client
