@@ -244,7 +244,7 @@ async def test_a_refused_sign_in_closes_the_socket(
 
 async def test_a_sign_in_without_end_is_given_up_and_may_be_tried_again() -> None:
     async with (
-        serving(options=SocketOptions(init_timeout_s=0.1)) as server,
+        serving(options=SocketOptions(init_timeout_s=1.0)) as server,
         server.connect() as socket,
     ):
         payload = {"Authorization": "Bearer slow"}
@@ -322,13 +322,13 @@ async def test_an_expired_session_closes_with_4403_unless_it_was_prolonged(
 ) -> None:
     async with server.socket() as socket:
         (state,) = server.states
-        state.expires_at = datetime.now(UTC) + timedelta(seconds=0.3)
+        began = datetime.now(UTC)
+        state.expires_at = began + timedelta(seconds=0.3)
         (live,) = server.ws._sockets
         live._check_expiry()  # As if the session had begun with this end.
-        state.expires_at += timedelta(seconds=0.3)
-        fired = datetime.now(UTC)
+        state.expires_at = began + timedelta(seconds=0.6)
         assert await closing(socket) == (4403, "Session expired")
-        assert datetime.now(UTC) - fired >= timedelta(seconds=0.5)
+        assert datetime.now(UTC) >= state.expires_at
 
 
 async def test_a_revoked_session_closes_with_4403_and_ends_its_streams(server: Server) -> None:
@@ -341,7 +341,7 @@ async def test_a_revoked_session_closes_with_4403_and_ends_its_streams(server: S
 
 
 async def test_a_peer_that_pongs_stays_and_one_that_does_not_is_dropped() -> None:
-    options = SocketOptions(ping_interval_s=0.05, pong_timeout_s=2.0)
+    options = SocketOptions(ping_interval_s=0.05, pong_timeout_s=30.0)
     async with serving(options=options) as server, server.socket() as socket:
         for _ in range(3):
             assert await hear(socket) == {"type": "ping"}
