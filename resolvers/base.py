@@ -7,7 +7,7 @@ graphql-core the schema puts an aiodataloader around it; a compiled plan calls i
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -33,6 +33,8 @@ DEFAULT_PAGE = 20
 _CONNECTIONS_PER_OPERATION = 4
 # SQLite refuses compound selects of more than 500 parts.
 _UNION_PARTS = 200
+# Tables whose rows are nodes of the graph; filled by the schema.
+NODE_RECORDS: set[type[Record]] = set()
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Context:
     )
     _pinned: AsyncConnection | None = None
     _pin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _pins: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _release: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         """Attach the loads."""
@@ -87,14 +89,16 @@ class Context:
 
     async def end_event(self) -> None:
         """Return the snapshot the event was answered from, if there was one."""
-        self._pinned = None
-        pins, self._pins = self._pins, AsyncExitStack()
-        await pins.aclose()
+        self._pinned, release, self._release = None, self._release, None
+        if release is not None:
+            await release()
 
-    async def pin_snapshot(self) -> AsyncConnection:
-        """Answer everything until `end_event` from one consistent state of the database."""
-        self._pinned = await self._pins.enter_async_context(self.deps.db.snapshot())
-        return self._pinned
+    async def pin(
+        self, connection: AsyncConnection, release: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Answer everything until `end_event` from one connection, which `release` then returns."""
+        await self.end_event()
+        self._pinned, self._release = connection, release
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:

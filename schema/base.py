@@ -11,7 +11,7 @@ from strawberry.types.base import StrawberryObjectDefinition
 
 from models import states
 from models.base import Record
-from resolvers.base import BatchResolver, Info, Page, PageArgs
+from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs
 from services.errors import UserError as ServiceError
 from services.errors import UserErrorCode as ServiceErrorCode
 from services.errors import UserErrors
@@ -120,6 +120,7 @@ class Node:
         if row is not None:
             cls.row = row
             ROW_TYPES[row] = cls
+            NODE_RECORDS.add(row)
             kinds = (row, row.Row)
             cls.is_type_of = classmethod(  # type: ignore[attr-defined]
                 lambda _, value, info: isinstance(value, (*kinds, _))

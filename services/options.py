@@ -40,7 +40,7 @@ class Options:
     sandbox_max_memory_bytes: int = 4096 * 1_048_576
     sandbox_max_disk_bytes: int = 4096 * 1_048_576
     file_max_bytes: int = 10 * 1_048_576
-    worker_concurrency: int = 16
+    worker_concurrency: int = 100
     task_lease_s: float = 30.0
     event_retention_s: int = 7 * 86400
     event_retention_count: int = 10_000

@@ -14,7 +14,7 @@ import base64
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,11 +103,13 @@ class Appended:
 class Restarted:
     """The follower must begin anew from a snapshot.
 
-    Between this and the next item, `connection` reads the state that belongs to `cursor`.
+    `connection` reads the state that belongs to `cursor`, until `release` is called or the next item
+    is asked for.
     """
 
     cursor: str
     connection: AsyncConnection
+    release: Callable[[], Awaitable[None]]
 
 
 Item = Happened | Appended | Restarted
@@ -217,7 +219,8 @@ class _Follower:
         return True
 
     async def _restart(self) -> AsyncGenerator[Item, None]:
-        async with self.deps.db.snapshot() as connection:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self.deps.db.snapshot())
             topic = (
                 await connection.execute(select(Topic).where(Topic.id == self.source.topic))
             ).first()
@@ -227,7 +230,7 @@ class _Follower:
             else:
                 growing = await self.source.growing(connection)
                 self.offsets = {key: len(text) for key, text in growing.items()}
-            yield Restarted(self._cursor(), connection)
+            yield Restarted(self._cursor(), connection, stack.aclose)
 
     async def _catch_up(self) -> AsyncGenerator[Item, None]:
         """Give all events after the last one, then what growing texts have gained."""

@@ -215,12 +215,21 @@ async def cancel_pending(unit: Work, *, task_type: str, lane: str, payload_id: s
             task.status, task.completed_at = TaskStatus.CANCELED, now()
 
 
-async def free_orphans(deps: Deps, alive: set[str]) -> int:
-    """Let the leases of nodes that are not alive run out at once; give how many there were."""
+async def owners(deps: Deps) -> set[str]:
+    """Give the nodes that hold leases."""
+    async with deps.db.reading() as connection:
+        found = await connection.scalars(
+            select(Task.lease_owner).where(Task.status == TaskStatus.RUNNING).distinct()
+        )
+        return {owner for owner in found if owner is not None}
+
+
+async def free_orphans(deps: Deps, dead: set[str]) -> int:
+    """Let the leases of dead nodes run out at once; give how many there were."""
     async with work(deps) as unit:
         freed = await unit.session.execute(
             update(Task)
-            .where(Task.status == TaskStatus.RUNNING, Task.lease_owner.not_in(alive))
+            .where(Task.status == TaskStatus.RUNNING, Task.lease_owner.in_(dead))
             .values(leased_until=now() - timedelta(seconds=1))
         )
         return int(freed.rowcount)  # type: ignore[attr-defined]

@@ -1,0 +1,269 @@
+"""The configuration: environment variables `NOOSPHERE_*`, and nothing else.
+
+This is the only module that reads the environment.
+"""
+
+import os
+import secrets
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from models.database import SUPPORTED_DRIVERS
+from services.options import Options
+
+PREFIX = "NOOSPHERE_"
+MIB = 1_048_576
+
+
+class ConfigurationError(Exception):
+    """A variable has a value that cannot be used; the message is one line for the operator."""
+
+
+def _database_url(value: str) -> str:
+    if not value:
+        return value
+    try:
+        driver = make_url(value).drivername
+    except ArgumentError as error:
+        raise ValueError(
+            "expected a URL such as mysql+aiomysql://user:password@host:3306/name"
+        ) from error
+    if driver not in SUPPORTED_DRIVERS:
+        raise ValueError(f"expected a URL that begins with {', '.join(SUPPORTED_DRIVERS)}")
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if value and not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("expected a URL such as redis://host:6379/0")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL such as https://host/v1")
+    return value
+
+
+Commas = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Times in seconds, sizes in bytes unless the name says so."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path("data"), description="Where the embedded database and logs live.")
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        "", description="Database; empty: SQLite in the data directory."
+    )
+    database_pool_size: int = Field(10, ge=1, le=500, description="Connections kept open.")
+    database_max_overflow: int = Field(
+        10, ge=0, le=500, description="Connections opened beyond the pool under load."
+    )
+    database_pool_timeout: float = Field(
+        30.0, gt=0, le=600, description="Seconds to wait for a connection."
+    )
+    database_pool_recycle: int = Field(
+        1800, ge=1, description="Seconds after which a connection is replaced."
+    )
+    migrate_on_start: bool = Field(
+        True, description="Whether `serve` and `worker` bring the database up to date."
+    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "", description="Redis for more than one process; empty: the in-process bus."
+    )
+    node_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,48}$",
+        description="Name of this process among others; empty: made up (`local` without Redis).",
+    )
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="Secret for signed links; empty: made once and kept in the data directory.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` lines, `text` for people; `auto`: text on a terminal."
+    )
+    cors_origins: Commas = Field(
+        (), description="Origins of frontends on other hosts, comma-separated, or `*`."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1",
+        description="Addresses of proxies whose X-Forwarded-* headers are believed, or `*`.",
+    )
+    graphiql: bool = Field(True, description="Whether GraphiQL is served at /graphql.")
+    metrics_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token that /metrics asks for; empty: none."
+    )
+    shutdown_timeout: float = Field(
+        10.0, ge=0, le=600, description="Seconds to finish open work when stopping."
+    )
+
+    registration: Literal["open", "closed"] = Field(
+        "open", description="Whether anybody may open an account."
+    )
+    access_token_ttl: int = Field(3600, ge=1, description="Life of an access token.")
+    refresh_token_ttl: int = Field(30 * 86400, ge=1, description="Life of a refresh token.")
+    sign_in_attempts: int = Field(
+        10, ge=1, description="Sign-in attempts for one login within the window."
+    )
+    sign_in_window: int = Field(300, ge=1, description="Seconds of the sign-in window.")
+
+    max_body_bytes: int = Field(2 * MIB, ge=1024, description="Largest request body.")
+    max_query_depth: int = Field(15, ge=1, description="Deepest nesting of a query.")
+    max_query_aliases: int = Field(50, ge=0, description="Most aliases in a query.")
+    max_query_tokens: int = Field(5000, ge=10, description="Most tokens in a document.")
+    request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
+    max_sockets_per_viewer: int = Field(100, ge=1, description="Open WebSockets of one user.")
+    max_operations_per_socket: int = Field(100, ge=1, description="Operations on one WebSocket.")
+
+    message_max_chars: int = Field(100_000, ge=1, description="Longest message.")
+    answers_queued_max: int = Field(
+        10, ge=1, description="Messages of a conversation that may wait for an answer."
+    )
+    answer_timeout: int = Field(300, ge=1, description="Longest an answer may take.")
+    answer_tool_rounds: int = Field(
+        6, ge=0, le=50, description="Turns with tool calls within one answer."
+    )
+    memories_per_user: int = Field(10_000, ge=1, description="Memories a user may have.")
+    plan_parallel_steps: int = Field(8, ge=1, le=100, description="Steps of a plan run at once.")
+
+    llm_base_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        "", description="OpenAI-compatible service; empty: the embedded assistant."
+    )
+    llm_api_key: SecretStr = Field(SecretStr(""), description="Its API key.")
+    llm_model: str = Field("", description="The model to ask for; needed with LLM_BASE_URL.")
+    llm_connect_timeout: float = Field(10.0, gt=0, description="Seconds to connect.")
+    llm_chunk_timeout: float = Field(60.0, gt=0, description="Seconds between two chunks.")
+    llm_max_retries: int = Field(3, ge=0, le=20, description="Retries before the first token.")
+    llm_max_output_tokens: int | None = Field(
+        None, ge=1, description="Longest answer in tokens; empty: the service decides."
+    )
+    llm_input_price: Decimal | None = Field(
+        None, ge=0, description="US dollars per million tokens read, for cost."
+    )
+    llm_output_price: Decimal | None = Field(
+        None, ge=0, description="US dollars per million tokens written, for cost."
+    )
+    embedded_word_delay_ms: int = Field(
+        15, ge=0, le=1000, description="Pause between words of the embedded assistant."
+    )
+
+    sandbox_driver: Literal["auto", "docker", "bubblewrap", "off"] = Field(
+        "auto", description="Where code runs: `auto`, `docker`, `bubblewrap` or `off`."
+    )
+    sandbox_image: str = Field(
+        "python:3.13-slim", min_length=1, description="Image of the default template for Docker."
+    )
+    docker_url: str = Field("", description="Docker engine; empty: DOCKER_HOST or its socket.")
+    sandbox_ttl: int = Field(3600, ge=1, description="Life of a sandbox unless asked otherwise.")
+    sandbox_max_ttl: int = Field(86400, ge=1, description="Longest life of a sandbox.")
+    sandboxes_per_user: int = Field(10, ge=1, description="Live sandboxes of one user.")
+    execution_timeout: int = Field(30, ge=1, description="Time of an execution by default.")
+    execution_max_timeout: int = Field(3600, ge=1, description="Longest time of an execution.")
+    execution_output_bytes: int = Field(
+        MIB, ge=1024, description="Output kept of each stream of an execution."
+    )
+    file_max_bytes: int = Field(10 * MIB, ge=1, description="Largest file through GraphQL.")
+
+    worker_concurrency: int = Field(100, ge=1, le=1000, description="Tasks run at once.")
+    worker_in_server: bool = Field(True, description="Whether `serve` runs tasks as well.")
+    task_lease: float = Field(30.0, ge=1, description="Seconds a task is leased for.")
+    event_retention: int = Field(
+        7 * 86400, ge=60, description="Seconds the events of a topic are kept for resuming."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+        for origin in value:
+            if origin != "*" and not origin.startswith(("http://", "https://")):
+                raise ValueError("expected origins such as https://app.example.org, or *")
+        return value
+
+    @property
+    def database(self) -> str:
+        """The URL of the database in use."""
+        if self.database_url:
+            return self.database_url
+        return f"sqlite+aiosqlite:///{(self.data_dir / 'noosphere.sqlite3').resolve()}"
+
+    @property
+    def node(self) -> str:
+        """The name of this process: constant for a single one, so that a restart knows its own."""
+        if self.node_id:
+            return self.node_id
+        if not self.redis_url:
+            return "local"
+        return f"{os.uname().nodename[:24]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def options(self) -> Options:
+        """Give what services need to know."""
+        return Options(
+            data_dir=self.data_dir,
+            registration=self.registration,
+            access_token_ttl_s=self.access_token_ttl,
+            refresh_token_ttl_s=self.refresh_token_ttl,
+            sign_in_attempts=self.sign_in_attempts,
+            sign_in_window_s=self.sign_in_window,
+            message_max_chars=self.message_max_chars,
+            answers_queued_max=self.answers_queued_max,
+            answer_timeout_s=self.answer_timeout,
+            answer_tool_rounds=self.answer_tool_rounds,
+            memories_per_user=self.memories_per_user,
+            plan_parallel_steps=self.plan_parallel_steps,
+            sandbox_template_image=self.sandbox_image,
+            sandbox_ttl_s=self.sandbox_ttl,
+            sandbox_max_ttl_s=self.sandbox_max_ttl,
+            sandboxes_per_user=self.sandboxes_per_user,
+            execution_timeout_s=self.execution_timeout,
+            execution_max_timeout_s=self.execution_max_timeout,
+            execution_output_bytes=self.execution_output_bytes,
+            file_max_bytes=self.file_max_bytes,
+            worker_concurrency=self.worker_concurrency,
+            task_lease_s=self.task_lease,
+            event_retention_s=self.event_retention,
+        )
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the configuration. Raises ConfigurationError with one line naming each bad variable."""
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    if settings.llm_base_url and not settings.llm_model:
+        raise ConfigurationError(
+            f"{PREFIX}LLM_MODEL is empty: expected the name of a model, "
+            f"because {PREFIX}LLM_BASE_URL is set"
+        )
+    return settings
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        field = Settings.model_fields.get(name)
+        shown = "…" if field is not None and field.annotation is SecretStr else repr(item["input"])
+        expected = item["msg"].removeprefix("Value error, ")
+        if not expected.startswith("expected"):
+            expected = f"expected: {expected[0].lower()}{expected[1:]}"
+        parts.append(f"{PREFIX}{name.upper()}={shown[:80]} is not usable, {expected}")
+    return "; ".join(parts).replace("\n", " ")

@@ -1,0 +1,171 @@
+"""Leases tasks and runs them, many at a time."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import Counter, Gauge
+
+from models.system import Task
+from services import system, tasks, workflows
+from services.base import Deps
+from services.events.base import BusUnavailableError
+from services.plans import running
+
+log = logging.getLogger("noosphere.worker")
+Action = Callable[[], Awaitable[None]]
+# Importing these modules registers their tasks.
+HANDLERS = (workflows, running)
+_POLL_S = 1.0
+_ORPHANS_S = 3.0
+_CLEAN_S = 3600.0
+_SETTLE_S = 10.0
+_TASKS = Counter("noosphere_tasks", "Tasks ended, by type and outcome.", ["type", "outcome"])
+_RUNNING = Gauge("noosphere_tasks_running", "Tasks this process runs now.")
+
+
+class Worker:
+    """Runs tasks until it is stopped.
+
+    Stopping cancels what runs and gives it back, so that another worker goes on with it.
+    """
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._lost: set[str] = set()
+
+    async def run(self) -> None:
+        """Claim and run tasks until cancelled; returns after everything was given back."""
+        await tasks.free_own(self._deps)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._claim(group))
+            group.create_task(self._every(self._deps.options.task_lease_s / 3, self._renew))
+            group.create_task(self._every(_CLEAN_S, self._clean))
+            suspects: set[str] = set()
+            group.create_task(self._every(_ORPHANS_S, lambda: self._free_orphans(suspects)))
+
+    async def _claim(self, group: asyncio.TaskGroup) -> None:
+        async with self._deps.bus.attach(tasks.WAKE_TOPIC) as tap:
+            while True:
+                slots = self._deps.options.worker_concurrency - len(self._running)
+                claimed: list[Task] = []
+                if slots > 0:
+                    try:
+                        claimed = await tasks.claim(self._deps, limit=min(slots, 20))
+                    except Exception:
+                        # A database that is away comes back; the worker must still be there then.
+                        log.exception("tasks could not be claimed; trying again")
+                        await asyncio.sleep(_POLL_S)
+                for task in claimed:
+                    self._running[task.id] = group.create_task(
+                        self._run(task), name=f"{task.task_type} {task.id}"
+                    )
+                _RUNNING.set(len(self._running))
+                if not claimed:
+                    await tap.get(_POLL_S)
+                    tap.lost()
+
+    async def _run(self, task: Task) -> None:
+        outcome = "failed"
+        try:
+            outcome = await self._attempt(task)
+        except asyncio.CancelledError:
+            outcome = "interrupted"
+            if task.id in self._lost:
+                # Another worker has the task; this one goes on with the others.
+                self._lost.discard(task.id)
+            else:
+                await self._give_back(task)
+                raise
+        except Exception:
+            log.exception("a task could not be settled", extra={"task_id": task.id})
+        finally:
+            self._running.pop(task.id, None)
+            _RUNNING.set(len(self._running))
+            _TASKS.labels(task.task_type, outcome).inc()
+
+    async def _attempt(self, task: Task) -> str:
+        kind = tasks.kinds[task.task_type]
+        if task.retry_count > task.max_retries:
+            return await self._failed(task, "It was interrupted too often.")
+        try:
+            result = await kind.run(self._deps, task)
+        except tasks.RetryLaterError as later:
+            await tasks.release(self._deps, task, delay_s=later.delay_s)
+            return "postponed"
+        except Exception as error:
+            log.exception(
+                "task %s failed", task.task_type, extra={"task_id": task.id, **task.payload}
+            )
+            return await self._failed(task, f"{type(error).__name__}: {error}"[:2000])
+        await tasks.complete(self._deps, task, result)
+        return "completed"
+
+    async def _failed(self, task: Task, message: str) -> str:
+        is_dead = await tasks.fail(self._deps, task, message)
+        if not is_dead:
+            return "failed"
+        dead = tasks.kinds[task.task_type].dead
+        if dead is not None:
+            await dead(self._deps, task, message)
+        return "dead"
+
+    async def _give_back(self, task: Task) -> None:
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                await tasks.release(self._deps, task)
+        except Exception:
+            # Its lease runs out by itself.
+            log.warning("a task could not be given back", extra={"task_id": task.id})
+
+    async def _renew(self) -> None:
+        held = await tasks.renew(self._deps, list(self._running))
+        for task_id in set(self._running) - held:
+            running = self._running.get(task_id)
+            if running is not None:
+                log.warning("lease lost, task interrupted", extra={"task_id": task_id})
+                self._lost.add(task_id)
+                running.cancel()
+
+    async def _clean(self) -> None:
+        dropped = await system.clean(self._deps)
+        if any(dropped.values()):
+            log.info("old rows dropped", extra=dropped)
+
+    async def _free_orphans(self, suspects: set[str]) -> None:
+        """Free the tasks of nodes found dead twice in a row."""
+        alive = await self._deps.bus.nodes()
+        if self._deps.bus.node_id not in alive:
+            return
+        owners = await tasks.owners(self._deps)
+        dead = owners - alive
+        confirmed = dead & suspects
+        suspects.clear()
+        suspects.update(dead)
+        if confirmed:
+            freed = await tasks.free_orphans(self._deps, confirmed)
+            log.warning("tasks of dead nodes freed: %d", freed, extra={"nodes": sorted(confirmed)})
+
+    async def _every(self, interval_s: float, action: Action) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await action()
+            except BusUnavailableError:
+                log.warning("bus unavailable; the worker goes on")
+            except Exception:
+                log.exception("housekeeping failed; trying again later")
+
+
+@asynccontextmanager
+async def working(deps: Deps) -> AsyncIterator[Worker]:
+    """Run a worker beside the block."""
+    worker = Worker(deps)
+    running_task = asyncio.create_task(worker.run(), name="worker")
+    try:
+        yield worker
+    finally:
+        running_task.cancel()
+        await asyncio.gather(running_task, return_exceptions=True)

@@ -1,0 +1,102 @@
+"""Both buses behind one fixture, each test on a topic space of its own."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from services.events.base import Bus
+from services.events.local import LocalBus
+from services.events.redis import RedisBus
+from tests.services.events.redis_server import BINARY, RedisServer
+
+
+class MakeBus(Protocol):
+    """Gives a started bus that is closed after the test."""
+
+    def __call__(self, node_id: str = "node-a", **options: Any) -> Awaitable[Bus]: ...
+
+
+def _require_redis() -> None:
+    if BINARY is None:
+        if "redis" in os.environ.get("NOOSPHERE_TEST_REQUIRE", "").split(","):
+            pytest.fail("NOOSPHERE_TEST_REQUIRE names redis, but redis-server is not installed.")
+        pytest.skip("redis-server is not installed.")
+
+
+@pytest.fixture
+async def redis_server() -> AsyncIterator[RedisServer]:
+    """A server of this test alone: it may flush, freeze and kill it."""
+    _require_redis()
+    server = RedisServer()
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.aclose()
+
+
+@pytest.fixture
+async def redis_url() -> AsyncIterator[str]:
+    """A server that other tests may share."""
+    if url := os.environ.get("NOOSPHERE_TEST_REDIS_URL"):
+        yield url
+        return
+    _require_redis()
+    server = RedisServer()
+    try:
+        await server.start()
+        yield server.url
+    finally:
+        await server.aclose()
+
+
+@pytest.fixture
+async def make_redis_bus(redis_url: str) -> AsyncIterator[Callable[..., Awaitable[RedisBus]]]:
+    prefix = f"test-{secrets.token_hex(8)}:"
+    async with AsyncExitStack() as stack:
+
+        async def make(node_id: str = "node-a", **options: Any) -> RedisBus:
+            bus = RedisBus(redis_url, node_id, prefix, **options)
+            stack.push_async_callback(bus.aclose)
+            await bus.start()
+            return bus
+
+        yield make
+
+
+@pytest.fixture
+async def make_local_bus(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[LocalBus]]]:
+    async with AsyncExitStack() as stack:
+
+        async def make(node_id: str = "node-a", **options: Any) -> LocalBus:
+            path = options.pop("path", tmp_path / "data" / "events.sqlite3")
+            bus = LocalBus(path, node_id, **options)
+            stack.push_async_callback(bus.aclose)
+            await bus.start()
+            return bus
+
+        yield make
+
+
+@pytest.fixture(params=["local", "memory", pytest.param("redis", marks=pytest.mark.redis)])
+def make_bus(request: pytest.FixtureRequest) -> MakeBus:
+    if request.param == "redis":
+        return request.getfixturevalue("make_redis_bus")
+    make_local: Callable[..., Awaitable[Bus]] = request.getfixturevalue("make_local_bus")
+    if request.param == "local":
+        return make_local
+
+    def make(node_id: str = "node-a", **options: Any) -> Awaitable[Bus]:
+        return make_local(node_id, path=None, **options)
+
+    return make
+
+
+@pytest.fixture
+async def bus(make_bus: MakeBus) -> Bus:
+    return await make_bus()
