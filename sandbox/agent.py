@@ -1,3 +1,4 @@
+# ruff: noqa: B905 - Python 3.8 knows no strict zip.
 """The agent: process 1 inside a sandbox, serving one duplex channel of frames.
 
 This file travels into the sandbox as the text of `python3 -c`, so it needs Python 3.8 with the
@@ -214,7 +215,7 @@ def shim(argv: "list[bytes]", cwd: bytes, env: "dict[bytes, bytes]", pipes: "lis
         elif pid == 0:
             os.write(3, REPORT.pack(b"M", status, 0, 0))
             flags = 0
-    import resource  # noqa: PLC0415
+    import resource
 
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = int((used.ru_utime + used.ru_stime) * 1e6)
@@ -530,33 +531,21 @@ class Agent:
         env: "dict[bytes, bytes]",
         with_stdin: bool,
     ) -> None:
-        ours, theirs = [], []  # type: list[int], list[int]
+        ours, theirs = self.open_pipes(with_stdin)
+        execution.oom_before = self.oom_kills()
         try:
-            if with_stdin:
-                read, write = os.pipe()
-                ours.append(write)
-                theirs.append(read)
-            else:
-                theirs.append(os.open("/dev/null", os.O_RDONLY))
-            for _ in range(3):
-                read, write = os.pipe()
-                ours.append(read)
-                theirs.append(write)
-            execution.oom_before = self.oom_kills()
             pid = os.fork()
         except OSError:
-            for fd in ours:
+            for fd in ours + theirs:
                 os.close(fd)
             raise
-        finally:
-            if "pid" not in locals() or pid != 0:
-                for fd in theirs:
-                    os.close(fd)
         if pid == 0:
             try:
                 shim(argv, cwd, env, theirs)
             finally:
                 os._exit(0)
+        for fd in theirs:
+            os.close(fd)
         for fd in ours:
             os.set_blocking(fd, False)
         execution.shim = pid
@@ -571,6 +560,27 @@ class Agent:
         execution.report = ours[2]
         self.poll.register(ours[2], select.EPOLLIN)
         self.handlers[ours[2]] = execution
+
+    @staticmethod
+    def open_pipes(with_stdin: bool) -> "tuple[list[int], list[int]]":
+        """Our ends ([stdin,] stdout, stderr, report) and the shim's (always all four)."""
+        ours, theirs = [], []  # type: list[int], list[int]
+        try:
+            if with_stdin:
+                read, write = os.pipe()
+                ours.append(write)
+                theirs.append(read)
+            else:
+                theirs.append(os.open("/dev/null", os.O_RDONLY))
+            for _ in range(3):
+                read, write = os.pipe()
+                ours.append(read)
+                theirs.append(write)
+        except OSError:
+            for fd in ours + theirs:
+                os.close(fd)
+            raise
+        return ours, theirs
 
     def on_stdin(self, op: int, body: bytes) -> None:
         execution = self.running.get(op)
@@ -757,9 +767,9 @@ class Agent:
 
         Output of an execution that was ended by force is sent as far as the credit goes.
         """
-        if not execution.empty or execution.op not in self.running and not execution.silent:
+        if not execution.empty or (execution.op not in self.running and not execution.silent):
             return
-        if execution.ending and execution.reason != EXITED or execution.silent:
+        if (execution.ending and execution.reason != EXITED) or execution.silent:
             while any(self.on_stream(execution, fd) for fd in list(execution.streams)):
                 continue
             execution.truncated = execution.truncated or bool(execution.streams)
@@ -807,20 +817,18 @@ class Agent:
 
     def oom_kills(self) -> int:
         """How often the kernel killed in this sandbox's cgroup (v1 and v2 spell it alike)."""
-        path = self.options.get("oom")
-        if not path:
-            return 0
-        try:
-            fd = os.open(path, os.O_RDONLY)
-        except OSError:
-            return 0
-        try:
-            data = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-        for line in data.splitlines():
-            if line.startswith(b"oom_kill "):
-                return int(line.split()[1])
+        for path in self.options.get("oom", "").split(","):
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                data = os.read(fd, 4096)
+            finally:
+                os.close(fd)
+            for line in data.splitlines():
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
         return 0
 
     def reap(self) -> None:
@@ -1132,7 +1140,7 @@ class Agent:
 
 
 def limit_processes(options: "dict[str, str]") -> None:
-    import resource  # noqa: PLC0415
+    import resource
 
     limits = (
         ("nproc", resource.RLIMIT_NPROC),

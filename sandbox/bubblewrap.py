@@ -426,7 +426,7 @@ class BubblewrapDriver:
             raise ConflictError("The kernel refused to freeze the sandbox.", state=sandbox.state)
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
-                while sandbox.group.is_frozen() != frozen:
+                while sandbox.group.is_frozen() != frozen:  # noqa: ASYNC110 - no event tells.
                     await asyncio.sleep(0.002)
         except TimeoutError as error:
             sandbox.group.freeze(False)
@@ -451,7 +451,7 @@ class BubblewrapDriver:
             _signal(pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                while set(sandbox.group.pids()) - keep:
+                while set(sandbox.group.pids()) - keep:  # noqa: ASYNC110 - no event tells.
                     await asyncio.sleep(0.005)
 
     async def _kill(self, sandbox: _Sandbox) -> None:
@@ -469,7 +469,7 @@ class BubblewrapDriver:
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await sandbox.exited.wait()
                     # Process 1 takes its whole namespace along before it is gone.
-                    while inner and inner_start and start_time(inner) == inner_start:
+                    while inner_start and start_time(inner) == inner_start:  # noqa: ASYNC110
                         await asyncio.sleep(0.001)
             except TimeoutError as error:
                 raise TimeoutError_("The sandbox did not end in time.") from error

@@ -80,7 +80,7 @@ def detect(namespace: str) -> Hierarchies | None:
 
 def _version_2(folder: Path) -> Hierarchies | None:
     enabled = set(_read(folder / "cgroup.subtree_control").split())
-    folders = {name: folder for name in ("memory", "cpu", "pids") if name in enabled}
+    folders: dict[str, Path] = {name: folder for name in CONTROLLERS[:3] if name in enabled}
     if (folder / "cgroup.kill").exists() or folders:
         folders["freezer"] = folder
     return Hierarchies(2, folders) if folders else None

@@ -4,7 +4,7 @@ import asyncio
 import os
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -380,12 +380,12 @@ class SandboxClient:
         else:
             self.send_now(wire.CANCEL, execution._op)
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: "asyncio._CoroutineLike[None]") -> None:
+    async def _guard(self, work: Coroutine[None, None, None]) -> None:
         try:
             await work
         except SandboxLostError:

@@ -57,7 +57,7 @@ class ResourceExhaustedError(SandboxError):
         self.resource = resource
 
 
-class TimeoutError_(SandboxError):  # noqa: N801 - the built-in name is taken.
+class TimeoutError_(SandboxError):  # noqa: N801, N818 - the built-in name is taken.
     """The engine or the agent did not answer in time (not: the user's code ran too long)."""
 
 

@@ -45,6 +45,9 @@ class FileInfo:
         return stat.S_ISLNK(self.mode)
 
 
+Entries = list[FileInfo]
+
+
 def file_error(code: str, message: str, path: str = "") -> FileError:
     """Raises ValueError for a code that is none of a file's."""
     return FileError(FileErrorCode(code), message, path=path)
@@ -111,7 +114,7 @@ class Files:
         finally:
             self._client.forget(op)
 
-    async def list(self, path: str = ".") -> list[FileInfo]:
+    async def list(self, path: str = ".") -> Entries:
         """Entries of a directory by name; FileError TOO_LARGE beyond 10,000."""
         return await self._entries(wire.LIST, path, PurePosixPath(path))
 
@@ -139,7 +142,7 @@ class Files:
             async for _ in answers:
                 pass
 
-    async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> "list[FileInfo]":
+    async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> Entries:
         data = bytearray()
         async with self._operation(kind, wire.pack(_path(path)), path) as answers:
             async for _, chunk in answers:

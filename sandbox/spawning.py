@@ -31,15 +31,15 @@ class Spawner:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         program = str(Path(__file__).with_name("spawner.py"))
         with theirs:
-            self._process = await asyncio.to_thread(
-                subprocess.Popen,
-                [sys.executable, "-I", "-S", program],
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                close_fds=True,
-            )
+            self._process = await asyncio.to_thread(self._popen, program, theirs)
         self._control = ours
         asyncio.get_running_loop().add_reader(ours, self._receive)
+
+    @staticmethod
+    def _popen(program: str, control: socket.socket) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and file.
+            [sys.executable, "-I", "-S", program], stdin=control.fileno(), stdout=subprocess.DEVNULL
+        )
 
     @property
     def is_running(self) -> bool:

@@ -1,0 +1,95 @@
+"""Which driver this machine gets, and what each could enforce here."""
+
+import asyncio
+from pathlib import Path
+from typing import Literal
+
+from sandbox.base import Capabilities, SandboxDriver
+from sandbox.bubblewrap import BubblewrapDriver
+from sandbox.docker import DockerDriver
+from sandbox.errors import DriverUnavailableError, SandboxError
+
+Kind = Literal["auto", "docker", "bubblewrap", "off"]
+PULL_TIMEOUT_S = 120.0
+NOTHING = (
+    "Sandboxes are off, because code never runs on the host without isolation. Install bubblewrap"
+    " (Debian, Ubuntu: apt install bubblewrap) or Docker (apt install docker.io), then start again."
+)
+
+
+async def choose(
+    kind: Kind,
+    *,
+    docker_image: str,
+    docker_url: str | None,
+    state_dir: Path,
+    pull_timeout_s: float = PULL_TIMEOUT_S,
+) -> tuple[SandboxDriver | None, str]:
+    """A started driver that has proved to work, or None; and a sentence that says why.
+
+    `auto` takes Docker if an engine answers and has the image or can pull it in time, else
+    bubblewrap. A driver asked for by name is never replaced by another.
+    """
+    if kind == "off":
+        return None, "Sandboxes are turned off by configuration."
+    reasons: list[str] = []
+    if kind in ("auto", "docker"):
+        try:
+            driver = await _docker(docker_image, docker_url, pull_timeout_s)
+        except SandboxError as error:
+            reasons.append(f"Docker: {error.message}")
+        else:
+            return driver, f"Docker runs the sandboxes, with the image {docker_image}."
+    if kind in ("auto", "bubblewrap"):
+        try:
+            embedded = await _bubblewrap(state_dir)
+        except SandboxError as error:
+            reasons.append(f"bubblewrap: {error.message}")
+        else:
+            because = f" ({reasons[0]})" if reasons else ""
+            return embedded, f"bubblewrap runs the sandboxes{because}."
+    return None, " ".join([NOTHING, *reasons])
+
+
+async def _docker(image: str, url: str | None, pull_timeout_s: float) -> SandboxDriver:
+    driver = DockerDriver(url=url)
+    try:
+        await driver.check()
+        if not await driver.has_image(image):
+            try:
+                async with asyncio.timeout(pull_timeout_s):
+                    await driver.pull(image)
+            except TimeoutError as error:
+                raise DriverUnavailableError(
+                    f"The image {image} is absent and could not be pulled in"
+                    f" {pull_timeout_s:.0f} s."
+                ) from error
+    except BaseException:
+        await driver.aclose()
+        raise
+    return driver
+
+
+async def _bubblewrap(state_dir: Path) -> SandboxDriver:
+    driver = BubblewrapDriver(state_dir=state_dir)
+    try:
+        await driver.check()
+    except BaseException:
+        await driver.aclose()
+        raise
+    return driver
+
+
+async def report(*, docker_url: str | None, state_dir: Path) -> list[Capabilities]:
+    """What each driver enforces here, or why it cannot work here at all."""
+    drivers: list[SandboxDriver] = [
+        DockerDriver(url=docker_url),
+        BubblewrapDriver(state_dir=state_dir),
+    ]
+    found = []
+    for driver in drivers:
+        try:
+            found.append(await driver.capabilities())
+        finally:
+            await driver.aclose()
+    return found
