@@ -4,6 +4,7 @@
 rebuild it. `dist/manifest.json` names the entry points and the digests of all sources and results.
 """
 
+import gzip
 import hashlib
 import html
 import json
@@ -12,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -101,7 +104,7 @@ def page(
 
 
 class Assets(StaticFiles):
-    """The bundle's files, for a mount at `/graphiql`.
+    """The bundle's files, for a mount at `/graphiql`, compressed for whoever accepts it.
 
     Names under `assets/` carry a digest of their content, so browsers may keep them for a year;
     the few others (the icon, the notices) are asked for anew.
@@ -113,12 +116,29 @@ class Assets(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """Answer with the file, or raise HTTPException 404 or 405."""
         response = await super().get_response(path, scope)
+        if isinstance(response, FileResponse) and _accepts_gzip(scope):
+            content = await run_in_threadpool(_compressed, str(response.path))
+            response = Response(content, media_type=response.media_type)
+            response.headers["content-encoding"] = "gzip"
         hashed = Path(path).parts[:1] == ("assets",)
         response.headers["cache-control"] = (
             "public, max-age=31536000, immutable" if hashed else "no-cache"
         )
+        response.headers["vary"] = "accept-encoding"
         response.headers["x-content-type-options"] = "nosniff"
         return response
+
+
+def _accepts_gzip(scope: Scope) -> bool:
+    accepted = Headers(scope=scope).get("accept-encoding", "")
+    return scope["method"] == "GET" and "gzip" in accepted and "gzip;q=0" not in accepted
+
+
+@cache
+def _compressed(path: str) -> bytes:
+    # The bundle does not change while a process lives, so each file is compressed once: the
+    # first visit takes 1.3 MB instead of 5.
+    return gzip.compress(Path(path).read_bytes(), compresslevel=6)
 
 
 @cache

@@ -1,7 +1,7 @@
 import { HISTORY_PLUGIN } from "@graphiql/plugin-history";
 import { type GraphiQLPlugin, ToolbarButton, useGraphiQL, useGraphiQLActions } from "@graphiql/react";
 import { GraphiQL } from "graphiql";
-import { useEffect, useRef } from "react";
+import { useEffect, useLayoutEffect, useRef } from "react";
 import { AccountIcon, AccountPanel, useStored } from "./account";
 import { Engine } from "./engine";
 import { exampleAccount, examples } from "./examples";
@@ -137,7 +137,8 @@ function Bridge({ engine }: { engine: Engine }) {
   const started = useRef(false);
   const before = useRef<string | null>(null);
 
-  useEffect(() => {
+  // Before the browser can deliver another click, which may start an operation in the new tab.
+  useLayoutEffect(() => {
     engine.activeTabId = active;
     if (before.current !== null && before.current !== active && active) {
       stop();

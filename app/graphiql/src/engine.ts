@@ -13,6 +13,10 @@ const PAINT_MS = 80;
 const ANSWER_MS = 60_000;
 const LOOK_MS = 300;
 const MAX_RETRY_MS = 15_000;
+/** The server closes a socket with this code when its token is refused or has expired. */
+const FORBIDDEN = 4403;
+/** Refusals in a row, each after a refresh, until a stream is given up. */
+const MAX_REFUSALS = 3;
 
 const ANSWER = "query Answer($id: ID!) { node(id: $id) { ... on Message { status content } } }";
 
@@ -36,6 +40,7 @@ export class Engine {
   private readonly delivered = new WeakMap<Run, string>();
   private attaching: Run | null = null;
   private sequence = false;
+  private refusals = 0;
 
   constructor(private readonly endpoint: string) {
     this.session = new Session(endpoint);
@@ -46,15 +51,23 @@ export class Engine {
       lazyCloseTimeout: 3_000,
       keepAlive: 20_000,
       connectionParams: async () => {
+        // A clock that differs from the server's hides that a token has expired.
+        if (this.refusals > 0) await this.session.refresh();
         const token = await this.session.token();
         return token ? { Authorization: `Bearer ${token}` } : {};
       },
       retryAttempts: 1_000,
-      shouldRetry: () => true,
+      shouldRetry: () => this.refusals <= MAX_REFUSALS,
       retryWait: async (retries) => {
         const base = Math.min(MAX_RETRY_MS, 250 * 2 ** Math.min(retries, 8));
         await pause(base * (0.5 + Math.random() / 2));
       },
+    });
+    this.client.on("connected", () => {
+      this.refusals = 0;
+    });
+    this.client.on("closed", (event) => {
+      if ((event as CloseEvent).code === FORBIDDEN) this.refusals += 1;
     });
     this.streams = new Streams(this.client);
     this.session.start();

@@ -1,18 +1,38 @@
-const SECRETS = "password|token|refreshToken|currentPassword|newPassword";
-// A quote may be escaped several times over, since editors' texts lie in JSON within JSON.
-const QUOTE = String.raw`(\\*")`;
-const IN_JSON = new RegExp(String.raw`${QUOTE}(${SECRETS})\1(\s*:\s*)\1((?:(?!\1).)*)\1`, "gs");
-const IN_QUERY = new RegExp(String.raw`\b(${SECRETS})(\s*:\s*)${QUOTE}((?:(?!\3).)*)\3`, "gs");
+const SECRETS = new Set(["password", "currentPassword", "newPassword", "token", "refreshToken"]);
+const NAMES = [...SECRETS].join("|");
+const STRING = String.raw`"""[\s\S]*?"""|"(?:[^"\\]|\\.)*"`;
+/** `name: "value"` of a GraphQL document, or `"name": "value"` of JSON with or without comments. */
+const PAIR = new RegExp(String.raw`(\b(?:${NAMES})\b"?\s*:\s*)(${STRING})`, "g");
 
 /** Blank passwords and tokens in a text GraphiQL wants to keep; `spared` values stay. */
 export function redact(text: string, spared: readonly string[] = []): string {
-  return text
-    .replace(IN_JSON, (whole, quote: string, name: string, colon: string, value: string) =>
-      spared.includes(value) ? whole : `${quote}${name}${quote}${colon}${quote}${quote}`,
-    )
-    .replace(IN_QUERY, (whole, name: string, colon: string, quote: string, value: string) =>
-      spared.includes(value) ? whole : `${name}${colon}${quote}${quote}`,
-    );
+  const value = machineMade(text);
+  if (value !== undefined) return JSON.stringify(inside(value, spared));
+  return text.replace(PAIR, (whole, name: string, quoted: string) =>
+    spared.some((one) => JSON.stringify(one) === quoted) ? whole : `${name}""`,
+  );
+}
+
+/** The value of a text that JSON.stringify wrote; what a person typed keeps its shape instead. */
+function machineMade(text: string): unknown {
+  if (!text.startsWith("{") && !text.startsWith("[")) return undefined;
+  try {
+    const value: unknown = JSON.parse(text);
+    return JSON.stringify(value) === text ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function inside(value: unknown, spared: readonly string[]): unknown {
+  if (typeof value === "string") return redact(value, spared);
+  if (Array.isArray(value)) return value.map((item) => inside(item, spared));
+  if (value === null || typeof value !== "object") return value;
+  const entries = Object.entries(value).map(([name, item]) => {
+    const isSecret = SECRETS.has(name) && typeof item === "string" && !spared.includes(item);
+    return [name, isSecret ? "" : inside(item, spared)];
+  });
+  return Object.fromEntries(entries) as unknown;
 }
 
 /** localStorage for tabs, history and settings, that never keeps a password or a token. */

@@ -1,0 +1,148 @@
+"""A browser, the stand-in server, and Node with the bundle's pinned packages."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+from app.graphiql import ROOT, SOURCES
+from tests.api.graphiql.driver import GraphiQL
+from tests.api.graphiql.standin import State, create
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Iterator[Chrome]:
+    """Start an empty headless Chromium that logs its network and its console."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        if "browser" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
+            pytest.fail("NOOSPHERE_TEST_REQUIRE names browser, but Chromium is not installed.")
+        pytest.skip("no chromium or chromedriver on this machine: GraphiQL was not looked at")
+    options = ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        "window-size=1440,900",
+        f"user-data-dir={tmp_path / 'chromium'}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = Chrome(options=options, service=Service(driver))
+    browser.set_page_load_timeout(60)
+    browser.get_log("performance")
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+class _Server(uvicorn.Server):
+    """A server outside the main thread, where signal handlers cannot be set."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@dataclass
+class StandIn:
+    """The running stand-in."""
+
+    url: str
+    state: State
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., StandIn]]:
+    """Give a function that starts the stand-in on a free port, in a thread of its own."""
+    started: list[tuple[_Server, threading.Thread]] = []
+
+    def start(**options: float) -> StandIn:
+        state = State(**options)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            create(state),
+            ws="websockets-sansio",
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        assert server.ready.wait(60)
+        started.append((server, thread))
+        return StandIn(f"http://127.0.0.1:{listener.getsockname()[1]}", state)
+
+    yield start
+    for server, thread in started:
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture
+def graphiql(chromium: Chrome, server_url: str) -> GraphiQL:
+    """Open the page of the product."""
+    return GraphiQL(chromium, server_url).open()
+
+
+@pytest.fixture(scope="session")
+def npm_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the npm project aside, with its packages installed once per lock file."""
+    npm = shutil.which("npm")
+    if not npm:
+        if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
+            pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no npm.")
+        pytest.skip("no npm on this machine: the GraphiQL bundle was not rebuilt")
+    lock = (ROOT / "package-lock.json").read_bytes()
+    default = Path.home() / ".cache" / "noosphere-tests"
+    cache = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default))
+    packages = cache / f"graphiql-{hashlib.sha256(lock).hexdigest()[:16]}"
+    packages.mkdir(parents=True, exist_ok=True)
+    with (packages / ".lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (packages / ".complete").exists():
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(ROOT / name, packages / name)
+            subprocess.run(
+                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                cwd=packages,
+                check=True,
+                capture_output=True,
+                timeout=150,
+            )
+            (packages / ".complete").touch()
+    project = tmp_path_factory.mktemp("graphiql")
+    for name in SOURCES:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, project / name)
+    (project / "node_modules").symlink_to(packages / "node_modules")
+    return project
