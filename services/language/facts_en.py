@@ -29,7 +29,7 @@ _FILLER = re.compile(
     r"|in (?:19|20)\d\d|for (?:\w+ )?(?:years?|months?|weeks?)|with my \w+|a few \w+ ago|\w+ (?:years?|months?|weeks?) ago"
     r"|most of the time)\b"
 )
-_NEGATION = re.compile(
+NEGATION = re.compile(
     r"\b(?:do not|does not|did not|am not|is not|are not|was not|will not|would not|can not|have not|never|no longer"
     r"|not|stopped|quit|gave up|given up|left|used to)\b"
 )
@@ -88,6 +88,8 @@ _NOT_PROFESSION = frozenset(
         "stranger",
         "foreigner",
         "teenager",
+        "german",
+        "roman",
     ]
 )
 _V = r"(?P<v>.+)"
@@ -99,7 +101,10 @@ def _rule(pattern: str) -> re.Pattern[str]:
 
 
 _NOT = r"(?:(?:do|did|am|will|would|can|have)? ?not |never )?"
-_BE = r"(?:is|are|was changed to|changed to|has changed to|is changed to|will be|has moved to|moved to|is set to|has been moved to)"
+_BE = (
+    r"(?:is|are|was changed to|changed to|has changed to|is changed to|will be|has moved to|moved to|is set to|has been moved to|(?:was|were|got|has been|have been) (?:moved|changed|rescheduled|pushed|postponed|set|switched)"
+    r"(?: back| forward)?(?: from .+?)? to)"
+)
 _I = r"(?:i|we)"
 
 # (key, single, rule); a key ending in ":" takes the kind of its value.
@@ -210,7 +215,7 @@ _RULES: tuple[tuple[str, bool, re.Pattern[str]], ...] = (
         "job",
         True,
         _rule(
-            r"i am(?: not)?(?: an?| the)? (?P<profession>[a-z][a-z /-]{2,40}?)(?: (?:at|for|with|by profession|by trade)(?: (?P<employer>.+))?)?"
+            r"i am(?: not)?(?: an?| the)? (?P<profession>[a-z][a-z /-]{2,40}?)(?: (?:at|for|with|of|by profession|by trade)(?: (?P<employer>.+))?)?"
         ),
     ),
     (
@@ -301,6 +306,11 @@ _RULES: tuple[tuple[str, bool, re.Pattern[str]], ...] = (
     ("prefer:", True, _rule(r"my preference is(?: for)? (?P<v>.+)")),
     ("prefer:", True, _rule(r"(?:i|my) preferred (?P<x>[a-z ]+?) (?:is|are) (?:not )?(?P<v>.+)")),
     (
+        "take",
+        True,
+        _rule(r"i (?:take|drink|eat|like) my (?P<x>coffee|tea|eggs|steak|toast) (?P<v>.+)"),
+    ),
+    (
         "like",
         False,
         _rule(
@@ -372,6 +382,13 @@ _RULES: tuple[tuple[str, bool, re.Pattern[str]], ...] = (
         True,
         _rule(
             rf"(?P<owner>my|our|the) (?P<x>(?!favorite|preferred|birthday)[a-z][a-z' -]{{1,40}}?) (?:{_BE})(?: not)?(?: (?:on|at|in|called|named|due|due on|due by|scheduled for|set for|from|located in))? (?P<v>.+)"
+        ),
+    ),
+    (
+        "my:",
+        True,
+        _rule(
+            r"(?P<v>[a-z][\w .-]{0,40}?) is (?:not )?(?P<owner>my|our) (?P<x>(?!favorite)[a-z][a-z' -]{1,30})"
         ),
     ),
     (
@@ -456,7 +473,11 @@ def _fact(key: str, is_single: bool, match: re.Match[str], is_negated: bool) -> 
     if groups.get("profession"):
         profession = groups["profession"].strip()
         last = profession.split()[-1]
-        if not _PROFESSION.search(profession) or last in _NOT_PROFESSION:
+        if (
+            profession.split()[0].endswith("ing")
+            or not _PROFESSION.search(profession)
+            or last in _NOT_PROFESSION
+        ):
             return None
         groups["v"] = profession
     value = _value(groups.get("v") or "")
@@ -472,10 +493,14 @@ def _fact(key: str, is_single: bool, match: re.Match[str], is_negated: bool) -> 
         return None
     if key in {"like", "dislike"}:
         name = lexicon.canonical(value)
-        return [Fact("like", _activity(name), is_negated != (key == "dislike"), False)]
+        is_activity = name.endswith("ing") or lexicon.category(value) is None
+        name = _activity(name) if is_activity else name
+        return [Fact("like", name, is_negated != (key == "dislike"), False)]
     if key == "favorite":
         noun = attribute("my", noun).removeprefix("my:")
         return [Fact(f"favorite:{noun}", lexicon.canonical(value), is_negated)]
+    if key == "take":
+        return [Fact(f"take:{noun}", lexicon.canonical(value), is_negated)]
     if key == "routine":
         return [Fact(f"routine:{noun}", lexicon.canonical(value), is_negated)]
     if key == "decision":
@@ -513,7 +538,9 @@ def _possession(groups: dict[str, str | None], is_negated: bool) -> list[Fact] |
         "trouble",
     }:
         return None
-    singular = re.sub(r"s$", "", noun)
+    singular = {"children": "child", "kids": "child", "kid": "child"}.get(
+        noun
+    ) or noun.removesuffix("s")
     count = (
         "0"
         if is_negated or number in {"no", "0"}
@@ -528,7 +555,8 @@ def _attribute(owner: str, noun: str, value: str, is_negated: bool) -> list[Fact
     if not value or noun in {"problem", "question", "point", "idea", "answer"}:
         return None
     is_known = is_functional(noun)
-    owner = "my" if owner == "my" else "the"
+    if not is_known and value.startswith(("not ", "going ", "so ", "very ")):
+        return None
     return [
         Fact(
             attribute(owner, noun),
@@ -551,6 +579,13 @@ def _decision(noun: str, value: str, is_negated: bool) -> list[Fact]:
 
 def _choice(key: str, noun: str, value: str, other: str | None, is_negated: bool) -> list[Fact]:
     prefix = key.rstrip(":")
+    place = (
+        re.search(r" (?:at|in) ((?:work|home|school|the office))$", value)
+        if prefix == "use"
+        else None
+    )
+    if place:
+        value, noun = value[: place.start()], noun or place[1]
     named = lexicon.find(noun) if noun else None
     known = named[0] if named else None
     about = None
@@ -561,6 +596,8 @@ def _choice(key: str, noun: str, value: str, other: str | None, is_negated: bool
             or attribute("my", re.sub(r"^(?:my|our|the) ", "", noun)).removeprefix("my:")
         )
     full, name = choice(prefix, value, about=about)
+    if prefix == "use" and noun and about == lexicon.category(value):
+        full = f"{full} for {noun}"
     facts = [Fact(full, name, is_negated, is_single=full != prefix)]
     if other and prefix == "prefer":
         facts[0] = Fact(full, name, is_negated, is_single=True)
@@ -574,9 +611,9 @@ def parse(text: str) -> list[Fact]:
     """The facts of an English sentence, the main one first."""
     sentence = plain(text)
     is_negated = (
-        _NEGATION.search(
+        NEGATION.search(
             re.sub(
-                r"\b(?:not only|why not)\b|\brather than\b|\b(?:left|right)[- ]handed\b",
+                r"\b(?:not only|why not)\b|\brather than\b|\b(?:left|right)[- ]handed\b|\bcan not (?:stand|bear)\b",
                 "",
                 sentence,
             )

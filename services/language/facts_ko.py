@@ -16,7 +16,7 @@ _FILLER = re.compile(
     r"|굉장히|훨씬|역시|좀|조금|어제|저번에|살짝|새로|이미|계속|근데|그리고|하지만|그래서|음|아|네|응)(?=\s|$)"
 )
 _SELF = re.compile(r"^(?:나는|저는|난|전|제가|내가|나|저|사용자는|나도|저도)\s+")
-_NEGATION = re.compile(
+NEGATION = re.compile(
     r"(?:^|\s)(?:안|못|별로)(?=\s?[가-힣])|지 ?(?:않|못|말)|(?:없|끊었|끊었|그만|싫|아니야|아니다|아니에요|아닙니다|아님|관뒀|퇴사|떠났|헤어|멈췄|포기)"
 )
 _PROFESSION = re.compile(
@@ -25,7 +25,13 @@ _PROFESSION = re.compile(
     r"|사업가|창업자|대표|팀장|부장|과장|마케터|트레이너|유튜버|프리랜서|백수|인턴|데이터 과학자|PM|자영업자|은퇴자))$",
     re.IGNORECASE,
 )
-_P = r"(?:을|를|은|는|이|가|도)"
+_TEAM = r"(?:(?:우리는|우리 팀은|저희는|저희 팀은|우리 회사는|팀은|회사는) )?"
+# "형은 서울": somebody else of whom the fact is true.
+_OTHER = re.compile(r"^(?P<who>[가-힣a-z]+?(?: [가-힣]+?)?)(?:은|는|이|가)\s+(?P<rest>\S.*)$")
+_PERSONAL = frozenset(
+    ["residence", "birthplace", "age", "marital", "hand", "diet", "allergy", "job", "employer"]
+    + ["like", "dislike", "prefer:", "favorite:", "use:", "habit", "routine", "have", "workplace"]
+)
 
 
 def _rule(pattern: str) -> re.Pattern[str]:
@@ -165,10 +171,34 @@ _RULES: tuple[tuple[str, bool, re.Pattern[str]], ...] = (
         ),
     ),
     (
+        "my:",
+        True,
+        _rule(
+            r"(?:(?P<owner>내|제|나의|저의|우리|저희) )?(?P<x>\S+(?: \S+)?)(?:은|는|이|가) (?P<v>.+?)(?:으로|로)"
+            r" (?:바뀌|바뀐|변경|옮겨|옮긴|연기|미뤄|당겨|조정)\S*(?: \S+)?"
+        ),
+    ),
+    (
+        "my:",
+        True,
+        _rule(
+            r"(?:(?P<owner>내|제|나의|저의|우리|저희) )?(?P<x>\S+(?: \S+)?)(?:을|를) (?P<v>\S+(?: \S+)?)(?:으로|로)"
+            r" (?:바꿨|바꾸|변경|옮겼|정했)\S*(?: \S+)?"
+        ),
+    ),
+    (
+        "my:",
+        True,
+        _rule(
+            r"(?:(?P<owner>내|제|나의|저의|우리|저희) )?(?P<x>\S+(?: \S+)?)(?:은|는|이|가) (?P<v>.+?)"
+            r"(?:에 있|에 위치|로 옮겼|으로 옮겼|로 이전|으로 이전|로 이사|으로 이사)\S*(?: \S+)?"
+        ),
+    ),
+    (
         "use:",
         True,
         _rule(
-            r"(?:(?P<w>.+?)에서 )?(?P<v>.+?)(?:으로|로) (?:바꿨|바꾸|갈아탔|갈아타|변경|전환|옮겼|옮기|넘어)\S*(?: \S+)?"
+            rf"{_TEAM}(?:(?P<w>.+?)에서 )?(?P<v>.+?)(?:으로|로) (?:바꿨|바꾸|갈아탔|갈아타|변경|전환|옮겼|옮기|넘어)\S*(?: \S+)?"
         ),
     ),
     (
@@ -183,7 +213,7 @@ _RULES: tuple[tuple[str, bool, re.Pattern[str]], ...] = (
         "use:",
         True,
         _rule(
-            r"(?:(?P<x>.+?)(?:에는|으로는|로는|에|용으로|할 때는?) )?(?P<v>\S+(?: \S+)?)(?:을|를|은|는) (?:안 )?(?:써|쓰|쓴|씁|사용|이용|타고|몰|타)\S*(?: \S+)?"
+            rf"{_TEAM}(?:(?P<x>.+?)(?:에는|으로는|로는|에|용으로|할 때는?) )?(?P<v>\S+(?: \S+)?)(?:을|를|은|는) (?:안 )?(?:써|쓰|쓴|씁|사용|이용|타고|몰|타)\S*(?: \S+)?"
         ),
     ),
     (
@@ -280,6 +310,11 @@ def _fact(key: str, is_single: bool, match: re.Match[str], is_negated: bool) -> 
         ]
     if not value:
         return None
+    other = _OTHER.match(value) if key in _PERSONAL else None
+    if other:
+        about = f"of {other['who']}:{key.rstrip(':')}"
+        told = _canonical(_value(other["rest"]))
+        return [Fact(about, told, is_negated != (key == "dislike"), is_single, False)]
     name = _canonical(value)
     if key in {"like", "dislike"}:
         value = re.sub(r"(?:하는|타는|보는|듣는|읽는|마시는|먹는) (?:것|거|걸)$", "", name).strip()
@@ -314,7 +349,10 @@ def _attribute(owner: str, noun: str, value: str, name: str, is_negated: bool) -
     is_known = is_functional(noun)
     if not owner and not is_known:
         return None
-    whose = "my" if owner in {"내", "제", "나의", "저의"} or not owner else "the"
+    if re.search(r"(?:을|를|에서|에게) \S+$|(?:어|아|여|해|요|까)$", value):
+        # A verb, not a noun: the ending that makes it a statement is missing.
+        return None
+    whose = "the" if owner in {"우리", "우리의", "저희"} else "my"
     name = (
         re.sub(r"(?:으로|로|에|에서)$", "", name)
         if len(name) > 2 and lexicon.category(value) is None
@@ -341,7 +379,7 @@ def _choice(prefix: str, noun: str, value: str, other: str | None, is_negated: b
 def parse(text: str) -> list[Fact]:
     """The facts of a Korean sentence, the main one first."""
     sentence = plain(text)
-    is_negated = _NEGATION.search(sentence) is not None
+    is_negated = NEGATION.search(sentence) is not None
     for key, is_single, rule in _RULES:
         match = rule.match(sentence)
         if match:

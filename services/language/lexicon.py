@@ -118,6 +118,13 @@ _TIME = re.compile(
 )
 
 
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATE = re.compile(
+    rf"{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?|\d{{1,2}}(?:st|nd|rd|th)? (?:of )?{_MONTH}(?: \d{{4}})?"
+    r"|\d{4}-\d\d-\d\d|\d{1,2}월 ?\d{1,2}일|\d{1,2}/\d{1,2}"
+)
+
+
 @functools.cache
 def _names() -> dict[str, tuple[str, str]]:
     """Every name to its category and canonical name; the first category to claim a name has it."""
@@ -139,6 +146,8 @@ def look_up(value: str) -> tuple[str | None, str]:
     value = value.strip()
     if value in names:
         return names[value]
+    if value.endswith("s") and value[:-1] in names:
+        return names[value[:-1]]
     short = _HEAD.sub("", value)
     if short != value and short in names:
         return names[short]
@@ -148,6 +157,8 @@ def look_up(value: str) -> tuple[str | None, str]:
         return "time", re.sub(r"^at ", "", re.sub(r"\s+", " ", value))
     if re.fullmatch(r"[$₩€]?\d[\d.,]*\s*(?:%|k|m|kg|cm|명|개|살|세|원|만원|층|호)?", value):
         return "number", value.replace(",", "")
+    if _DATE.fullmatch(value):
+        return "date", re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,", "", value)
     if re.fullmatch(r"\d{1,4}(?:st|nd|rd|th)", value):
         return "ordinal", value
     return None, value
