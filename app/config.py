@@ -55,7 +55,7 @@ Commas = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured. Times in seconds, sizes in bytes unless the name says so."""
+    """Everything that can be configured. Times in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True

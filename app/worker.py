@@ -116,8 +116,7 @@ class Worker:
         try:
             async with asyncio.timeout(_SETTLE_S):
                 await tasks.release(self._deps, task)
-        except Exception:
-            # Its lease runs out by itself.
+        except Exception:  # noqa: BLE001 - its lease runs out by itself.
             log.warning("a task could not be given back", extra={"task_id": task.id})
 
     async def _renew(self) -> None:

@@ -85,9 +85,7 @@ class AuthSession(Record):
     prefix = "ses"
 
     id: Mapped[str] = id_column("ses")
-    user_id: Mapped[str] = mapped_column(
-        Id, ForeignKey("users.id", ondelete="CASCADE"), index=True
-    )
+    user_id: Mapped[str] = mapped_column(Id, ForeignKey("users.id", ondelete="CASCADE"), index=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True, info={"heavy": True})
     ip_address: Mapped[str | None] = mapped_column(String(45), default=None)
     user_agent: Mapped[str | None] = mapped_column(String(255), default=None)

@@ -9,8 +9,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Self, TypeVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, Integer, LargeBinary
-from sqlalchemy import MetaData, String, Text, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+)
 from sqlalchemy import inspect as sqla_inspect
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -110,7 +121,10 @@ class Record(DeclarativeBase):
         }
     )
     __abstract__ = True
-    __table_args__: Any = {"mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+    __table_args__: Any = {  # noqa: RUF012 - SQLAlchemy reads it so.
+        "mysql_charset": "utf8mb4",
+        "mysql_collate": "utf8mb4_bin",
+    }
 
     prefix: ClassVar[str] = ""
     Row: ClassVar[type[tuple[Any, ...]]]
@@ -156,10 +170,8 @@ def _row_class(record: type[Record]) -> type[tuple[Any, ...]]:
         for attribute in sqla_inspect(record).column_attrs
         if not attribute.columns[0].info.get("heavy")
     ]
-    base = namedtuple(f"{record.__name__}Row", names)  # type: ignore[misc]  # noqa: PYI024
-    return type(
-        f"{record.__name__}Row", (_RowMixin, base), {"__slots__": (), "record": record}
-    )
+    base = namedtuple(f"{record.__name__}Row", names)  # type: ignore[misc]
+    return type(f"{record.__name__}Row", (_RowMixin, base), {"__slots__": (), "record": record})
 
 
 def row_columns(record: type[Record]) -> list[Any]:

@@ -32,9 +32,7 @@ async def permissions(roles: Sequence[Role], info: Info) -> list[list[str]]:
     return [[permission.name for permission in group] for group in granted]
 
 
-async def sessions(
-    users: Sequence[User], info: Info, page: PageArgs
-) -> list[Page[AuthSession]]:
+async def sessions(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[AuthSession]]:
     """Open sign-ins of users, the newest first; only one's own are visible."""
     return await info.context.load.page(
         AuthSession,

@@ -279,7 +279,7 @@ class Loads:
         keys: Sequence[Any],
         page: PageArgs,
         *,
-        order: Order = Order(),  # noqa: B008 - immutable.
+        order: Order = Order(),
         where: Sequence[ColumnElement[bool]] = (),
     ) -> list[Page[R]]:
         """Give for each key one page of its visible rows.
@@ -293,8 +293,10 @@ class Loads:
                 self._limited(record, page, order, [column == key, *where])
                 for key in unique[start : start + _UNION_PARTS]
             ]
-            statement = parts[0] if len(parts) == 1 else union_all(
-                *(select(part.subquery()) for part in parts)
+            statement = (
+                parts[0]
+                if len(parts) == 1
+                else union_all(*(select(part.subquery()) for part in parts))
             )
             for row in rows_of(record, await self._all(statement)):
                 grouped[getattr(row, column.key)].append(row)
@@ -305,7 +307,7 @@ class Loads:
         record: type[R],
         page: PageArgs,
         *,
-        order: Order = Order(),  # noqa: B008 - immutable.
+        order: Order = Order(),
         where: Sequence[ColumnElement[bool]] = (),
     ) -> Page[R]:
         """Give one page of all visible rows of a table."""
@@ -369,7 +371,7 @@ def decode_cursor(cursor: str, size: int) -> list[Any]:
         padded = cursor + "=" * (-len(cursor) % 4)
         values = orjson.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
         if not isinstance(values, list) or len(values) != size or not isinstance(values[-1], str):
-            raise ValueError("not a cursor of this list")  # noqa: TRY301
+            raise ValueError("not a cursor of this list")
     except ValueError as error:
         raise RequestError(
             "BAD_USER_INPUT",
@@ -385,6 +387,4 @@ def _typed(column: Any, value: Any) -> Any:
             return python_type.fromisoformat(value)
         return python_type(value)
     except (TypeError, ValueError) as error:
-        raise RequestError(
-            "BAD_USER_INPUT", "This cursor does not belong to this list."
-        ) from error
+        raise RequestError("BAD_USER_INPUT", "This cursor does not belong to this list.") from error

@@ -32,9 +32,7 @@ async def message(info: Info, id_: str) -> Message | None:
     return (await info.context.load.one(Message, Message.id, [id_]))[0]
 
 
-async def of_users(
-    users: Sequence[User], info: Info, page: PageArgs
-) -> list[Page[Conversation]]:
+async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[Conversation]]:
     """Conversations of users, the last changed first."""
     return await info.context.load.page(
         Conversation,

@@ -8,8 +8,20 @@ import strawberry
 from models import accounts as tables
 from resolvers import accounts
 from resolvers.base import Info, PageArgs
-from schema.base import After, Before, Connection, First, Last, Node, Payload
-from schema.base import arg, attr, connection, field, mutation
+from schema.base import (
+    After,
+    Before,
+    Connection,
+    First,
+    Last,
+    Node,
+    Payload,
+    arg,
+    attr,
+    connection,
+    field,
+    mutation,
+)
 from services.accounts import roles as role_service
 from services.accounts import sessions as session_service
 from services.accounts import users as user_service

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Generic, NewType, TypeVar, cast
 
@@ -58,9 +58,13 @@ def field(resolver: BatchResolver, description: str, **options: Any) -> Any:
 
 
 def connection(
-    resolver: BatchResolver, description: str, *, parameters: list[inspect.Parameter] = [], **options: Any  # noqa: B006 - never changed.
+    resolver: BatchResolver,
+    description: str,
+    *,
+    parameters: Sequence[inspect.Parameter] = (),
+    **options: Any,
 ) -> Any:
-    """A connection field. `resolver` is `(parents, info, page: PageArgs, **arguments) -> list[Page]`."""
+    """A connection field: `resolver` is `(parents, info, page, **arguments) -> list[Page]`."""
     extra = list(inspect.signature(resolver).parameters.values())[3:] or parameters
 
     @functools.wraps(resolver)
@@ -190,7 +194,9 @@ _ERROR_CODES = {
 }
 
 
-def described_enum(kind: Any, description: str, values: dict[Any, str], name: str | None = None) -> Any:
+def described_enum(
+    kind: Any, description: str, values: dict[Any, str], name: str | None = None
+) -> Any:
     """Publish a StrEnum with a description for each value (all must be described)."""
     missing = set(kind) - set(values)
     if missing:
@@ -214,7 +220,9 @@ class UserError:
     path: list[str] = attr("The argument at fault, from the mutation's arguments down.")
 
 
-@strawberry.type(description="A mutation's answer: what it made, and what was wrong with the input.")
+@strawberry.type(
+    description="A mutation's answer: what it made, and what was wrong with the input."
+)
 class Payload:
     """Base of every payload; all other fields are null when there are errors."""
 
@@ -223,7 +231,9 @@ class Payload:
     )
 
 
-def mutation(payload: type[Any], description: str) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
+def mutation(
+    payload: type[Any], description: str
+) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
     """A mutation: the decorated `async (info, …) -> dict` names the payload's fields.
 
     UserErrors become the payload's `errors`; whatever else is raised is left to the engine.
@@ -263,9 +273,7 @@ def _input_fields(function: Callable[..., Any]) -> set[str]:
     parameter = inspect.signature(function).parameters.get("input")
     if parameter is None:
         return set()
-    definition = cast(
-        "StrawberryObjectDefinition", parameter.annotation.__strawberry_definition__
-    )
+    definition = cast("StrawberryObjectDefinition", parameter.annotation.__strawberry_definition__)
     return {item.python_name for item in definition.fields}
 
 
@@ -293,7 +301,7 @@ RunState = described_enum(
         states.RunState.FAILED: "It ended with an error.",
         states.RunState.CANCELED: "It was canceled.",
         states.RunState.TIMED_OUT: "It took longer than it may.",
-        states.RunState.SKIPPED: "It was not run, because something it depends on did not complete.",
+        states.RunState.SKIPPED: "Not run, because something it depends on did not complete.",
     },
 )
 

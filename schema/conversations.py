@@ -62,7 +62,7 @@ MessageStatus = described_enum(
         states.MessageStatus.STREAMING: "The answer is being written.",
         states.MessageStatus.COMPLETED: "The text is whole.",
         states.MessageStatus.FAILED: "Writing failed; the text is what was written until then.",
-        states.MessageStatus.STOPPED: "Stopped on request; the text is what was written until then.",
+        states.MessageStatus.STOPPED: "Stopped on request; the text is what was written so far.",
     },
 )
 
@@ -156,7 +156,9 @@ class Message(Node, row=tables.Message):
     input_tokens: int | None = attr("Tokens the model read.")
     output_tokens: int | None = attr("Tokens the model wrote.")
 
-    @strawberry.field(description="What the answer cost in US dollars, where prices are configured.")
+    @strawberry.field(
+        description="What the answer cost in US dollars, where prices are configured."
+    )
     def cost_usd(self) -> float | None:
         return None if self.cost_usd is None else float(self.cost_usd)  # type: ignore[arg-type]
 
@@ -284,7 +286,7 @@ class MessageSendInput:
     content: str = attr("The text, 1 to 100,000 characters unless configured otherwise.")
     idempotency_key: str | None = strawberry.field(
         default=None,
-        description="Sending again with the same key gives the same messages; at most 100 characters.",
+        description="At most 100 characters; the same key gives the same messages again.",
     )
 
 
@@ -346,15 +348,11 @@ async def _send(info: Info, input: MessageSendInput) -> dict[str, object]:
 
 
 async def _stop(info: Info, id: Id) -> dict[str, object]:
-    return {
-        "message": await messages.stop(info.context.deps, info.context.viewer, message_id=id)
-    }
+    return {"message": await messages.stop(info.context.deps, info.context.viewer, message_id=id)}
 
 
 async def _retry(info: Info, id: Id) -> dict[str, object]:
-    return {
-        "message": await messages.retry(info.context.deps, info.context.viewer, message_id=id)
-    }
+    return {"message": await messages.retry(info.context.deps, info.context.viewer, message_id=id)}
 
 
 @strawberry.type
@@ -426,8 +424,8 @@ class ToolCallFinished(ConversationEvent):
 
 
 @strawberry.type(
-    description="Begin anew from this snapshot: at the start, when the cursor is unknown or too old, "
-    "and when text was taken back. Texts go on from the contents in the snapshot."
+    description="Begin anew from this snapshot: at the start, when the cursor is unknown or too "
+    "old, and when text was taken back. Texts go on from the contents in the snapshot."
 )
 class ConversationReset(ConversationEvent):
     conversation_id: strawberry.Private[str]
@@ -461,8 +459,8 @@ async def _event(info: Info, item: streams.Item, conversation_id: str) -> Conver
 @strawberry.type
 class ConversationsSubscription:
     @strawberry.subscription(
-        description="What happens in a conversation: first a ConversationReset with its snapshot, or, "
-        "with `after`, what you missed; then everything as it happens."
+        description="What happens in a conversation: first a ConversationReset with its snapshot, "
+        "or, with `after`, what you missed; then everything as it happens."
     )
     async def conversation_events(
         self,

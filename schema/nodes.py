@@ -17,7 +17,9 @@ class NodesQuery:
     ) -> Node | None:
         return (await nodes.by_ids(info, [id]))[0]  # type: ignore[return-value]
 
-    @strawberry.field(description="The objects with these ids, in their order; null for absent ones.")
+    @strawberry.field(
+        description="The objects with these ids, in their order; null for absent ones."
+    )
     async def nodes(
         self, info: Info, ids: Annotated[list[strawberry.ID], arg("Ids of objects, at most 100.")]
     ) -> list[Node | None]:

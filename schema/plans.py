@@ -260,8 +260,8 @@ class PlanExecutionFinished(PlanExecutionEvent):
 
 
 @strawberry.type(
-    description="Begin anew from this snapshot: at the start, and when the cursor is unknown or too "
-    "old. All events of the run follow, those of before included, as long as they are kept."
+    description="Begin anew from this snapshot: at the start, and when the cursor is unknown or "
+    "too old. All events of the run follow, those of before included, as long as they are kept."
 )
 class PlanExecutionReset(PlanExecutionEvent):
     execution_id: strawberry.Private[str]
@@ -292,8 +292,8 @@ async def _event(info: Info, item: streams.Item, execution_id: str) -> PlanExecu
 @strawberry.type
 class PlansSubscription:
     @strawberry.subscription(
-        description="What happens in a run: first a PlanExecutionReset and all events so far, or, with "
-        "`after`, what you missed; then everything as it happens, until the run ends."
+        description="What happens in a run: first a PlanExecutionReset and all events so far, or, "
+        "with `after`, what you missed; then everything as it happens, until the run ends."
     )
     async def plan_execution_events(
         self,

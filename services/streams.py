@@ -11,7 +11,7 @@ misses is read again. So a lost signal costs time, never data.
 
 import asyncio
 import base64
-import os
+import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -103,8 +103,8 @@ class Appended:
 class Restarted:
     """The follower must begin anew from a snapshot.
 
-    `connection` reads the state that belongs to `cursor`, until `release` is called or the next item
-    is asked for.
+    `connection` reads the state that belongs to `cursor`, until `release` is called or the next
+    item is asked for.
     """
 
     cursor: str
@@ -335,7 +335,8 @@ class _Follower:
 class TextWriter:
     """Gathers the small pieces of one growing text and sends them every few milliseconds.
 
-    `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`; every
+    `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`;
+    every
     `options.text_checkpoint_s` seconds `checkpoint(text)` stores what was sent.
 
     A writer that goes on after a crash begins with the `text` sent so far. What it is given from
@@ -400,7 +401,9 @@ class TextWriter:
             await self._diverge()
 
     async def _diverge(self) -> None:
-        kept = os.path.commonprefix([self.text, self._sent])
+        pairs = zip(self.text, self._sent, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        kept = self._sent[:same]
         self._sent = kept
         if self._rewind is not None:
             await self._rewind(kept)

@@ -39,8 +39,8 @@ def handler(task_type: str, *, dead: DeadHandler | None = None) -> Callable[[Han
     """Register the decorated function as the way to run tasks of `task_type`.
 
     It may run more than once (a worker can be killed at any point): it must look at what is done.
-    When it is cancelled, because the process ends or the lease was lost, it leaves a state from which
-    another run can go on. `dead(deps, task, message)` runs when no retry is left.
+    When it is cancelled, because the process ends or the lease was lost, it leaves a state from
+    which another run can go on. `dead(deps, task, message)` runs when no retry is left.
     """
 
     def register(run: Handler) -> Handler:
@@ -115,9 +115,7 @@ async def claim(deps: Deps, *, limit: int) -> list[Task]:
         if (await connection.execute(statement.with_only_columns(Task.id))).first() is None:
             return []
     async with work(deps) as unit:
-        tasks = (
-            await unit.session.scalars(statement.with_for_update(skip_locked=True))
-        ).all()
+        tasks = (await unit.session.scalars(statement.with_for_update(skip_locked=True))).all()
         for task in tasks:
             if task.status is TaskStatus.RUNNING:
                 # Its worker is gone. Counted, so that a task which kills workers ends as dead.
@@ -148,7 +146,12 @@ async def renew(deps: Deps, task_ids: Sequence[str]) -> set[str]:
 async def complete(deps: Deps, task: Task, result: Any) -> None:
     """Mark a task done."""
     await _settle(
-        deps, task, status=TaskStatus.COMPLETED, result=result, completed_at=now(), leased_until=None
+        deps,
+        task,
+        status=TaskStatus.COMPLETED,
+        result=result,
+        completed_at=now(),
+        leased_until=None,
     )
 
 

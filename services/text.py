@@ -10,9 +10,10 @@ def clean(
 ) -> str:
     """Give `value` if it is fit to be stored.
 
-    Raises UserError REQUIRED when it is empty or blank (and `min_chars` > 0), LIMIT when it is longer
-    than `max_chars` characters, INVALID when it holds NUL or half a surrogate pair, or, for a single
-    line, control characters.
+    Raises UserError REQUIRED when it is empty or blank (and `min_chars` > 0), LIMIT when it is
+    longer
+    than `max_chars` characters, INVALID when it holds NUL or half a surrogate pair, or, for a
+    single line, control characters.
     """
     if value is None or (min_chars and not value.strip()):
         raise UserError(UserErrorCode.REQUIRED, f"{label(name)} must not be empty.", (name,))

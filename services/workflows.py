@@ -75,9 +75,11 @@ async def _answer_is_dead(deps: Deps, task: Task, reason: str) -> None:
 
 @tasks.handler(messages.ANSWER, dead=_answer_is_dead)
 async def answer(deps: Deps, task: Task) -> None:
-    """Write an answer: recall, ask the model, run its tools, and again, until it has nothing to call.
+    """Write an answer: recall, ask the model, run its tools, and again, until it has nothing to
+    call.
 
-    An answer whose writer was killed is taken up where it stood: finished rounds are kept, the text of
+    An answer whose writer was killed is taken up where it stood: finished rounds are kept, the
+    text of
     the round under way is written again and sent only where it differs. Stopping keeps the text.
     """
     message = await _begin(deps, task.payload["id"])
@@ -202,7 +204,7 @@ async def _rewind(deps: Deps, message: Message, text: str) -> None:
 
 
 async def _watch(draft: _Draft, control: Any, writing: "asyncio.Task[Any]") -> None:
-    """Cancel the writing when its stop is asked for; looks at the row too, in case news got lost."""
+    """Cancel the writing when its stop is asked for; news may get lost, so look at the row."""
     while True:
         news = await control.get(_CONTROL_POLL_S)
         if news is not None and news.data.get("stop") not in (draft.message.id, "all"):
@@ -288,9 +290,7 @@ async def _call_tools(draft: _Draft, calls: list[ToolCall]) -> None:
         ]
     for call, done in zip(calls, running, strict=True):
         draft.prompt.append(
-            ChatMessage(
-                prompts.Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id
-            )
+            ChatMessage(prompts.Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id)
         )
 
 
@@ -371,9 +371,7 @@ async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bo
         else:
             code, reason = _explain(draft, ended)
             log.warning("answer failed: %s", reason, extra={"message_id": message.id})
-            messages.end(
-                unit, message, MessageStatus.FAILED, error_code=code, error_message=reason
-            )
+            messages.end(unit, message, MessageStatus.FAILED, error_code=code, error_message=reason)
     await draft.deps.bus.expire(draft.topic, _LOG_TTL_S)
 
 

@@ -186,6 +186,7 @@ class Engine:
         first: ExecutionContext,
     ) -> AsyncGenerator[Result, None]:
         begin_event = getattr(context, "begin_event", None)
+        end_event = getattr(context, "end_event", None)
         try:
             while True:
                 try:
@@ -201,8 +202,14 @@ class Engine:
                 execution = _execution(self.schema, prepared, context, payload)
                 # Collected once: the selections of an operation do not change between events.
                 execution._subfields_cache = first._subfields_cache
-                yield await self._run(execution, context)
+                result = await self._run(execution, context)
+                if end_event is not None:
+                    # Before the event is sent: a slow reader must not hold what it was read with.
+                    await end_event()
+                yield result
         finally:
+            if end_event is not None:
+                await end_event()
             aclose = getattr(source, "aclose", None)
             if aclose is not None:
                 await aclose()

@@ -107,9 +107,7 @@ async def create(
     matches = await passwords.verify(password[:1000], found.password_hash if found else None)
     if not matches or found is None or not found.is_active:
         log.info("sign-in refused", extra={"ip": client.ip_address})
-        raise UserError(
-            UserErrorCode.INVALID, "The login or the password is wrong.", ("password",)
-        )
+        raise UserError(UserErrorCode.INVALID, "The login or the password is wrong.", ("password",))
     await deps.bus.forget(f"sign-in:login:{passwords.hash_token(name)}")
     async with work(deps) as unit:
         user = await unit.lock(User, found.id)
@@ -250,6 +248,16 @@ async def _touch(deps: Deps, session_id: str) -> None:
     async with work(deps) as unit:
         await unit.session.execute(
             update(AuthSession).where(AuthSession.id == session_id).values(last_active_at=now())
+        )
+
+
+async def open_until(deps: Deps, session_id: str) -> datetime | None:
+    """Give the time a sign-in's access token ends, or None when the sign-in is revoked or gone."""
+    async with deps.db.reading() as connection:
+        return await connection.scalar(
+            select(AuthSession.expires_at)
+            .join(User, User.id == AuthSession.user_id)
+            .where(AuthSession.id == session_id, AuthSession.revoked_at.is_(None), User.is_active)
         )
 
 

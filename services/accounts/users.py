@@ -184,6 +184,4 @@ async def change_password(
         if user is None:
             raise UserError(UserErrorCode.NOT_FOUND, "Your account is gone.")
         user.password_hash = renewed
-        await sessions.revoke_all(
-            unit, user_id, reason="password changed", keep=viewer.session_id
-        )
+        await sessions.revoke_all(unit, user_id, reason="password changed", keep=viewer.session_id)

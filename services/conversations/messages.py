@@ -1,7 +1,7 @@
 """Messages: send, stop, retry.
 
-When a message arrives while another is being answered it queues: answers of a conversation are given
-one at a time, in the order of the messages, each knowing what came before it. At most
+When a message arrives while another is being answered it queues: answers of a conversation are
+given one at a time, in the order of the messages, each knowing what came before it. At most
 `options.answers_queued_max` wait at once.
 """
 

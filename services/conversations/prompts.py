@@ -12,9 +12,9 @@ from services.base import Deps, Work
 from services.llm.base import ChatMessage, RecalledMemory, Role, ToolCall
 
 _SYSTEM = (
-    "You are the assistant of Noosphere, a self-hosted backend. Answer in the language of the user. "
-    "Use the tools when they help: run code rather than guess results. Cite a memory you rely on by "
-    "its id in square brackets. Today is {date} (UTC)."
+    "You are the assistant of Noosphere, a self-hosted backend. Answer in the language of the "
+    "user. Use the tools when they help: run code rather than guess results. Cite a memory you "
+    "rely on by its id in square brackets. Today is {date} (UTC)."
 )
 # A tool's result is cut to this many characters before a model reads it.
 _RESULT_MAX_CHARS = 16_000

@@ -33,9 +33,7 @@ def _messages(viewer: Viewer) -> ColumnElement[bool]:
 
 @access.rule(MessageToolCall)
 def _tool_calls(viewer: Viewer) -> ColumnElement[bool]:
-    return MessageToolCall.message_id.in_(
-        select(Message.id).where(access.visible(Message, viewer))
-    )
+    return MessageToolCall.message_id.in_(select(Message.id).where(access.visible(Message, viewer)))
 
 
 @access.rule(Context)

@@ -72,8 +72,8 @@ async def create(
 ) -> Plan:
     """Store a plan of the viewer.
 
-    Raises UserErrors naming every step at fault: unknown tools, wrong arguments, dependencies out of
-    range, on the step itself or in a cycle (which is shown), references to steps not waited for.
+    Raises UserErrors naming every step at fault: unknown tools, wrong arguments, dependencies out
+    of range, on the step itself or in a cycle (which is shown), references to steps not waited for.
     """
     user_id = viewer.require("plans:write")
     clean(title, "title", max_chars=200, multiline=False)
@@ -165,7 +165,7 @@ def _check_graph(steps: Sequence[StepInput]) -> None:
         shown = " → ".join(str(index) for index in found)
         raise UserError(
             UserErrorCode.INVALID,
-            f"The steps depend on each other in a cycle: {shown}. Remove one of these dependencies.",
+            f"The steps depend on each other in a cycle: {shown}. Remove one of these edges.",
             ("steps", str(found[0]), "depends_on"),
         )
     waits_for = graph.ancestors(depends_on)

@@ -49,9 +49,7 @@ async def execute(deps: Deps, viewer: Viewer, *, plan_id: str) -> PlanExecution:
                 f"The plan is being executed already ({running}); wait for it, or cancel it.",
                 ("id",),
             )
-        execution = PlanExecution(
-            plan_id=plan_id, user_id=user_id, session_id=viewer.session_id
-        )
+        execution = PlanExecution(plan_id=plan_id, user_id=user_id, session_id=viewer.session_id)
         unit.session.add(execution)
         await unit.session.flush()
         step_ids = await unit.session.scalars(
@@ -185,9 +183,7 @@ async def follow(
 def _source(execution_id: str) -> Source:
     async def growing(connection: AsyncConnection) -> dict[str, str]:
         rows = await connection.execute(
-            select(
-                PlanStepExecution.id, PlanStepExecution.attempt, PlanStepExecution.output
-            ).where(
+            select(PlanStepExecution.id, PlanStepExecution.attempt, PlanStepExecution.output).where(
                 PlanStepExecution.execution_id == execution_id,
                 PlanStepExecution.status == RunState.RUNNING,
             )
@@ -195,8 +191,9 @@ def _source(execution_id: str) -> Source:
         return {output_key(row.id, row.attempt): row.output or "" for row in rows}
 
     async def stored(connection: AsyncConnection, key: str) -> str | None:
+        row_id = key.split(":", maxsplit=1)[0]
         return await connection.scalar(
-            select(PlanStepExecution.output).where(PlanStepExecution.id == key.split(":")[0])
+            select(PlanStepExecution.output).where(PlanStepExecution.id == row_id)
         )
 
     async def is_complete(connection: AsyncConnection) -> bool:

@@ -63,8 +63,8 @@ def references(value: Any) -> Iterator[int]:
 def resolve(value: Any, outputs: Mapping[int, str], results: Mapping[int, Any]) -> Any:
     """Replace references by what the steps gave.
 
-    A string that is one whole `….result…` reference becomes the value itself; inside a longer text it
-    becomes text. A path that leads nowhere becomes empty.
+    A string that is one whole `….result…` reference becomes the value itself; inside a longer text
+    it becomes text. A path that leads nowhere becomes empty.
     """
     if isinstance(value, Mapping):
         return {key: resolve(item, outputs, results) for key, item in value.items()}

@@ -67,7 +67,7 @@ async def _run_is_dead(deps: Deps, task: Task, reason: str) -> None:
 
 @tasks.handler(executing.RUN_PLAN, dead=_run_is_dead)
 async def run(deps: Deps, task: Task) -> None:
-    """Run a plan to its end. After a crash, finished steps are kept and interrupted ones repeated."""
+    """Run a plan to its end; after a crash, finished steps stay and interrupted ones repeat."""
     started = await _load(deps, task.payload["id"])
     if started is None:
         return
@@ -223,9 +223,7 @@ async def _checkpoint(deps: Deps, row_id: str, text: str) -> None:
         )
 
 
-async def _end_step(
-    run: _Run, row_id: str, outcome: Outcome, output: str
-) -> PlanStepExecution:
+async def _end_step(run: _Run, row_id: str, outcome: Outcome, output: str) -> PlanStepExecution:
     async with work(run.deps) as unit:
         row = await unit.lock(PlanStepExecution, row_id)
         assert row is not None  # noqa: S101 - rows of a run go only with the run.
@@ -260,9 +258,7 @@ def _context(run: _Run, writer: TextWriter) -> ToolContext:
     )
 
 
-async def _prompt(
-    run: _Run, prompt: str, waited_for: Sequence[int], writer: TextWriter
-) -> Outcome:
+async def _prompt(run: _Run, prompt: str, waited_for: Sequence[int], writer: TextWriter) -> Outcome:
     """Give a step's prompt, and what it waited for, to the model; run the tools it calls."""
     given = [
         f"Result of step {i} ({run.steps[i].description}):\n"

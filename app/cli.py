@@ -1,0 +1,220 @@
+"""The command line: serve, worker, migrate, seed, doctor, schema."""
+
+import argparse
+import asyncio
+import gc
+import json
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.config import ConfigurationError, Settings, load
+
+VERSION = "0.1.0"
+EXIT_CONFIGURATION = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; give the process's exit code (2 for a configuration that cannot be used)."""
+    arguments = _parser().parse_args(argv)
+    overrides = {
+        name: value
+        for name in ("host", "port", "data_dir")
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    try:
+        settings = load(**overrides)
+        from app.logs import configure
+
+        configure(settings.log_level, settings.log_format)
+        return int(arguments.command(settings, arguments))
+    except ConfigurationError as error:
+        sys.stderr.write(f"noosphere: {error}\n")
+        return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Noosphere, the self-hosted backend for AI applications.",
+        epilog="Configuration comes from environment variables NOOSPHERE_*; the README lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"noosphere {VERSION}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, help_: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(command=command)
+        sub.add_argument("--data-dir", type=Path, help="data directory (NOOSPHERE_DATA_DIR)")
+        return sub
+
+    serve = add("serve", _serve, "Serve the graph over HTTP and WebSocket, and run tasks.")
+    serve.add_argument("--host", help="address to listen on (NOOSPHERE_HOST)")
+    serve.add_argument("--port", type=int, help="port to listen on (NOOSPHERE_PORT)")
+    add("worker", _work, "Run tasks only; needs NOOSPHERE_REDIS_URL.")
+    migrate = add("migrate", _migrate, "Bring the database up to date, or to a revision.")
+    migrate.add_argument("revision", nargs="?", default="head", help="head, base or a revision")
+    add("seed", _seed, "Add built-in roles, tools and templates that are missing.")
+    doctor = add("doctor", _doctor, "Tell what works here: database, bus, sandboxes, provider.")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    add("schema", _schema, "Print the GraphQL schema.")
+    return parser
+
+
+def _run(main_coroutine: Any) -> Any:
+    import uvloop
+
+    return uvloop.run(main_coroutine)
+
+
+def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
+    return int(_run(_serve_forever(settings)))
+
+
+async def _serve_forever(settings: Settings) -> int:
+    import uvicorn
+
+    from app.server import create_app
+    from app.serving import Server
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        # Opened below, so that a configuration that cannot be used ends in one line.
+        lifespan="off",
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+        server_header=False,
+        # Compression would hide a reader that stalls, and costs time on every event.
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
+        ws_max_size=settings.max_body_bytes + 1024,
+    )
+    with _listening(settings) as listener:
+        async with app.state.server.opened():
+            await Server(config, app, on_ready=_welcome).serve(sockets=[listener])
+    return 0
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Take the port before anything else is opened. Raises ConfigurationError when it is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"NOOSPHERE_HOST={settings.host} NOOSPHERE_PORT={settings.port} cannot be listened on "
+            f"({error.strerror or error}): expected a free port of this machine"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _welcome(settings: Settings, deps: Any, port: int) -> None:
+    host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1", "::") else settings.host  # noqa: S104
+    base = f"http://{host}:{port}"
+    lines = [
+        f"Noosphere {VERSION} is ready.",
+        f"  GraphiQL   {base}/graphql" if settings.graphiql else "",
+        f"  GraphQL    {base}/graphql (POST), ws://{host}:{port}/graphql",
+        f"  Health     {base}/healthz  {base}/readyz  {base}/metrics",
+        f"  Database   {deps.db.url.render_as_string(hide_password=True)}",
+        f"  Bus        {'Redis' if settings.redis_url else 'in this process'}",
+        f"  Assistant  {deps.provider.name} ({deps.provider.model})",
+        f"  Sandboxes  {deps.sandboxes.summary}",
+    ]
+    sys.stdout.write("\n".join(line for line in lines if line) + "\n")
+    sys.stdout.flush()
+
+
+def _work(settings: Settings, _arguments: argparse.Namespace) -> int:
+    if not settings.redis_url:
+        raise ConfigurationError(
+            "NOOSPHERE_REDIS_URL is empty: expected the Redis that `serve` uses, "
+            "because a worker is a process of its own"
+        )
+    return int(_run(_work_forever(settings)))
+
+
+async def _work_forever(settings: Settings) -> int:
+    from app.runtime import running
+    from app.worker import working
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with running(settings) as deps, working(deps):
+        gc.collect()
+        gc.freeze()
+        sys.stdout.write(f"Noosphere {VERSION} worker {deps.bus.node_id} is ready.\n")
+        sys.stdout.flush()
+        await stopping.wait()
+    return 0
+
+
+def _migrate(settings: Settings, arguments: argparse.Namespace) -> int:
+    async def go() -> int:
+        from app.database import MigrationError, migrate, revision
+        from models.database import Database
+
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.database)
+        try:
+            before = await revision(database)
+            await migrate(database, arguments.revision)
+            after = await revision(database)
+        except MigrationError as error:
+            raise ConfigurationError(str(error)) from error
+        finally:
+            await database.aclose()
+        sys.stdout.write(f"The database was at {before or 'nothing'}, now at {after}.\n")
+        return 0
+
+    return int(_run(go()))
+
+
+def _seed(settings: Settings, _arguments: argparse.Namespace) -> int:
+    async def go() -> int:
+        from app.runtime import running
+
+        # Opening everything seeds; nothing else is to be done.
+        async with running(settings):
+            sys.stdout.write("Built-in roles, tools and templates are there.\n")
+        return 0
+
+    return int(_run(go()))
+
+
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    async def go() -> int:
+        from app.doctor import examine
+
+        report = await examine(settings)
+        text = json.dumps(report.data, indent=2) if arguments.json else report.text
+        sys.stdout.write(text + "\n")
+        return 0 if report.is_healthy else 1
+
+    return int(_run(go()))
+
+
+def _schema(_settings: Settings, _arguments: argparse.Namespace) -> int:
+    import schema
+
+    sys.stdout.write(schema.build().as_str() + "\n")
+    return 0

@@ -1,0 +1,154 @@
+"""Everything one process works with, opened in order and closed in reverse."""
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from app.config import ConfigurationError, Settings
+from app.database import head, migrate, revision
+from models.database import Database
+from services import system
+from services.base import Deps
+from services.events import open_bus
+from services.language.embeddings import Embedder
+from services.llm import open_provider
+from services.llm.base import Provider
+from services.sandboxes.host import SandboxHost
+
+log = logging.getLogger("noosphere")
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Deps]:
+    """Open database, bus, provider and sandbox host; migrate and seed; close them at the end.
+
+    Raises ConfigurationError when the data directory cannot be used or belongs to a running server,
+    and when the database is not up to date and may not be migrated.
+    """
+    _prepare(settings.data_dir)
+    with _sole_owner(settings):
+        database = Database(
+            settings.database,
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_max_overflow,
+            pool_timeout_s=settings.database_pool_timeout,
+            pool_recycle_s=settings.database_pool_recycle,
+        )
+        bus = open_bus(settings.redis_url or None, settings.data_dir, settings.node)
+        embedder = Embedder()
+        provider = _provider(settings, embedder)
+        host = SandboxHost(
+            driver=settings.sandbox_driver,
+            docker_url=settings.docker_url or None,
+            state_dir=settings.data_dir / "sandboxes",
+        )
+        deps = Deps(settings.options(), database, bus, provider, embedder, host)
+        try:
+            await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
+            await bus.start()
+            await system.seed(deps)
+            await host.start(deps)
+            warming = asyncio.create_task(_warm(embedder))
+            try:
+                yield deps
+            finally:
+                warming.cancel()
+                await asyncio.gather(warming, return_exceptions=True)
+        finally:
+            await _close(deps)
+
+
+async def _close(deps: Deps) -> None:
+    for name, close in (
+        ("sandboxes", deps.sandboxes.aclose),
+        ("provider", deps.provider.aclose),
+        ("embedder", deps.embedder.aclose),
+        ("bus", deps.bus.aclose),
+        ("database", deps.db.aclose),
+    ):
+        try:
+            await close()
+        except Exception:
+            log.exception("%s did not close cleanly", name)
+
+
+async def _warm(embedder: Embedder) -> None:
+    try:
+        await embedder.warm()
+    except Exception:
+        log.exception("sentence embeddings could not be loaded")
+
+
+def _provider(settings: Settings, embedder: Embedder) -> Provider:
+    return open_provider(
+        base_url=settings.llm_base_url or None,
+        api_key=settings.llm_api_key.get_secret_value() or None,
+        model=settings.llm_model or None,
+        connect_timeout_s=settings.llm_connect_timeout,
+        chunk_timeout_s=settings.llm_chunk_timeout,
+        total_timeout_s=float(settings.answer_timeout),
+        max_retries=settings.llm_max_retries,
+        max_output_tokens=settings.llm_max_output_tokens,
+        input_price_per_million_usd=settings.llm_input_price,
+        output_price_per_million_usd=settings.llm_output_price,
+        word_delay_s=settings.embedded_word_delay_ms / 1000,
+        embedder=embedder,
+    )
+
+
+def _prepare(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        # Database and logs hold what people said; nobody else on the machine needs to read them.
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"NOOSPHERE_DATA_DIR={data_dir} cannot be written ({error.strerror}): "
+            "expected a directory this user may create or write"
+        ) from error
+
+
+@contextmanager
+def _sole_owner(settings: Settings) -> Iterator[None]:
+    """Hold the data directory while the in-process bus is used: it serves one process only."""
+    if settings.redis_url:
+        yield
+        return
+    with (settings.data_dir / "server.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"NOOSPHERE_DATA_DIR={settings.data_dir} is in use by another process: "
+                "stop it, take another directory, or set NOOSPHERE_REDIS_URL so that several processes can work "
+                "together"
+            ) from error
+        yield
+
+
+async def _bring_up_to_date(database: Database, *, may_migrate: bool) -> None:
+    try:
+        if may_migrate:
+            await migrate(database)
+        elif await revision(database) != head():
+            raise ConfigurationError(
+                "the database is not up to date: run `python -m app migrate`, "
+                "or set NOOSPHERE_MIGRATE_ON_START=true"
+            )
+    except OSError as error:
+        raise _unreachable(database) from error
+    except Exception as error:
+        if type(error).__name__ in ("OperationalError", "InterfaceError"):
+            raise _unreachable(database) from error
+        raise
+
+
+def _unreachable(database: Database) -> ConfigurationError:
+    shown = database.url.render_as_string(hide_password=True)
+    return ConfigurationError(
+        f"NOOSPHERE_DATABASE_URL={shown} does not answer: expected a running database that lets "
+        "this user in"
+    )

@@ -1,0 +1,169 @@
+"""The HTTP server: GraphQL over HTTP and WebSocket, GraphiQL, health and metrics."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+
+import schema
+from app import auth, graphiql
+from app.config import Settings
+from app.graphql_http import GraphQLHTTP
+from app.graphql_ws import GraphQLWebSocket, SocketOptions
+from app.runtime import running
+from app.worker import working
+from schema.execution import Engine, Limits
+from services.base import Deps
+
+log = logging.getLogger("noosphere.server")
+_PROBE_S = 3.0
+
+
+class Server:
+    """One application: its routes, and what they work with while it runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._deps: Deps | None = None
+        engine = Engine(
+            schema.build()._schema,
+            limits=Limits(
+                max_depth=settings.max_query_depth,
+                max_aliases=settings.max_query_aliases,
+                max_tokens=settings.max_query_tokens,
+            ),
+        )
+        origins = settings.cors_origins
+        self.http = GraphQLHTTP(
+            engine,
+            lambda info: auth.context_of_request(self.deps, info),
+            max_body_bytes=settings.max_body_bytes,
+            timeout_s=settings.request_timeout,
+            graphiql_html=graphiql.page if settings.graphiql else None,
+            graphiql_headers=graphiql.HEADERS,
+            allowed_origins=origins,
+        )
+        self.sockets = GraphQLWebSocket(
+            engine,
+            lambda scope, payload: auth.connect(self.deps, scope, payload),
+            options=SocketOptions(
+                max_operations=settings.max_operations_per_socket,
+                max_frame_bytes=settings.max_body_bytes,
+                operation_timeout_s=settings.request_timeout,
+            ),
+            allowed_origins=origins,
+            max_sockets_per_viewer=settings.max_sockets_per_viewer,
+        )
+
+    @property
+    def deps(self) -> Deps:
+        """What the running application works with."""
+        if self._deps is None:
+            raise RuntimeError("the application has not started")
+        return self._deps
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Deps]:
+        """Open everything before the first request, and close it after the last."""
+        async with AsyncExitStack() as stack:
+            self._deps = await stack.enter_async_context(running(self.settings))
+            if self.settings.worker_in_server:
+                await stack.enter_async_context(working(self._deps))
+            yield self._deps
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """Open the application under a server that has not opened it itself."""
+        async with self.opened():
+            try:
+                yield
+            finally:
+                await self.sockets.drain(self.settings.shutdown_timeout)
+
+    async def healthz(self, _request: Request) -> Response:
+        """Answer that the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Ask database, bus and sandbox driver whether they answer right now."""
+        deps = self.deps
+        probes: dict[str, Callable[[], Awaitable[object]]] = {
+            "database": deps.db.ping,
+            "bus": deps.bus.ping,
+            "sandboxes": deps.sandboxes.check,
+        }
+        states = await asyncio.gather(*(_probe(name, probe) for name, probe in probes.items()))
+        checks = dict(zip(probes, states, strict=True))
+        is_ready = all(state["status"] != "down" for state in states)
+        body = {"status": "ready" if is_ready else "unavailable", "checks": checks}
+        return JSONResponse(body, 200 if is_ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Give the process's metrics in Prometheus' text format."""
+        token = self.settings.metrics_token.get_secret_value()
+        given = request.headers.get("authorization", "")
+        if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            return Response("metrics need a bearer token\n", 401)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def home(self, _request: Request) -> Response:
+        """Lead people who open the root to GraphiQL."""
+        return RedirectResponse("/graphql" if self.settings.graphiql else "/healthz")
+
+    def routes(self) -> list[BaseRoute]:
+        """Give the routes. `/graphql` is no Mount: that would close its WebSockets."""
+        routes: list[BaseRoute] = [
+            Route("/", self.home),
+            Route("/graphql", self.http),
+            WebSocketRoute("/graphql", self.sockets),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+        ]
+        if self.settings.graphiql:
+            routes.append(Mount("/graphiql", graphiql.Assets()))
+        return routes
+
+
+async def _probe(name: str, probe: Callable[[], Awaitable[object]]) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            detail = await probe()
+    except TimeoutError:
+        return {"status": "down", "detail": f"no answer within {_PROBE_S:g} s"}
+    except Exception as error:  # noqa: BLE001 - a probe's failure is its answer.
+        log.warning("%s is down: %s", name, error)
+        return {"status": "down", "detail": getattr(error, "message", type(error).__name__)}
+    return {"status": "up", "detail": detail} if isinstance(detail, str) else {"status": "up"}
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Build the application of one process."""
+    server = Server(settings)
+    middleware = []
+    if settings.cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST", "OPTIONS"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+                expose_headers=["X-Request-Id", "Retry-After"],
+                max_age=86400,
+            )
+        )
+    app = Starlette(routes=server.routes(), middleware=middleware, lifespan=server.lifespan)
+    app.state.server = server
+    return app
+
+
+__all__ = ["Server", "create_app"]
