@@ -166,8 +166,9 @@ class LocalBus:
         self._counts = _Counts()
         retention = retention or Retention()
         self._rings = _Rings(
-            max_items=min(ring_items, retention.max_entries),
-            max_bytes=ring_bytes,
+            # No more than the file keeps after a trim, so that both tell the same story.
+            max_items=min(ring_items, max(1, retention.max_entries * 9 // 10)),
+            max_bytes=min(ring_bytes, retention.max_bytes * 9 // 10),
             total_bytes=64 * 1024 * 1024,
             idle_s=ring_idle_s,
         )
@@ -233,6 +234,8 @@ class LocalBus:
         self._require_running()
         if after < 0 or (limit is not None and limit < 0):
             raise ValueError("A position and a limit must not be negative.")
+        # Even what memory answers gives others their turn: whoever reads in a loop starves nobody.
+        await asyncio.sleep(0)
         ring = self._rings.get(topic)
         if ring is not None and ring.floor <= after <= ring.floor + len(ring.entries):
             head = ring.floor + len(ring.entries)

@@ -230,10 +230,10 @@ async def test_expiring_an_absent_log_does_nothing(bus: Bus) -> None:
 
 async def test_an_append_revives_a_log_that_was_to_be_forgotten(bus: Bus) -> None:
     await bus.append("t", {})
-    await bus.expire("t", 0.4)
+    await bus.expire("t", 1.0)
     await bus.append("t", {})
     await bus.append("witness", {})
-    await bus.expire("witness", 0.5)
+    await bus.expire("witness", 1.1)
     await read_until_absent(bus, "witness")
     assert (await bus.read("t")).head == 2
 
