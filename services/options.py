@@ -25,6 +25,7 @@ class Options:
     text_checkpoint_s: float = 1.0
     plan_max_steps: int = 100
     plan_parallel_steps: int = 8
+    memories_per_user: int = 10_000
     sandbox_template_image: str = "noosphere-sandbox:latest"
     sandbox_ttl_s: int = 3600
     sandbox_max_ttl_s: int = 86_400
