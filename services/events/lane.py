@@ -123,11 +123,14 @@ class Lane:
         except (RedisError, OSError, TimeoutError) as error:
             _fail(batch, f"Redis is unavailable: {error or 'no answer in time'}")
             await self._disconnect()
-        except BaseException:
+        except BaseException as error:
             # Answers still under way would be taken for those of later commands.
             _fail(batch, "The command to Redis was interrupted.")
             await self._disconnect()
-            raise
+            if not isinstance(error, Exception):
+                raise
+            # A process outlives whatever one connection did.
+            _log.exception("The commands to Redis broke unexpectedly")
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is not None:

@@ -246,7 +246,9 @@ class Store:
         except sqlite3.OperationalError as error:
             connection.close()
             if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-                raise StoreBusyError("Another process holds the event log.") from error
+                raise StoreBusyError(
+                    "Another process holds the event log; several processes need a Redis."
+                ) from error
             raise
         except BaseException:
             connection.close()

@@ -86,7 +86,8 @@ async def make_local_bus(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitabl
 @pytest.fixture(params=["local", "memory", pytest.param("redis", marks=pytest.mark.redis)])
 def make_bus(request: pytest.FixtureRequest) -> MakeBus:
     if request.param == "redis":
-        return request.getfixturevalue("make_redis_bus")
+        make_redis: MakeBus = request.getfixturevalue("make_redis_bus")
+        return make_redis
     make_local: Callable[..., Awaitable[Bus]] = request.getfixturevalue("make_local_bus")
     if request.param == "local":
         return make_local

@@ -19,11 +19,12 @@ Record = tuple[int, str]
 
 
 class Table:
-    """Committed records with a dense seq; `read` gives `batch` of them at most and counts itself."""
+    """Committed records with a dense seq; `read` gives at most `batch` of them, and is counted."""
 
     def __init__(self, batch: int = 1_000) -> None:
         self.records: list[Record] = []
         self.reads = 0
+        self._has_read = asyncio.Event()
         self._batch = batch
 
     def commit(self, text: str = "") -> int:
@@ -33,10 +34,18 @@ class Table:
 
     async def read(self, after: int) -> Sequence[Record]:
         self.reads += 1
+        self._has_read.set()
         # As with a database: what is committed during the wait is seen or not.
         found = self.records[after : after + self._batch]
         await asyncio.sleep(0)
         return found
+
+    async def until_read(self, count: int) -> None:
+        """Return once `read` was called `count` times."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.reads < count:
+                self._has_read.clear()
+                await self._has_read.wait()
 
 
 def announce(bus: Bus, table: Table, seq: int) -> Awaitable[None]:
@@ -79,9 +88,7 @@ async def test_records_before_and_after_the_start_are_given_once(make_bus: MakeB
         assert await take(records, 2) == table.records[1:]
         waiting = asyncio.ensure_future(anext(records))
         # Reads once more, finds nothing, and waits for news.
-        async with asyncio.timeout(PATIENCE_S):
-            while table.reads < 2:
-                await asyncio.sleep(0)
+        await table.until_read(2)
         reads = table.reads
         for _ in range(5):
             await announce(bus, table, table.commit())
@@ -107,10 +114,9 @@ async def test_a_lost_signal_costs_only_the_idle_time(make_bus: MakeBus) -> None
     bus, table = await make_bus(), Table()
     async with aclosing(following(bus, table, idle_s=0.05)) as records:
         waiting = asyncio.ensure_future(anext(records))
+        await table.until_read(1)
+        table.commit("never announced")
         async with asyncio.timeout(PATIENCE_S):
-            while table.reads < 1:
-                await asyncio.sleep(0)
-            table.commit("never announced")
             assert await waiting == (1, "never announced")
 
 
@@ -154,14 +160,16 @@ async def test_a_signal_without_its_record_leads_to_a_read(make_bus: MakeBus) ->
 async def test_a_reader_slower_than_its_tap_reads_the_table_instead(make_bus: MakeBus) -> None:
     bus, table = await make_bus(), Table(batch=50)
     table.commit()
-    async with bus.attach("t", max_items=2_000) as witness:
-        async with aclosing(following(bus, table)) as records:
-            await take(records, 1)
-            for _ in range(1_000):
-                await announce(bus, table, table.commit())
-            for _ in range(1_000):
-                assert await witness.get(PATIENCE_S) is not None
-            assert await take(records, 1_000) == table.records[1:]
+    async with (
+        bus.attach("t", max_items=2_000) as witness,
+        aclosing(following(bus, table)) as records,
+    ):
+        await take(records, 1)
+        for _ in range(1_000):
+            await announce(bus, table, table.commit())
+        for _ in range(1_000):
+            assert await witness.get(PATIENCE_S) is not None
+        assert await take(records, 1_000) == table.records[1:]
 
 
 async def test_a_table_that_is_not_dense_is_an_error(make_bus: MakeBus) -> None:
@@ -194,9 +202,8 @@ async def test_closing_it_detaches(make_local_bus: Callable[..., Awaitable[Local
     assert not bus._hub.follows("t")
     abandoned = following(bus, table, after=1)
     waiting = asyncio.ensure_future(anext(abandoned))
-    async with asyncio.timeout(PATIENCE_S):
-        while not bus._hub.follows("t"):
-            await asyncio.sleep(0)
+    await table.until_read(2)
+    assert bus._hub.follows("t")
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -234,13 +241,13 @@ def test_the_output_is_the_table_whatever_happens_to_the_signals(
 async def _shake(bus: LocalBus, table: Table, events: list[Any], after: int) -> None:
     for _ in range(after):
         table.commit()
-    received: list[Record] = []
+    received: asyncio.Queue[Record] = asyncio.Queue()
     may_take = asyncio.Semaphore(0)
 
     async def consume() -> None:
         async with aclosing(following(bus, table, after=after, idle_s=0.01)) as records:
             async for record in records:
-                received.append(record)
+                received.put_nowait(record)
                 await may_take.acquire()
 
     announced = after
@@ -266,7 +273,9 @@ async def _shake(bus: LocalBus, table: Table, events: list[Any], after: int) -> 
         for _ in range(len(table.records) + 1):
             may_take.release()
         async with asyncio.timeout(PATIENCE_S):
-            while len(received) < len(table.records) - after:
-                await asyncio.sleep(0.001)
+            output = [await received.get() for _ in table.records[after:]]
+            # Two idle reads more: nothing comes twice.
+            await table.until_read(table.reads + 2)
         consumer.cancel()
-    assert received == table.records[after:]
+    assert output == table.records[after:]
+    assert received.empty()

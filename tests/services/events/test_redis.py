@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -181,8 +182,9 @@ async def test_channels_nobody_follows_are_unsubscribed_in_the_end(
         for _ in range(20):
             async with bus.attach("brief"), bus.attach("brief"):
                 pass
+        kept = [b"noosphere:topic:kept"]
         async with asyncio.timeout(PATIENCE_S):
-            while set(await probe.pubsub_channels("*topic*")) != {b"noosphere:topic:kept"}:
+            while await probe.pubsub_channels("*topic*") != kept:  # noqa: ASYNC110 - no event tells.
                 await asyncio.sleep(0.01)
         async with bus.attach("brief") as again:
             await bus.publish("brief", {})
@@ -207,7 +209,7 @@ async def test_a_flushed_redis_begins_new_epochs(redis_server: RedisServer) -> N
         assert after.epoch not in {"", before.epoch}
         assert news.epoch == after.epoch
         async with asyncio.timeout(PATIENCE_S):
-            while await bus.nodes() != {"node-a"}:
+            while await bus.nodes() != {"node-a"}:  # noqa: ASYNC110 - no event tells.
                 await asyncio.sleep(0.01)
 
 
@@ -234,9 +236,9 @@ async def test_after_a_crash_of_redis_taps_are_lost_and_all_works_again(
             lambda: bus.append("t", {}),
             lambda: bus.publish("t", {}),
             lambda: bus.read("t"),
-            lambda: bus.nodes(),
+            bus.nodes,
             lambda: bus.count("c", 1),
-            lambda: bus.ping(),
+            bus.ping,
         ):
             with pytest.raises(BusUnavailableError):
                 await use()
@@ -353,4 +355,4 @@ async def test_open_bus_gives_a_redis_bus_for_a_url(redis_url: str, tmp_path: Pa
         await bus.ping()
     finally:
         await bus.aclose()
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
