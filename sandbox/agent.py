@@ -262,6 +262,7 @@ class Execution:
         self.empty = False
         self.silent = False
         self.crowded = False
+        self.settling = False
         self.oom_before = 0
 
 
@@ -767,11 +768,13 @@ class Agent:
 
         Output of an execution that was ended by force is sent as far as the credit goes.
         """
-        if not execution.empty or (execution.op not in self.running and not execution.silent):
+        if not execution.empty or execution.settling:
             return
-        if (execution.ending and execution.reason != EXITED) or execution.silent:
-            while any(self.on_stream(execution, fd) for fd in list(execution.streams)):
-                continue
+        if execution.silent or (execution.ending and execution.reason != EXITED):
+            execution.settling = True
+            for fd in list(execution.streams):
+                while fd in execution.streams and self.on_stream(execution, fd):
+                    continue
             execution.truncated = execution.truncated or bool(execution.streams)
             self.finish(execution)
         elif not execution.streams:

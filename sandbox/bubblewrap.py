@@ -9,6 +9,7 @@ found by `list` and cleared by `remove`.
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -54,6 +55,8 @@ from sandbox.events import Broadcast
 from sandbox.records import Record, Records, UidSlots, start_time
 from sandbox.spawning import Spawner
 
+log = logging.getLogger(__name__)
+
 READY_TIMEOUT_S = 15.0
 END_TIMEOUT_S = 10.0
 WATCH_INTERVAL_S = 1.0
@@ -76,8 +79,23 @@ class _Sandbox:
     state: SandboxState = SandboxState.RUNNING
     wire: Wire | None = None
     inner: int = 0
+    complaints: int = -1
     exited: asyncio.Event = field(default_factory=asyncio.Event)
     ooms: int = 0
+
+    def last_words(self) -> str:
+        """What bubblewrap or the agent wrote to standard error since the last look."""
+        try:
+            return os.read(self.complaints, 65536).decode("utf-8", "replace").strip()
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+        if self.complaints >= 0:
+            os.close(self.complaints)
+            self.complaints = -1
 
 
 class BubblewrapDriver:
@@ -294,12 +312,10 @@ class BubblewrapDriver:
             theirs.close()
             for fd in (complaint, *fds[2:]):
                 os.close(fd)
-        try:
-            self._note_pid(sandbox, pid)
-            sandbox.wire = await Wire.over(ours)
-            await self._until_ready(sandbox, complaints)
-        finally:
-            os.close(complaints)
+        sandbox.complaints = complaints
+        self._note_pid(sandbox, pid)
+        sandbox.wire = await Wire.over(ours)
+        await self._until_ready(sandbox)
         await asyncio.to_thread(self._records.write, sandbox.record)
 
     def _note_pid(self, sandbox: _Sandbox, pid: int) -> None:
@@ -341,7 +357,7 @@ class BubblewrapDriver:
             "rlimits": RLIMITS,
         }
 
-    async def _until_ready(self, sandbox: _Sandbox, complaints: int) -> None:
+    async def _until_ready(self, sandbox: _Sandbox) -> None:
         assert sandbox.wire is not None  # noqa: S101 - set by the only caller.
         wanted = wire.HEADER.size + 2
         heard = b""
@@ -359,11 +375,8 @@ class BubblewrapDriver:
         if len(heard) >= wanted:
             sandbox.inner = (_children(sandbox.record.pid) or [0])[0]
             return
-        try:
-            said = os.read(complaints, 4096).decode("utf-8", "replace")
-        except BlockingIOError:
-            said = ""
-        raise DriverUnavailableError("The sandbox did not start.", engine=said.strip()[-500:])
+        said = sandbox.last_words()[-500:]
+        raise DriverUnavailableError("The sandbox did not start.", engine=said)
 
     def _on_exit(self, pid: int, status: int) -> None:
         sandbox = self._by_pid.pop(pid, None)
@@ -374,6 +387,8 @@ class BubblewrapDriver:
             self._count_ooms(sandbox)
             sandbox.state = SandboxState.STOPPED
             self._emit(DriverEventKind.DIED, sandbox)
+            if said := sandbox.last_words():
+                log.error("The agent of sandbox %s ended: %s", sandbox.handle.sandbox_id, said)
 
     async def connect(self, sandbox_id: str) -> SandboxHandle:
         sandbox = self._find(sandbox_id)
@@ -486,6 +501,7 @@ class BubblewrapDriver:
         if sandbox.group is not None:
             await self._remove_group(sandbox.group)
         await asyncio.to_thread(self._records.remove, sandbox_id)
+        sandbox.close()
         if sandbox.uid is not None:
             self._uids.release(sandbox.uid)
         self._sandboxes.pop(sandbox_id, None)

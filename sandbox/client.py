@@ -320,7 +320,14 @@ class SandboxClient:
         program or directory), ResourceExhaustedError (no room for a process), SandboxLostError.
         Cancelled while starting, the command is killed.
         """
-        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        if isinstance(command, str):
+            if not command.strip():
+                raise InvalidArgumentError("The command is empty.")
+            argv = ["/bin/sh", "-c", command]
+        else:
+            argv = list(command)
+        if sum(map(len, command)) > COMMAND_BYTES:
+            raise InvalidArgumentError("The command is larger than 64 KB.")
         body = self._encode(argv, cwd, env or {}, timeout_s, output_limit_bytes)
         flags = wire.EXEC_STDIN if stdin or keep_stdin_open else 0
         head = wire.EXEC_HEAD.pack(
@@ -360,7 +367,8 @@ class SandboxClient:
         if output_limit_bytes < 0:
             raise InvalidArgumentError("output_limit_bytes must not be negative.")
         encoded = [encode(part, "command") for part in argv]
-        if sum(map(len, encoded)) > COMMAND_BYTES + 16 or len(argv) > 4096:
+        size = sum(map(len, encoded[2:] if argv[:2] == ["/bin/sh", "-c"] else encoded))
+        if size > COMMAND_BYTES or len(argv) > 4096:
             raise InvalidArgumentError("The command is larger than 64 KB.")
         merged = {**self._env, **env}
         strings = [*encoded, encode(cwd or WORKSPACE, "cwd")]

@@ -1,0 +1,336 @@
+"""Executions: the same on every driver."""
+
+import asyncio
+import os
+import signal
+from contextlib import aclosing
+
+import pytest
+
+from sandbox.base import Limits
+from sandbox.client import Reason
+from sandbox.errors import InvalidArgumentError
+from tests.sandbox.conftest import MIB, Box, Boxes
+
+
+async def test_a_command_gives_its_output_and_exit_code(box: Box) -> None:
+    result, out, err = await box.run("echo hello; echo trouble >&2; exit 3")
+    assert (out, err) == (b"hello\n", b"trouble\n")
+    assert (result.exit_code, result.signal, result.reason) == (3, None, Reason.EXITED)
+    assert (result.stdout_bytes, result.stderr_bytes, result.truncated) == (6, 8, False)
+    assert result.usage.wall_ms is not None
+    assert result.usage.wall_ms > 0
+
+
+async def test_a_sequence_runs_without_a_shell(box: Box) -> None:
+    result, out, _ = await box.run(["echo", "$HOME", "a b", "*"])
+    assert out == b"$HOME a b *\n"
+    assert result.exit_code == 0
+
+
+async def test_bytes_arrive_exactly_as_written(box: Box) -> None:
+    program = "import os; os.write(1, bytes(range(256)) * 300); os.write(2, b'\\xff\\x00\\x1b[31m')"
+    _, out, err = await box.python(program)
+    assert out == bytes(range(256)) * 300
+    assert err == b"\xff\x00\x1b[31m"
+
+
+async def test_a_line_arrives_while_the_program_still_runs(box: Box) -> None:
+    # The program goes on only once its first line was received here: no clock decides.
+    execution = await box.start(
+        "echo first; read go; echo second; read go; echo third", keep_stdin_open=True
+    )
+    async with aclosing(execution.output()) as output:
+        for expected in (b"first\n", b"second\n", b"third\n"):
+            async with asyncio.timeout(20):
+                chunk = await anext(output)
+            assert chunk.data == expected
+            if expected != b"third\n":
+                await execution.write_stdin(b"go\n")
+    assert (await execution.result()).exit_code == 0
+
+
+async def test_a_python_loop_prints_each_line_at_once(box: Box) -> None:
+    program = "print('one'); input(); print('two')"
+    execution = await box.start(["python3", "-c", program], keep_stdin_open=True)
+    async with aclosing(execution.output()) as output:
+        async with asyncio.timeout(20):
+            first = await anext(output)
+        assert first.data.startswith(b"one")
+        await execution.write_stdin(b"\n")
+        await execution.close_stdin()
+        rest = [chunk.data async for chunk in output]
+    assert first.data + b"".join(rest) == b"one\ntwo\n"
+
+
+async def test_standard_input_reaches_the_program(box: Box) -> None:
+    data = os.urandom(3 * MIB)
+    result, out, _ = await box.run("cat", stdin=data)
+    assert out == data
+    assert result.exit_code == 0
+
+
+async def test_without_input_the_program_sees_its_end(box: Box) -> None:
+    result, out, _ = await box.run("cat; echo done")
+    assert (out, result.exit_code) == (b"done\n", 0)
+
+
+async def test_input_that_nobody_reads_does_not_hold_the_execution(box: Box) -> None:
+    result, _, _ = await box.run("exit 5", stdin=bytes(4 * MIB))
+    assert result.exit_code == 5
+
+
+async def test_environment_and_directory_are_those_of_the_execution(box: Box) -> None:
+    await box.client.files.make_dir("here")
+    command = 'pwd; echo "$A-$B"'
+    _, out, _ = await box.run(command, cwd="here", env={"A": "1", "B": "zwei ü"})
+    assert out == "/workspace/here\n1-zwei ü\n".encode()
+    _, out, _ = await box.run(command)
+    assert out == b"/workspace\n-\n"
+
+
+async def test_a_signal_ends_a_program_and_is_reported(box: Box) -> None:
+    result, _, _ = await box.run("kill -TERM $$")
+    assert (result.exit_code, result.signal) == (None, signal.SIGTERM)
+    assert result.reason is Reason.EXITED
+
+
+async def test_signals_reach_the_program(box: Box) -> None:
+    program = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: (print('caught'), sys.exit(7)))\n"
+        "print('ready')\n"
+        "while True:\n"
+        "    signal.pause()\n"
+    )
+    execution = await box.start(["python3", "-u", "-c", program])
+    async with aclosing(execution.output()) as output:
+        first = (await anext(output)).data
+        assert first.startswith(b"ready")
+        await execution.signal(signal.SIGUSR1)
+        rest = b"".join([chunk.data async for chunk in output])
+    assert first + rest == b"ready\ncaught\n"
+    assert (await execution.result()).exit_code == 7
+
+
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 3)
+        sys.argv[0] = 'daemon'
+        open('/workspace/daemon', 'w').write(str(os.getpid()))
+        while True:
+            time.sleep(0.01)
+    os._exit(0)
+os.wait()
+while not os.path.exists('/workspace/daemon') or not open('/workspace/daemon').read():
+    time.sleep(0.01)
+print('ready', flush=True)
+"""
+
+async def processes(box: Box) -> set[bytes]:
+    """Command lines of all processes but process 1, its shims and the one that looks."""
+    program = (
+        "import os\n"
+        "for p in os.listdir('/proc'):\n"
+        "    if p.isdigit() and int(p) not in (1, os.getpid(), os.getppid()):\n"
+        "        print(p, open(f'/proc/{p}/cmdline').read().replace('\\0', ' ')[:60])\n"
+    )
+    result, out, err = await box.python(program)
+    assert result.exit_code == 0, err
+    # A shim that has just reported may still be on its way out; it holds the agent's own text.
+    return {line for line in out.splitlines() if b"-I -S -B -c" not in line}
+
+
+async def test_a_timeout_kills_daemons_that_left_their_session(box: Box) -> None:
+    result, out, _ = await box.python(DAEMON + "time.sleep(600)", timeout_s=1.5)
+    assert out == b"ready\n"
+    assert result.reason is Reason.TIMED_OUT
+    assert result.signal == signal.SIGKILL
+    assert await processes(box) == set()
+
+
+async def test_the_end_of_a_program_ends_its_daemons_too(box: Box) -> None:
+    result, out, _ = await box.python(DAEMON)
+    assert (out, result.exit_code, result.reason) == (b"ready\n", 0, Reason.EXITED)
+    assert await processes(box) == set()
+
+
+async def test_ending_one_execution_leaves_the_others(box: Box) -> None:
+    other = await box.start("echo up; read line; echo $line", keep_stdin_open=True)
+    async with aclosing(other.output()) as output:
+        assert (await anext(output)).data == b"up\n"
+        victim = await box.start("sleep 600 & sleep 600")
+        await victim.cancel()
+        assert (await victim.result()).reason is Reason.KILLED
+        await other.write_stdin(b"still here\n")
+        assert (await anext(output)).data == b"still here\n"
+    assert (await other.result()).exit_code == 0
+
+
+async def test_cancelling_kills_the_tree_and_may_be_repeated(box: Box) -> None:
+    execution = await box.start("echo go; (sleep 600 & sleep 600); echo never")
+    async with aclosing(execution.output()) as output:
+        assert (await anext(output)).data == b"go\n"
+        await execution.cancel()
+        await execution.cancel()
+        assert [chunk async for chunk in output] == []
+    result = await execution.result()
+    assert result.reason is Reason.KILLED
+    await execution.cancel()
+    assert await processes(box) == set()
+
+
+async def test_killing_ones_guardian_does_not_outlive_it(box: Box) -> None:
+    # The shim has the program's uid, so the program can kill or stop it.
+    result, _, _ = await box.run("(setsid sleep 600 &) ; kill -9 $PPID; sleep 600", timeout_s=20)
+    assert result.reason is Reason.KILLED
+    assert await processes(box) == set()
+    result, _, _ = await box.run("kill -STOP $PPID; sleep 600", timeout_s=0.5)
+    assert result.reason is Reason.TIMED_OUT
+    assert await processes(box) == set()
+
+
+async def test_output_beyond_the_limit_ends_the_execution(box: Box) -> None:
+    result, out, err = await box.run("yes", output_limit_bytes=100_001)
+    assert (len(out), err) == (100_001, b"")
+    assert result.reason is Reason.OUTPUT_LIMIT
+    assert (result.truncated, result.stdout_bytes) == (True, 100_001)
+    exact, out, _ = await box.run("head -c 5000 /dev/zero", output_limit_bytes=5000)
+    assert (exact.reason, exact.truncated, len(out)) == (Reason.EXITED, False, 5000)
+
+
+async def test_each_stream_has_its_own_limit(box: Box) -> None:
+    command = "head -c 900 /dev/zero; head -c 900 /dev/zero >&2"
+    result, out, err = await box.run(command, output_limit_bytes=1000)
+    assert (len(out), len(err), result.truncated) == (900, 900, False)
+
+
+async def test_memory_beyond_the_limit_is_told_as_such(boxes: Boxes) -> None:
+    if (await boxes.driver.capabilities()).items["memory"] != "ENFORCED":
+        pytest.skip("Memory is not enforced for the whole sandbox here.")
+    limits = Limits(memory_bytes=96 * MIB, disk_bytes=4 * MIB)
+    box = await boxes.make(limits=limits)
+    result, _, _ = await box.python("x = [bytearray(1 << 20) for _ in range(400)]")
+    assert (result.reason, result.signal) == (Reason.OOM_KILLED, signal.SIGKILL)
+    # Its child, not itself: the program lives to fail by itself.
+    result, _, _ = await box.run("python3 -c 'x = b\"1\" * (300 << 20)'; exit 1")
+    assert result.reason is Reason.OOM_KILLED
+    result, out, _ = await box.run("echo alive")
+    assert (out, result.reason) == (b"alive\n", Reason.EXITED)
+
+
+async def test_the_number_of_processes_is_limited(boxes: Boxes) -> None:
+    box = await boxes.make(limits=Limits(memory_bytes=192 * MIB, disk_bytes=MIB, pids=24))
+    program = (
+        "import os, time\n"
+        "made = 0\n"
+        "try:\n"
+        "    for _ in range(100):\n"
+        "        if os.fork() == 0:\n"
+        "            time.sleep(600)\n"
+        "        made += 1\n"
+        "except OSError as error:\n"
+        "    print(made, error.errno)\n"
+    )
+    _, out, _ = await box.python(program)
+    made, number = map(int, out.split())
+    assert 10 <= made <= 24
+    assert number == 11
+    result, _, _ = await box.run("exit 0")
+    assert result.exit_code == 0
+
+
+async def test_a_full_disk_fails_the_writer_alone(box: Box) -> None:
+    result, _, err = await box.run("head -c 100000000 /dev/zero > big; s=$?; rm big; exit $s")
+    assert result.exit_code != 0
+    assert b"No space left" in err
+    result, out, _ = await box.run("echo fine > small; cat small")
+    assert out == b"fine\n"
+
+
+async def test_a_stalled_reader_stops_the_program_and_costs_no_memory(box: Box) -> None:
+    program = (
+        "import os\n"
+        "done = 0\n"
+        "while done < 200 << 20:\n"
+        "    done += os.write(1, bytes(1 << 16))\n"
+        "    open('/workspace/done', 'w').write(str(done))\n"
+    )
+    execution = await box.start(["python3", "-c", program], output_limit_bytes=1 << 30)
+    written = -1
+    while True:
+        # It has come to rest when two looks, each a whole execution apart, see the same.
+        _, out, _ = await box.run("sleep 0.2; cat done 2>/dev/null || echo 0")
+        if out and int(out) == written and written > 0:
+            break
+        written = int(out or b"0")
+    assert written < 8 * MIB
+    assert sum(len(chunk.data) for chunk in execution._chunks) <= 2 * MIB
+    total = 0
+    async for chunk in execution.output():
+        total += len(chunk.data)
+    assert total == 200 << 20
+    assert (await execution.result()).exit_code == 0
+
+
+async def test_without_a_reader_the_output_is_discarded(box: Box) -> None:
+    execution = await box.start("head -c 20000000 /dev/zero")
+    result = await execution.result()
+    assert (result.exit_code, result.stdout_bytes) == (0, 20_000_000)
+
+
+async def test_many_executions_run_at_once(box: Box) -> None:
+    async def one(number: int) -> bytes:
+        _, out, _ = await box.run(f"read x; echo {number}-$x", stdin=f"{number * 7}\n".encode())
+        return out
+
+    outputs = await asyncio.gather(*(one(number) for number in range(20)))
+    assert outputs == [f"{number}-{number * 7}\n".encode() for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["x" * 65_537, "echo a\0b", "", [], ["echo", "a\0b"], ["x" * 70_000], ["no-such-program"]],
+    ids=["large", "nul", "empty", "no-words", "nul-word", "large-word", "absent"],
+)
+async def test_a_command_that_cannot_run_is_refused(box: Box, command: str | list[str]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await box.start(command)
+    result, _, _ = await box.run("exit 0")
+    assert result.exit_code == 0
+
+
+async def test_a_command_of_64_kb_runs(box: Box) -> None:
+    command = "echo " + "x" * (65_536 - 5)
+    result, out, _ = await box.run(command)
+    assert (result.exit_code, len(out)) == (0, 65_536 - 5 + 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout_s": 0},
+        {"timeout_s": -1.0},
+        {"output_limit_bytes": -1},
+        {"env": {"A=B": "c"}},
+        {"env": {"A": "\0"}},
+        {"cwd": "/no/such/place"},
+        {"cwd": "a\0b"},
+    ],
+)
+async def test_bad_options_are_refused(box: Box, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        await box.start("true", **options)
+
+
+async def test_giving_up_while_starting_leaves_no_process(box: Box) -> None:
+    for _ in range(5):
+        task = asyncio.ensure_future(box.start("sleep 600"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await processes(box) == set()
