@@ -28,9 +28,9 @@ from services.llm.base import (
     ToolCall,
 )
 from services.streams import TextWriter, read_text
-from services.tools.execute import ToolContext
-from services.tools.execute import execute as execute_tool
-from services.tools.execute import specs as tool_specs
+from services.tools import ToolContext
+from services.tools import execute as execute_tool
+from services.tools import specs as tool_specs
 
 log = logging.getLogger("noosphere.answers")
 _RECALLED = 5

@@ -27,9 +27,9 @@ from services.llm.base import (
 )
 from services.plans import executing, graph
 from services.streams import TextWriter
-from services.tools.execute import Outcome, ToolContext
-from services.tools.execute import execute as execute_tool
-from services.tools.execute import specs as tool_specs
+from services.tools import Outcome, ToolContext
+from services.tools import execute as execute_tool
+from services.tools import specs as tool_specs
 
 _CONTROL_POLL_S = 2.0
 _PROMPT_ROUNDS = 4
