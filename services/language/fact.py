@@ -128,7 +128,7 @@ def choice(prefix: str, value: str, *, about: str | None = None) -> tuple[str, s
             kind, name = found
             rest = " ".join(w for w in value.split() if lexicon.canonical(w) != name)
             rest = re.sub(
-                r"^(?:to|in|at|on|with|for|be|my|the|a|an)\b|\b(?:in|at|on|the|to|by|with)$",
+                r"^(?:to|in|at|on|with|for|be|my|the|a|an)\b|(?:\s*\b(?:in|at|on|the|to|by|with))+$",
                 "",
                 rest,
             )

@@ -292,7 +292,7 @@ def rank(
     """
     ages = [age_s] if last_access_age_s is None else [age_s, last_access_age_s]
     hours = max(0.0, min(ages)) / 3600
-    recency = _HOURLY_DECAY**hours
+    recency = math.pow(_HOURLY_DECAY, hours)
     use = min(1.0, math.log1p(max(0, access_count)) / math.log(101))
     weight = (0.8 + 0.2 * min(1.0, max(0.0, importance))) * (0.9 + 0.1 * recency)
     return max(0.0, score) * weight * (1 + 0.05 * use)

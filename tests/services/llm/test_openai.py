@@ -1,0 +1,457 @@
+import asyncio
+import email.utils
+import json
+import time
+import traceback
+from contextlib import aclosing
+from decimal import Decimal
+
+import pytest
+
+from services.language.embeddings import Embedder
+from services.llm import open_provider
+from services.llm.base import (
+    ChatMessage,
+    ChatRequest,
+    Finished,
+    ProviderError,
+    RecalledMemory,
+    Role,
+    TextDelta,
+    ToolCall,
+    ToolCallRequested,
+    ToolSpec,
+    Usage,
+)
+from services.llm.embedded import EmbeddedProvider
+from services.llm.openai import OpenAIProvider, Prices, Retries, Timeouts
+from tests.services.llm.scripted_server import (
+    DONE,
+    Chunk,
+    Cut,
+    Hang,
+    ScriptedServer,
+    Send,
+    Status,
+    calls,
+    delta,
+    refuses,
+    says,
+    usage_chunk,
+)
+
+KEY = "sk-secret-0123456789abcdef"
+HELLO = ChatRequest([ChatMessage(Role.USER, "hello")])
+FAST = Retries(attempts=3, base_s=0.001, max_s=5.0)
+
+
+def provider_for(server, **more):
+    settings = {"base_url": server.base_url, "api_key": KEY, "model": "m1", "retries": FAST} | more
+    return OpenAIProvider(**settings)
+
+
+async def collect(provider, request=HELLO, into=None):
+    events = [] if into is None else into
+    async with aclosing(provider.stream(request)) as stream:
+        async for event in stream:
+            events.append(event)
+    return events
+
+
+async def run(turns, request=HELLO, **more):
+    """The events of one turn against a script, and the server."""
+    async with ScriptedServer(turns) as server:
+        provider = provider_for(server, **more)
+        try:
+            return await collect(provider, request), server
+        finally:
+            await provider.aclose()
+
+
+async def fail(turns, **more):
+    """The error of one turn against a script, what was given before it, and the server."""
+    events = []
+    async with ScriptedServer(turns) as server:
+        provider = provider_for(server, **more)
+        with pytest.raises(ProviderError) as caught:
+            await collect(provider, into=events)
+        await provider.aclose()
+    return caught.value, events, server
+
+
+def text_of(events):
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def test_text_streams_in_pieces_and_ends_with_usage_and_cost():
+    prices = Prices(Decimal("2.50"), Decimal(10))
+    events, server = await run([says("Hello there, world", usage=(1000, 200))], prices=prices)
+    assert [event.text for event in events[:-1]] == ["Hello ", "there, ", "world"]
+    assert events[-1] == Finished("stop", Usage(1000, 200, Decimal("0.0045")))
+    body = server.requests[0].body
+    assert body["model"] == "m1"
+    assert body["messages"] == [{"role": "user", "content": "hello"}]
+    assert body["stream"] is True
+    assert body["stream_options"] == {"include_usage": True}
+    assert "tools" not in body
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_the_first_words_arrive_before_the_answer_ends():
+    async with ScriptedServer([[Status(), delta("first "), Hang()]]) as server:
+        provider = provider_for(server)
+        async with aclosing(provider.stream(HELLO)) as stream:
+            assert await anext(stream) == TextDelta("first ")
+        await server.left()
+        await provider.aclose()
+
+
+async def test_a_server_that_reports_no_usage_is_tolerated():
+    events, _ = await run([says("hi", usage=None)])
+    assert events[-1] == Finished("stop", None)
+
+
+async def test_a_server_that_refuses_stream_options_is_asked_without_them_from_then_on():
+    refusal = refuses(400, body={"message": "unknown field: stream_options", "type": "invalid"})
+    async with ScriptedServer([refusal, says("a", usage=None), says("b", usage=None)]) as server:
+        provider = provider_for(server)
+        assert text_of(await collect(provider)) == "a"
+        assert text_of(await collect(provider)) == "b"
+        await provider.aclose()
+    assert ["stream_options" in request.body for request in server.requests] == [True, False, False]
+
+
+async def test_several_tool_calls_are_assembled_from_interleaved_fragments():
+    wanted = [
+        ("run_code", {"code": "print('안녕')", "language": "python"}),
+        ("recall", {"query": "units"}),
+    ]
+    tools = [ToolSpec("run_code", "Run code.", {"type": "object", "properties": {}})]
+    request = ChatRequest(HELLO.messages, tools)
+    events, server = await run([calls(*wanted, size=3)], request)
+    asked = [event.call for event in events if isinstance(event, ToolCallRequested)]
+    assert [(call.id, call.name) for call in asked] == [
+        ("call_0", "run_code"),
+        ("call_1", "recall"),
+    ]
+    assert [json.loads(call.arguments) for call in asked] == [args for _, args in wanted]
+    assert events[-1] == Finished("tool_calls", Usage(7, 11))
+    assert server.requests[0].body["tools"][0]["function"] == {
+        "name": "run_code",
+        "description": "Run code.",
+        "parameters": {"type": "object", "properties": {}},
+    }
+
+
+async def test_text_and_a_call_without_id_index_or_right_reason():
+    part = {"function": {"name": "current_time", "arguments": ""}}
+    turn = [Status(), delta("Let me see."), delta(tool_calls=[part]), delta(reason="stop"), DONE]
+    events, _ = await run([turn])
+    assert events == [
+        TextDelta("Let me see."),
+        ToolCallRequested(ToolCall("call_0", "current_time", "{}")),
+        Finished("tool_calls", None),
+    ]
+
+
+async def test_a_conversation_with_tools_and_memories_on_the_wire():
+    request = ChatRequest(
+        [
+            ChatMessage(Role.SYSTEM, "Be brief."),
+            ChatMessage(Role.USER, "time?"),
+            ChatMessage(Role.ASSISTANT, "", [ToolCall("c1", "current_time", "{}")]),
+            ChatMessage(Role.TOOL, '{"iso": "2026-01-01T00:00:00Z"}', tool_call_id="c1"),
+        ],
+        memories=[RecalledMemory("mem_1", "preference", "I prefer\nmetric units", 0.9)],
+        max_output_tokens=50,
+        user_id="u1",
+    )
+    events, server = await run([says("Noted [memory mem_1] and [memory mem_9].")], request)
+    body = server.requests[0].body
+    assert [message["role"] for message in body["messages"]] == [
+        "system",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+    ]
+    memory = body["messages"][1]["content"]
+    assert json.loads(memory.splitlines()[-1]) == {
+        "id": "mem_1",
+        "type": "preference",
+        "content": "I prefer\nmetric units",
+    }
+    assert body["messages"][3]["content"] is None
+    assert body["messages"][3]["tool_calls"][0]["function"]["name"] == "current_time"
+    assert body["messages"][4]["tool_call_id"] == "c1"
+    assert body["max_tokens"] == 50
+    assert body["user"] == "u1"
+    assert events[-1].cited_memory_ids == ("mem_1",)
+
+
+async def test_429_with_retry_after_is_waited_for_and_tried_again():
+    turns = [refuses(429, headers={"retry-after": "0.2"}), says("done")]
+    started = time.monotonic()
+    events, server = await run(turns, retries=Retries(attempts=2, base_s=0.0))
+    assert text_of(events) == "done"
+    assert len(server.requests) == 2
+    assert time.monotonic() - started >= 0.2
+
+
+async def test_a_longer_retry_after_than_we_wait_is_reported():
+    error, events, server = await fail([refuses(429, headers={"retry-after": "600"})])
+    assert (error.code, error.is_retryable, error.retry_after_s) == ("RATE_LIMITED", True, 600.0)
+    assert events == []
+    assert len(server.requests) == 1
+
+
+async def test_retry_after_as_a_date_and_in_milliseconds():
+    date = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    error, _, _ = await fail([refuses(429, headers={"retry-after": date})])
+    assert 3000 < error.retry_after_s < 3700
+    turns = [refuses(503, headers={"retry-after-ms": "1"}), says("done")]
+    events, _ = await run(turns)
+    assert text_of(events) == "done"
+
+
+async def test_server_errors_are_tried_again_with_growing_waits():
+    turns = [refuses(500), refuses(502), says("done")]
+    events, server = await run(turns)
+    assert text_of(events) == "done"
+    assert len(server.requests) == 3
+
+
+async def test_attempts_are_bounded_and_never_doubled_by_the_sdk():
+    error, _, server = await fail([refuses(500)] * 9)
+    assert (error.code, error.is_retryable) == ("UNAVAILABLE", True)
+    assert len(server.requests) == 3
+
+
+async def test_backoff_doubles_is_jittered_and_bounded():
+    provider = OpenAIProvider(
+        base_url="http://127.0.0.1:9/v1",
+        api_key=None,
+        model="m",
+        retries=Retries(attempts=9, base_s=1.0, max_s=5.0),
+        jitter=lambda: 1.0,
+    )
+    error = ProviderError("UNAVAILABLE", "x", is_retryable=True)
+    assert [provider._wait_s(error, n) for n in range(1, 6)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert provider._wait_s(error, 9) is None
+    provider._jitter = lambda: 0.0
+    assert provider._wait_s(error, 1) == 0.5
+    await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("turn", "code", "retryable"),
+    [
+        (refuses(401, body={"message": f"Incorrect API key provided: {KEY}"}), "REFUSED", False),
+        (refuses(403, body={"message": "no"}), "REFUSED", False),
+        (refuses(404, body={"message": "no such model"}), "REFUSED", False),
+        (refuses(400, body={"message": f"bad {KEY} thing"}), "REFUSED", False),
+        (
+            refuses(400, body={"message": "maximum context length", "code": "x"}),
+            "TOO_LONG",
+            False,
+        ),
+        (refuses(413), "TOO_LONG", False),
+        (
+            refuses(429, body={"message": "quota", "code": "insufficient_quota"}),
+            "REFUSED",
+            False,
+        ),
+    ],
+)
+async def test_refusals_are_not_tried_again_and_show_no_key(turn, code, retryable):
+    error, _, server = await fail([turn])
+    assert (error.code, error.is_retryable) == (code, retryable)
+    assert len(server.requests) == 1
+    assert KEY not in "".join(traceback.format_exception(error))
+
+
+async def test_no_server_at_all_is_unavailable():
+    async with ScriptedServer() as server:
+        base_url = server.base_url
+    provider = OpenAIProvider(base_url=base_url, api_key=KEY, model="m", retries=FAST)
+    with pytest.raises(ProviderError) as caught:
+        await collect(provider)
+    assert (caught.value.code, caught.value.is_retryable) == ("UNAVAILABLE", True)
+    with pytest.raises(ProviderError) as caught:
+        await provider.ping()
+    assert caught.value.code == "UNAVAILABLE"
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    await provider.aclose()
+
+
+async def test_a_cut_before_anything_was_given_is_tried_again():
+    events, server = await run([[Status(), Cut()], says("done")])
+    assert text_of(events) == "done"
+    assert len(server.requests) == 2
+
+
+async def test_a_cut_in_the_middle_keeps_the_text_and_is_not_tried_again():
+    error, events, server = await fail([[Status(), delta("half an "), Cut()], says("never")])
+    assert (error.code, error.is_retryable) == ("UNAVAILABLE", True)
+    assert text_of(events) == "half an "
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_that_ends_without_a_reason_is_broken_off():
+    error, events, _ = await fail([[Status(), delta("half"), DONE]])
+    assert (error.code, error.is_retryable) == ("UNAVAILABLE", True)
+    assert text_of(events) == "half"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Send(b"data: {not json\n\n"),
+        Send(b'data: "a string"\n\n'),
+        Send(b"data: [1, 2]\n\n"),
+        Send(b"data: \xff\xfe\n\n"),
+        Chunk({"choices": 7}),
+        Chunk({"choices": ["x"]}),
+        Chunk({"choices": [{"delta": "x"}]}),
+        Chunk({"choices": [{"delta": {"tool_calls": [3]}}]}),
+    ],
+)
+async def test_a_malformed_chunk_is_a_bad_response_that_keeps_the_text(broken):
+    error, events, _ = await fail([[Status(), delta("so far"), broken, delta(" more"), DONE]])
+    assert (error.code, error.is_retryable) == ("BAD_RESPONSE", True)
+    assert text_of(events) == "so far"
+
+
+async def test_an_error_inside_the_stream_is_reported():
+    failed = Send(b'data: {"error": {"message": "overloaded", "code": 503}}\n\n')
+    error, events, _ = await fail([[Status(), delta("so far"), failed]])
+    assert (error.code, error.is_retryable) == ("UNAVAILABLE", True)
+    assert "overloaded" in error.message
+    assert text_of(events) == "so far"
+
+
+async def test_a_call_without_a_name_is_a_bad_response():
+    part = {"index": 0, "id": "c", "function": {"arguments": "{}"}}
+    turn = [Status(), delta(tool_calls=[part]), delta(reason="tool_calls"), DONE]
+    error, _, _ = await fail([turn])
+    assert error.code == "BAD_RESPONSE"
+
+
+async def test_a_chunk_that_does_not_come_times_out_though_comments_keep_coming():
+    comments = [Send(b": still here\n\n")] * 3
+    turn = [Status(), delta("begun "), *comments, Hang()]
+    error, events, _ = await fail([turn], timeouts=Timeouts(chunk_s=0.2))
+    assert (error.code, error.is_retryable) == ("TIMED_OUT", True)
+    assert text_of(events) == "begun "
+
+
+async def test_a_server_that_never_begins_times_out_without_another_attempt():
+    error, events, server = await fail([[Hang()]] * 3, timeouts=Timeouts(first_chunk_s=0.2))
+    assert (error.code, events) == ("TIMED_OUT", [])
+    assert len(server.requests) == 1
+
+
+async def test_a_turn_that_is_too_long_in_all_times_out():
+    turn = [Status(), delta("a"), delta("b"), Hang()]
+    error, events, _ = await fail([turn], timeouts=Timeouts(total_s=0.3))
+    assert error.code == "TIMED_OUT"
+    assert text_of(events) == "ab"
+
+
+async def test_cancelling_the_reader_closes_the_stream_at_the_server():
+    async with ScriptedServer([[Status(), delta("begun"), Hang()]]) as server:
+        provider = provider_for(server)
+        begun = asyncio.Event()
+
+        async def read():
+            async with aclosing(provider.stream(HELLO)) as stream:
+                async for _ in stream:
+                    begun.set()
+
+        task = asyncio.create_task(read())
+        async with asyncio.timeout(30):
+            await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.left()
+        await provider.aclose()
+
+
+async def test_cancelling_before_the_first_chunk_closes_the_request():
+    async with ScriptedServer([[Hang()]]) as server:
+        provider = provider_for(server)
+        task = asyncio.create_task(collect(provider))
+        await server.arrived()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.left()
+        await provider.aclose()
+
+
+async def test_many_turns_share_the_connection_and_stay_apart():
+    turns = [says(f"answer {n}") for n in range(20)]
+    async with ScriptedServer(turns) as server:
+        provider = provider_for(server)
+        answers = await asyncio.gather(*(collect(provider) for _ in range(20)))
+        await provider.aclose()
+    assert sorted(map(text_of, answers)) == sorted(f"answer {n}" for n in range(20))
+
+
+async def test_length_and_usage_in_every_chunk():
+    turn = [
+        Status(),
+        delta("cut"),
+        usage_chunk(1, 1),
+        delta(reason="length"),
+        usage_chunk(5, 6),
+        DONE,
+    ]
+    events, _ = await run([turn])
+    assert events[-1] == Finished("length", Usage(5, 6))
+
+
+async def test_ping_reaches_the_server():
+    async with ScriptedServer() as server:
+        provider = provider_for(server)
+        await provider.ping()
+        await provider.aclose()
+
+
+async def test_keys_are_in_no_repr():
+    provider = OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key=KEY, model="m")
+    assert KEY not in repr(provider)
+    await provider.aclose()
+
+
+class Secret:
+    def get_secret_value(self):
+        return KEY
+
+
+async def test_open_provider_chooses_by_what_is_configured():
+    embedder = Embedder()
+    nothing = open_provider(base_url=None, api_key=None, model=None, embedder=embedder)
+    assert isinstance(nothing, EmbeddedProvider)
+    assert not nothing.is_generative
+    with pytest.raises(ValueError, match="NOOSPHERE_LLM_MODEL"):
+        open_provider(base_url="http://127.0.0.1:9/v1", api_key=None, model=None, embedder=embedder)
+    async with ScriptedServer([says("hi")]) as server:
+        chosen = open_provider(
+            base_url=server.base_url,
+            api_key=Secret(),
+            model="m2",
+            embedder=embedder,
+            input_usd_per_million=Decimal(1),
+            output_usd_per_million=Decimal(2),
+        )
+        events = await collect(chosen)
+        await chosen.aclose()
+    assert (chosen.name, chosen.model, chosen.is_generative) == ("openai", "m2", True)
+    assert events[-1].usage.cost_usd == Decimal("0.000029")
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    official = open_provider(base_url=None, api_key=KEY, model="m", embedder=embedder)
+    assert isinstance(official, OpenAIProvider)
+    await official.aclose()
+    await embedder.aclose()
