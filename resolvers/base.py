@@ -249,6 +249,7 @@ class Loads:
         keys: Sequence[Any],
         *,
         order_by: Any = None,
+        where: Sequence[ColumnElement[bool]] = (),
     ) -> list[list[R]]:
         """Give for each key the visible rows a link table leads to, in one joined statement.
 
@@ -264,6 +265,7 @@ class Loads:
                 link_from.in_(set(keys)),
                 access.visible(record, viewer),
                 access.visible(link, viewer),
+                *where,
             )
             .order_by(record.id if order_by is None else order_by)  # type: ignore[attr-defined]
         )

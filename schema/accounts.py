@@ -1,12 +1,12 @@
 """People, roles and sign-ins."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
 from models import accounts as tables
-from resolvers import accounts
+from resolvers import accounts, memories
 from resolvers.base import Info, PageArgs
 from schema.base import (
     After,
@@ -26,6 +26,9 @@ from services.accounts import roles as role_service
 from services.accounts import sessions as session_service
 from services.accounts import users as user_service
 from services.accounts.sessions import Credentials
+
+if TYPE_CHECKING:
+    from schema.memories import Memory
 
 
 @strawberry.type(description="A named set of permissions.")
@@ -57,6 +60,9 @@ class User(Node, row=tables.User):
     last_login_at: datetime | None = attr("When the person last signed in with the password.")
     roles: list[Role] = field(accounts.roles, "The person's roles.")
     sessions: Connection[Session] = connection(accounts.sessions, "Open sign-ins, newest first.")
+    memories: Connection[Annotated["Memory", strawberry.lazy("schema.memories")]] = connection(
+        memories.of_users, "What is remembered of the person, newest first."
+    )
 
 
 @strawberry.type(description="Tokens of a new sign-in. They are shown once.")

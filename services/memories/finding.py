@@ -47,7 +47,8 @@ async def search(
     """Give the viewer's memories nearest to the meaning of `query`, best first.
 
     The order is that of `services.language.memories.rank`: relevance, weighed by importance,
-    recency and use. Those that fit count as accessed. The viewer's own only, whatever else they may see.
+    recency and use. Those that fit count as accessed. The viewer's own only, whatever else they
+    may see.
 
     Raises RequestError BAD_USER_INPUT unless `query` has 1 to 2,000 characters and `first` is 1 to
     100, UnauthenticatedError for an anonymous viewer.

@@ -79,8 +79,9 @@ async def create(
     """Keep a fact about the viewer, once, in the place of what it contradicts.
 
     A fact that is known already, in these or other words, stays one memory and only gains
-    importance. What it contradicts is closed. A fact told earlier (`told_at`) than its contradiction is closed
-    itself. The same fact from the same message is no second telling: it gives the first answer.
+    importance. What it contradicts is closed. A fact told earlier (`told_at`) than what contradicts
+    it is closed itself. The same fact from the same message is no second telling: it gives the
+    first answer.
 
     `content` has 1 to 4,000 characters, `importance` (0.5 by default) is in 0…1.
     Raises UserError FORBIDDEN without `memories:write`, REQUIRED, LIMIT or INVALID for bad input,

@@ -16,8 +16,8 @@ from services.language.memories import Relation, relation
 from services.memories import vectors
 from services.memories.vectors import Library, Shelf
 
-# Nearest memories looked at for sameness and contradiction; a contradiction shares its subject, so it
-# is near, but seldom the nearest.
+# Nearest memories looked at for sameness and contradiction. A contradiction shares its subject, so
+# it is near, but seldom the nearest.
 _NEIGHBOURS = 64
 _LINKS_MADE = 3
 _LINKS_MAX = 10

@@ -1,8 +1,8 @@
 """Vectors of users' memories, in the memory of this process and in step with the tables.
 
-Every change of a memory is an event of the topic `memories:usr_…`, numbered in commit order. A shelf
-holds one user's vectors as of one such number. Before each use it compares the number with the table's
-and reads the memories that changed meanwhile, whichever process changed them.
+Every change of a memory is an event of the topic `memories:usr_…`, numbered in commit order. A
+shelf holds one user's vectors as of one such number. Before each use it compares the number with
+the table's and reads the memories that changed meanwhile, whichever process changed them.
 """
 
 import asyncio

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from services.errors import UserError, UserErrorCode, UserErrors
 
@@ -18,6 +17,7 @@ _MAX_DEPTH = 32
 _MAX_SHOWN = 80
 # What an earlier step of a plan made, to be filled in when the step runs.
 REFERENCE = re.compile(r"\{\{\s*steps\.\d+(?:\.\w+)*\s*\}\}")
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
 _ARTICLES = {
     "string": "a string",
     "integer": "a whole number",
@@ -34,8 +34,8 @@ Path = tuple[str, ...]
 def read(given: str | Mapping[str, Any], path: Path = ()) -> dict[str, Any]:
     """Give arguments as a JSON object that can be stored; a model's empty text is no arguments.
 
-    Raises UserError LIMIT beyond 256 KiB, INVALID when it is no JSON object, or holds what no JSON text
-    or no database can: NaN, NUL, half a surrogate pair, more than 32 levels.
+    Raises UserError LIMIT beyond 256 KiB, INVALID when it is no JSON object, or holds what no JSON
+    text or no database can: NaN, NUL, half a surrogate pair, more than 32 levels.
     """
     arguments = _parse(given, path) if isinstance(given, str) else dict(given)
     _check_sound(arguments, path)
@@ -73,9 +73,9 @@ def check(
 ) -> dict[str, Any]:
     """Give the arguments of tool `name`, as read by `read`, with defaults filled in.
 
-    An optional argument given as null counts as left out, and a word of a fixed list may be spelled in
-    any case. With `allows_references`, text like `{{steps.0.output}}` stands for a value not known yet:
-    alone it may stand for anything, within a text it is part of the text.
+    An optional argument given as null counts as left out, and a word of a fixed list may be spelled
+    in any case. With `allows_references`, text like `{{steps.0.output}}` stands for a value not
+    known yet: alone it may stand for anything, within a text it is part of the text.
 
     Raises UserErrors naming every argument at fault below `path`.
     """
@@ -135,9 +135,7 @@ def _check_sound(arguments: dict[str, Any], path: Path) -> None:
             problem = f"is nested more than {_MAX_DEPTH} levels deep"
         elif isinstance(value, float) and not math.isfinite(value):
             problem = "must be a finite number"
-        elif isinstance(value, str) and any(
-            c == "\x00" or "\ud800" <= c <= "\udfff" for c in value
-        ):
+        elif isinstance(value, str) and _UNFIT.search(value):
             problem = "contains a NUL or invalid character; remove it"
         if problem is not None:
             raise UserError(
@@ -170,9 +168,7 @@ def _too_large(size: int, path: Path) -> UserError:
     )
 
 
-def _explain(
-    name: str, properties: Mapping[str, Any], error: ValidationError, path: Path
-) -> UserError:
+def _explain(name: str, properties: Mapping[str, Any], error: Any, path: Path) -> UserError:
     place = tuple(str(part) for part in error.absolute_path)
     keyword, expected = error.validator, error.validator_value
     if keyword == "required":
@@ -206,7 +202,7 @@ def _explain(
     )
 
 
-def _missing(error: ValidationError) -> str:
+def _missing(error: Any) -> str:
     # One error for each missing property; the message quotes its name first.
     found: Sequence[str] = [key for key in error.validator_value if repr(key) in error.message]
     return found[0]
@@ -217,7 +213,7 @@ def _expectation(schema: Mapping[str, Any]) -> str:
     return f" ({kind})" if kind else ""
 
 
-def _wanted(error: ValidationError) -> str:
+def _wanted(error: Any) -> str:
     schema, keyword, expected = error.schema, error.validator, error.validator_value
     if keyword == "enum":
         return "one of " + ", ".join(str(value) for value in expected)

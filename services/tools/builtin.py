@@ -212,8 +212,8 @@ def _text(description: str, max_chars: int, **more: Any) -> dict[str, Any]:
 BUILT_IN: tuple[BuiltIn, ...] = (
     BuiltIn(
         name="run_code",
-        description="Run code in an isolated sandbox and give what it prints. Files stay there for the "
-        "next call of the same conversation. There is no network.",
+        description="Run code in an isolated sandbox and give what it prints. Files stay there for "
+        "the next call of the same conversation. There is no network.",
         category="code",
         environment=ToolEnvironment.SANDBOX,
         timeout_s=_CODE_TIMEOUT_S + _MARGIN_S,
@@ -231,7 +231,8 @@ BUILT_IN: tuple[BuiltIn, ...] = (
     ),
     BuiltIn(
         name="remember",
-        description="Keep a fact about the user for later conversations. It replaces what it contradicts.",
+        description="Keep a fact about the user for later conversations. It replaces what it "
+        "contradicts.",
         category="memory",
         environment=ToolEnvironment.HOST,
         timeout_s=30,
@@ -240,13 +241,13 @@ BUILT_IN: tuple[BuiltIn, ...] = (
             "content": _text("The fact, in one sentence that stands alone.", 4_000),
             "type": {
                 "type": "string",
-                "description": "EPISODIC: what happened. SEMANTIC: what is so. PROCEDURAL: how to do "
-                "things. PREFERENCE: what the user likes. By default it is told from the wording.",
+                "description": "EPISODIC: what happened. SEMANTIC: what is so. PROCEDURAL: how "
+                "to do things. PREFERENCE: what the user likes. By default told from the wording.",
                 "enum": [member.value for member in MemoryType],
             },
             "importance": {
                 "type": "number",
-                "description": "How much it matters, from 0 to 1. By default it is told from the wording.",
+                "description": "How much it matters, 0 to 1; by default told from the wording.",
                 "minimum": 0,
                 "maximum": 1,
             },

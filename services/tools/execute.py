@@ -1,4 +1,4 @@
-"""Running a tool: arguments checked, time bounded, the run kept as a row, failure told as a result."""
+"""Running a tool: arguments checked, time bounded, the run kept, failure told as a result."""
 
 import asyncio
 import logging
@@ -52,9 +52,10 @@ class Outcome:
 async def execute(context: ToolContext, name: str, arguments: str | Mapping[str, Any]) -> Outcome:
     """Run the tool `name` for the context's viewer, with a JSON object or its text.
 
-    A failure of any kind (unknown or disabled tool, wrong arguments, timeout, an error of the tool) is
-    an outcome, never an exception. Cancelling marks the run CANCELED. Raises UnauthenticatedError
-    for an anonymous viewer.
+    A failure of any kind (unknown or disabled tool, wrong arguments, timeout, an error of the tool)
+    is an outcome, never an exception. Cancelling marks the run CANCELED.
+
+    Raises UnauthenticatedError for an anonymous viewer.
     """
     user_id = context.viewer.id
     found, names = await find(context.deps, name)

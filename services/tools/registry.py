@@ -1,4 +1,4 @@
-"""The tools of this server: seeded from the code, switched by an administrator, offered to models."""
+"""The tools of this server: seeded from the code, switched by administrators, told to models."""
 
 import json
 from collections.abc import Mapping, Sequence
