@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr = Field(SecretStr(""), description="Its API key.")
     llm_model: str = Field("", description="The model to ask for; needed with LLM_BASE_URL.")
     llm_connect_timeout: float = Field(10.0, gt=0, description="Seconds to connect.")
+    llm_first_chunk_timeout: float = Field(
+        120.0, gt=0, description="Seconds until a model begins to answer."
+    )
     llm_chunk_timeout: float = Field(60.0, gt=0, description="Seconds between two chunks.")
     llm_max_retries: int = Field(3, ge=0, le=20, description="Retries before the first token.")
     llm_max_output_tokens: int | None = Field(
@@ -226,6 +229,7 @@ class Settings(BaseSettings):
             answers_queued_max=self.answers_queued_max,
             answer_timeout_s=self.answer_timeout,
             answer_tool_rounds=self.answer_tool_rounds,
+            answer_max_output_tokens=self.llm_max_output_tokens,
             memories_per_user=self.memories_per_user,
             plan_parallel_steps=self.plan_parallel_steps,
             sandbox_template_image=self.sandbox_image,
@@ -248,10 +252,11 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
-    if settings.llm_base_url and not settings.llm_model:
+    has_provider = settings.llm_base_url or settings.llm_api_key.get_secret_value()
+    if has_provider and not settings.llm_model:
         raise ConfigurationError(
             f"{PREFIX}LLM_MODEL is empty: expected the name of a model, "
-            f"because {PREFIX}LLM_BASE_URL is set"
+            f"because {PREFIX}LLM_BASE_URL or {PREFIX}LLM_API_KEY is set"
         )
     return settings
 

@@ -3,31 +3,41 @@
 import functools
 import importlib
 import pkgutil
+from types import ModuleType
 
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
+from strawberry.types.base import StrawberryObjectDefinition
 
 from schema.base import SCALARS
 
 
+def _modules() -> list[ModuleType]:
+    return [
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+        if found.name not in ("base", "execution")
+    ]
+
+
+def _types() -> list[type]:
+    """Collect the types every domain declares."""
+    return [
+        declared
+        for module in _modules()
+        for declared in vars(module).values()
+        if isinstance(declared, type)
+        and declared.__module__ == module.__name__
+        and isinstance(
+            vars(declared).get("__strawberry_definition__"), StrawberryObjectDefinition
+        )
+    ]
+
+
 def _parts(kind: str) -> tuple[type, ...]:
     """Collect every domain's `<Domain>Query`, `<Domain>Mutation` or `<Domain>Subscription`."""
-    found = []
-    for module_info in pkgutil.iter_modules(__path__):
-        if module_info.name in ("base", "execution"):
-            continue
-        module = importlib.import_module(f"{__name__}.{module_info.name}")
-        found += [
-            part
-            for name, part in vars(module).items()
-            if name.endswith(kind)
-            and isinstance(part, type)
-            and part.__module__ == module.__name__
-            and hasattr(part, "__strawberry_definition__")
-            and len(name) > len(kind)
-        ]
-    return tuple(found)
+    return tuple(part for part in _types() if part.__name__.endswith(kind))
 
 
 @functools.cache
@@ -36,9 +46,12 @@ def build() -> strawberry.Schema:
     queries, mutations, subscriptions = (
         _parts(kind) for kind in ("Query", "Mutation", "Subscription")
     )
+    # Types behind an interface alone are reachable from nowhere else.
+    behind_interfaces = [t for t in _types() if t.__strawberry_definition__.interfaces]  # type: ignore[attr-defined]
     return strawberry.Schema(
         query=merge_types("Query", queries),
         mutation=merge_types("Mutation", mutations),
-        subscription=merge_types("Subscription", subscriptions) if subscriptions else None,
+        subscription=merge_types("Subscription", subscriptions),
+        types=behind_interfaces,
         config=StrawberryConfig(scalar_map=SCALARS),
     )

@@ -101,6 +101,10 @@ class Work:
         """Add an event to the topic's durable log, and announce it after the commit."""
         self._news.append((topic, kind, payload))
 
+    def open_topic(self, topic: str) -> None:
+        """Begin the log of a topic, so that it has an epoch before its first event."""
+        self.session.add(Topic(id=topic, epoch=secrets.token_hex(4)))
+
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run `action` once the transaction is committed. It may get lost in a crash."""
         self._after.append(action)

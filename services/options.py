@@ -1,7 +1,6 @@
 """What services need to know of the configuration. Filled by the process shell."""
 
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 
@@ -19,6 +18,7 @@ class Options:
     answers_queued_max: int = 10
     answer_timeout_s: int = 300
     answer_tool_rounds: int = 6
+    answer_max_output_tokens: int | None = None
     context_messages: int = 30
     context_chars: int = 60_000
     text_flush_ms: int = 40
@@ -45,5 +45,3 @@ class Options:
     task_lease_s: float = 30.0
     event_retention_s: int = 7 * 86400
     event_retention_count: int = 10_000
-    price_input_per_million_usd: Decimal | None = None
-    price_output_per_million_usd: Decimal | None = None

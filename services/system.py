@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, false, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.elements import ColumnElement, false
+from sqlalchemy.sql.elements import ColumnElement
 
 from models.accounts import AuthRefreshToken, AuthSession
 from models.base import now

@@ -250,6 +250,7 @@ async def _turn(draft: _Draft, *, with_tools: bool) -> list[ToolCall]:
         messages=tuple(draft.prompt),
         tools=tuple(await tool_specs(deps)) if with_tools else (),
         memories=tuple(draft.memories),
+        max_output_tokens=deps.options.answer_max_output_tokens,
         user_id=draft.viewer.user_id,
     )
     start, calls = len(draft.text.text), []

@@ -65,6 +65,7 @@ async def create(deps: Deps, viewer: Viewer, *, title: str | None = None) -> Con
         conversation = Conversation(user_id=user_id, title=_title(title))
         unit.session.add(conversation)
         await unit.session.flush()
+        unit.open_topic(topic(conversation.id))
         return conversation.frozen()
 
 

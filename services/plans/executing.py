@@ -52,6 +52,7 @@ async def execute(deps: Deps, viewer: Viewer, *, plan_id: str) -> PlanExecution:
         execution = PlanExecution(plan_id=plan_id, user_id=user_id, session_id=viewer.session_id)
         unit.session.add(execution)
         await unit.session.flush()
+        unit.open_topic(topic(execution.id))
         step_ids = await unit.session.scalars(
             select(PlanStep.id).where(PlanStep.plan_id == plan_id).order_by(PlanStep.order_index)
         )

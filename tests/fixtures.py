@@ -1,0 +1,193 @@
+"""The application inside the test's own event loop: dependencies, people, and operations."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+import schema
+from app.config import Settings
+from app.runtime import running
+from app.worker import working
+from resolvers.base import Context
+from schema.execution import Engine
+from services.accounts import sessions, users
+from services.accounts.sessions import Client
+from services.base import ANONYMOUS, Deps, Viewer, work
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, empty database of each kind the product supports."""
+    if request.param == "mysql":
+        return str(request.getfixturevalue("mysql_url"))
+    return f"sqlite+aiosqlite:///{tmp_path / 'noosphere.sqlite3'}"
+
+
+def settings_for(tmp_path: Path, **values: Any) -> Settings:
+    """Give settings that touch nothing outside a directory: fast answers, no sandboxes."""
+    defaults: dict[str, Any] = {
+        "data_dir": tmp_path / "data",
+        "sandbox_driver": "off",
+        "embedded_word_delay_ms": 0,
+        "sign_in_attempts": 1000,
+    }
+    return Settings(**defaults | values)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with an account, signed in."""
+
+    viewer: Viewer
+    token: str
+    refresh_token: str
+
+    @property
+    def id(self) -> str:
+        """The user's id."""
+        return self.viewer.id
+
+
+class Api:
+    """Runs operations as a viewer, the way a transport would."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+        self.engine = Engine(schema.build()._schema)
+
+    async def person(self, name: str, *roles: str) -> Person:
+        """Register somebody; `roles` replace those a new account gets."""
+        credentials, user = await users.register(
+            self.deps,
+            username=name,
+            email=f"{name}@example.org",
+            password="correct horse",
+            display_name=None,
+            client=Client("127.0.0.1", "tests"),
+        )
+        if roles:
+            from services.accounts.roles import grant
+
+            async with work(self.deps) as unit:
+                await grant(unit, user.id, list(roles))
+        viewer = await sessions.authenticate(self.deps, credentials.token)
+        return Person(viewer, credentials.token, credentials.refresh_token)
+
+    def _viewer(self, who: Person | None) -> Viewer:
+        return ANONYMOUS if who is None else who.viewer
+
+    async def raw(self, query: str, who: Person | None = None, /, **variables: Any) -> Any:
+        """Run a query or mutation and give the whole answer."""
+        prepared = self.engine.prepare(query, None, variables)
+        if isinstance(prepared, list):
+            return {"errors": prepared}
+        context = Context(self.deps, self._viewer(who), "test", Client("127.0.0.1", "tests"))
+        return (await self.engine.execute(prepared, context)).payload()
+
+    async def run(self, query: str, who: Person | None = None, /, **variables: Any) -> Any:
+        """Run an operation that must have no top-level errors; give its only root field."""
+        answer = await self.raw(query, who, **variables)
+        assert not answer.get("errors"), answer["errors"]
+        values = list(answer["data"].values())
+        return values[0] if len(values) == 1 else answer["data"]
+
+    @asynccontextmanager
+    async def subscribe(
+        self, query: str, who: Person | None = None, /, **variables: Any
+    ) -> AsyncIterator["Stream"]:
+        """Open a subscription; a refusal is in `refusal`."""
+        prepared = self.engine.prepare(query, None, variables)
+        assert not isinstance(prepared, list), prepared
+        context = Context(self.deps, self._viewer(who), "test", Client("127.0.0.1", "tests"))
+        source = await self.engine.subscribe(prepared, context)
+        if not hasattr(source, "__aiter__"):
+            yield Stream(None, source.payload()["errors"])
+            return
+        try:
+            yield Stream(source, [])
+        finally:
+            await source.aclose()
+
+
+class Stream:
+    """The events of a subscription."""
+
+    def __init__(self, source: Any, refusal: list[dict[str, Any]]) -> None:
+        self._source = source
+        self.refusal = refusal
+        self.seen: list[dict[str, Any]] = []
+
+    async def next(self, within_s: float = 30.0) -> dict[str, Any] | None:
+        """Give the next event's only field; None at the end. Errors are in `refusal`."""
+        async with asyncio.timeout(within_s):
+            try:
+                payload = (await anext(self._source)).payload()
+            except StopAsyncIteration:
+                return None
+        if payload.get("errors"):
+            self.refusal = payload["errors"]
+            return None
+        (value,) = payload["data"].values()
+        self.seen.append(value)
+        return dict(value)
+
+    async def until(self, kind: str, within_s: float = 30.0) -> dict[str, Any]:
+        """Read until an event of a kind and give it."""
+        while True:
+            found = await self.next(within_s)
+            assert found is not None, (self.refusal, self.seen)
+            if found["__typename"] == kind:
+                return found
+
+
+@pytest.fixture
+async def deps(tmp_path: Path, database_url: str) -> AsyncIterator[Deps]:
+    """Everything a process works with, over a fresh database; no worker."""
+    async with running(settings_for(tmp_path, database_url=database_url)) as deps:
+        yield deps
+
+
+@pytest.fixture
+async def api(deps: Deps) -> Api:
+    """Operations without a worker: what is asked for stays PENDING."""
+    return Api(deps)
+
+
+@pytest.fixture
+async def live(deps: Deps) -> AsyncIterator[Api]:
+    """Operations with a worker beside them."""
+    async with working(deps):
+        yield Api(deps)
+
+
+class Statements:
+    """SQL statements sent to a database while counting."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def reads(self) -> list[str]:
+        """Give the SELECTs."""
+        return [s for s in self.sent if s.lstrip("( ").upper().startswith(("SELECT", "WITH"))]
+
+
+@pytest.fixture
+def statements(deps: Deps) -> Iterator[Statements]:
+    """Record every statement of the application's database."""
+    counted = Statements()
+    engine = deps.db.engine.sync_engine
+
+    def note(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        counted.sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield counted
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
