@@ -105,17 +105,20 @@ export class Engine {
     const attached = this.attaching;
     this.attaching = null;
     if (attached) return this.observe(attached) as never;
-    const run = this.begin(params, headers, options?.documentAST);
+    const run = this.begin(params, headers);
     if (this.activeTabId) this.runs.set(this.activeTabId, run);
     return this.observe(run) as never;
   };
 
-  private begin(params: FetcherParams, headers: Headers, known: DocumentNode | undefined): Run {
+  private begin(given: FetcherParams, headers: Headers): Run {
     const sequence = this.sequence;
     this.sequence = false;
     this.filled.set([]);
-    const document = parsed(params.query) ?? known;
-    const operation = document && operationOf(document, params.operationName);
+    const document = parsed(given.query);
+    // GraphiQL learns of a changed text a moment later, so the name may be that of the text before.
+    const named = document && operationOf(document, given.operationName);
+    const operation = document && (named ?? operationOf(document));
+    const params = { ...given, operationName: operation?.name?.value };
     if (!document || !operation) {
       return new Task(this.activeTabId).start((signal) => this.send(params, headers, signal));
     }

@@ -222,7 +222,6 @@ def test_on_a_phone_nothing_lies_beside_the_screen(graphiql: GraphiQL) -> None:
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     graphiql.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     graphiql.open()
-    graphiql.tab("Register")
     graphiql.run()
     graphiql.response("userRegister")
     boxes = graphiql.chromium.execute_script(
