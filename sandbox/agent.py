@@ -329,8 +329,15 @@ class Workspace:
                     if last:
                         return stack.pop(), name
                     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-                    stack.append(os.open(name, flags, dir_fd=stack[-1]))
-                    continue
+                    try:
+                        stack.append(os.open(name, flags, dir_fd=stack[-1]))
+                    except NotADirectoryError:
+                        # A file, or a link that has just taken the place of a directory.
+                        target = self.link(name, stack[-1])
+                        if target is None:
+                            raise
+                    else:
+                        continue
                 links += 1
                 if links > 40:
                     raise Refused("DENIED", "Too many symbolic links.")

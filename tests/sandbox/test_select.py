@@ -1,0 +1,82 @@
+"""Which driver is chosen, and what is said about it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sandbox import bubblewrap_command
+from sandbox.select import choose, report
+from tests.sandbox.conftest import Boxes, docker_settings
+
+
+def nowhere(tmp_path: Path) -> str:
+    return f"unix://{tmp_path}/none.sock"
+
+
+async def test_off_is_off(tmp_path: Path) -> None:
+    driver, why = await choose("off", docker_image="x", docker_url=None, state_dir=tmp_path)
+    assert driver is None
+    assert "turned off" in why
+
+
+@pytest.mark.docker
+async def test_auto_takes_docker_where_it_has_the_image(tmp_path: Path) -> None:
+    url, image = docker_settings()
+    driver, why = await choose("auto", docker_image=image, docker_url=url, state_dir=tmp_path)
+    assert driver is not None
+    try:
+        assert driver.name == "docker"
+        assert image in why
+    finally:
+        await driver.aclose()
+
+
+@pytest.mark.docker
+async def test_docker_without_the_image_is_not_replaced(tmp_path: Path) -> None:
+    url, _ = docker_settings()
+    async with asyncio.timeout(60):
+        driver, why = await choose(
+            "docker",
+            docker_image="localhost:1/noosphere-absent:1",
+            docker_url=url,
+            state_dir=tmp_path,
+            pull_timeout_s=20,
+        )
+    assert driver is None
+    assert "noosphere-absent" in why
+
+
+@pytest.mark.bubblewrap
+async def test_auto_takes_bubblewrap_where_no_engine_answers(
+    wrapped: Boxes, tmp_path: Path
+) -> None:
+    driver, why = await choose(
+        "auto", docker_image="x", docker_url=nowhere(tmp_path), state_dir=tmp_path / "s"
+    )
+    assert driver is not None
+    try:
+        assert driver.name == "bubblewrap"
+        assert "No Docker engine answers" in why
+    finally:
+        await driver.aclose()
+
+
+async def test_with_neither_sandboxes_are_refused_with_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bubblewrap_command.shutil, "which", lambda name: None)
+    monkeypatch.setattr(bubblewrap_command, "_wheel", lambda: None)
+    driver, why = await choose(
+        "auto", docker_image="x", docker_url=nowhere(tmp_path), state_dir=tmp_path / "s"
+    )
+    assert driver is None
+    assert "apt install bubblewrap" in why
+    assert "apt install docker.io" in why
+
+
+async def test_the_report_names_both_drivers(tmp_path: Path) -> None:
+    docker, bubblewrap = await report(docker_url=nowhere(tmp_path), state_dir=tmp_path / "s")
+    assert (docker.driver, bubblewrap.driver) == ("docker", "bubblewrap")
+    assert docker.unavailable is not None
+    assert bool(bubblewrap.items) != bool(bubblewrap.unavailable)
