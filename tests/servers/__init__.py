@@ -1,0 +1,47 @@
+"""The servers that tests run on: started when first needed, ended with the run.
+
+`require("docker")` in a fixture, or the marker `docker` on a test, is all a test has to say. The
+coordinates are in the environment from then on. A variable that is set from the start names a
+server of the user's own; nothing is started in its place.
+
+| name       | variables                                               |
+|------------|---------------------------------------------------------|
+| mysql      | NOOSPHERE_TEST_MYSQL_URL                                 |
+| redis      | NOOSPHERE_TEST_REDIS_URL                                 |
+| docker     | NOOSPHERE_TEST_DOCKER_URL, NOOSPHERE_TEST_DOCKER_IMAGE   |
+| bubblewrap | NOOSPHERE_TEST_BUBBLEWRAP                                |
+| browser    | NOOSPHERE_TEST_BROWSER, NOOSPHERE_TEST_CHROMEDRIVER      |
+| node       | NOOSPHERE_TEST_NODE, NOOSPHERE_TEST_NPM                  |
+| compose    | NOOSPHERE_TEST_COMPOSE                                   |
+| caddy      | NOOSPHERE_TEST_CADDY                                     |
+"""
+
+import os
+
+from tests.servers.base import UnavailableError
+from tests.servers.client import Session, coordinates
+
+__all__ = ["Session", "UnavailableError", "coordinates", "require", "required"]
+
+
+def required() -> frozenset[str]:
+    """Give the names in NOOSPHERE_TEST_REQUIRE, which a run may not go without."""
+    names = os.environ.get("NOOSPHERE_TEST_REQUIRE", "").replace(",", " ").split()
+    return frozenset(names)
+
+
+def require(name: str) -> dict[str, str]:
+    """Give the environment variables of a server, started now if it was not yet.
+
+    Skips the calling test, saying why, if the server cannot be had here; fails it if
+    NOOSPHERE_TEST_REQUIRE names the server.
+    """
+    # Here, because the keeper imports this package too and shall start at once.
+    import pytest
+
+    try:
+        return coordinates(name)
+    except UnavailableError as error:
+        if name in required():
+            pytest.fail(f"NOOSPHERE_TEST_REQUIRE names {name}, but {error}", pytrace=False)
+        pytest.skip(f"no {name}: {error}")

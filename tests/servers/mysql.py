@@ -1,0 +1,79 @@
+"""A private MariaDB: fast because nothing in it has to survive a power cut."""
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+from tests.servers.base import Place, UnavailableError, free_port, run_once
+from tests.servers.packages import find
+
+PER_WORKER = False
+
+_OPTIONS = """\
+[mariadbd]
+datadir={directory}/data
+socket={directory}/mysql.sock
+pid-file={directory}/mysql.pid
+tmpdir={directory}
+bind-address=127.0.0.1
+init-file={directory}/users.sql
+skip-name-resolve
+skip-log-bin
+performance-schema=OFF
+character-set-server=utf8mb4
+max-connections=400
+table-open-cache=400
+innodb-buffer-pool-size=64M
+innodb-log-file-size=16M
+innodb-log-buffer-size=4M
+innodb-flush-log-at-trx-commit=0
+innodb-flush-method=nosync
+innodb-doublewrite=OFF
+{user}
+"""
+
+
+async def start(place: Place) -> dict[str, str]:
+    """Give the URL of a server whose user may create databases. No database is named in it."""
+    names = {"mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
+    programs = await find(place, names)
+    password = secrets.token_hex(8)
+    options = _configure(place.directory, password)
+    code, output = await run_once(
+        programs["mariadb-install-db"],
+        *(f"--defaults-file={options}", f"--datadir={place.directory}/data"),
+        *("--skip-test-db", "--auth-root-authentication-method=normal", "--skip-name-resolve"),
+        *(("--user=root",) if os.geteuid() == 0 else ()),
+        timeout_s=120,
+    )
+    if code != 0:
+        raise UnavailableError(f"mariadb-install-db failed: {output[-2000:].strip()}")
+    port = free_port()
+    process = await place.run(
+        "mariadbd", programs["mariadbd"], f"--defaults-file={options}", f"--port={port}"
+    )
+    await process.answer(lambda: _greets(port))
+    return {"NOOSPHERE_TEST_MYSQL_URL": f"mysql+aiomysql://noosphere:{password}@127.0.0.1:{port}"}
+
+
+def _configure(directory: Path, password: str) -> Path:
+    # Names are not resolved, so the address has to be named.
+    (directory / "users.sql").write_text(
+        f"CREATE USER IF NOT EXISTS 'noosphere'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+        "GRANT ALL PRIVILEGES ON *.* TO 'noosphere'@'127.0.0.1' WITH GRANT OPTION;\n"
+    )
+    user = "user=root" if os.geteuid() == 0 else ""
+    options = directory / "my.cnf"
+    options.write_text(_OPTIONS.format(directory=directory, user=user))
+    return options
+
+
+async def _greets(port: int) -> bool:
+    """Whether the server sends the greeting of protocol version 10."""
+    async with asyncio.timeout(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            return (await reader.readexactly(5))[4] == 10
+        finally:
+            writer.close()
