@@ -1,3 +1,3 @@
 """What every test can use: the servers, and the application's fixtures."""
 
-pytest_plugins = ["tests.servers.plugin"]
+pytest_plugins = ["tests.servers.plugin", "tests.fixtures"]
