@@ -28,14 +28,16 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "*",
         _rule(
-            r"\b(?:know|remember|noted?|recall|told you) (?:all |everything )?about (?:me|us)\b|what do you (?:know|remember)\W*$"
+            r"\b(?:know|remember|noted?|recall|told you) (?:all |everything )?about (?:me|us)\b"
+            r"|what do you (?:know|remember)\W*$"
             r"|\b(?:who am i|about me)\b|(?:나|저)에 (?:대해|대한|관해)|뭘 (?:알고|기억)"
         ),
     ),
     (
         "decision",
         _rule(
-            r"\b(?:we|i|team) (?:decide|agree|choose|settle|pick)|\bdecisions?\b|decide(?:d)? (?:on|about)|결정|정했|하기로"
+            r"\b(?:we|i|team) (?:decide|agree|choose|settle|pick)|\bdecisions?\b"
+            r"|decide(?:d)? (?:on|about)|결정|정했|하기로"
         ),
     ),
     ("name", _rule(r"\bmy (?:full |first )?name\b|\bwhat am i called\b|(?:내|제|나의|저의) 이름")),
@@ -43,8 +45,10 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "residence",
         _rule(
-            r"\bwhere (?:do|am|did) i (?:live|living|reside|based|move)\b|\bwhere(?:'s| is) my (?:home|house)\b|\b(?:which|what) (?:city|country|town) (?:do|am) i"
-            r"|(?:어디|어느).*(?:살|거주|이사)|(?:사는|거주하는) (?:곳|데|도시|동네)|(?:내|제|우리) 집"
+            r"\bwhere (?:do|am|did) i (?:live|living|reside|based|move)\b|\bwhere(?:'s"
+            r"| is) my (?:home|house)\b|\b(?:which|what) (?:city|country|town) (?:do|am) i"
+            r"|(?:어디|어느).*(?:살|거주|이사)|(?:사는|거주하는) (?:곳|데|도시|동네)|(?:내|제"
+            r"|우리) 집"
         ),
     ),
     (
@@ -56,13 +60,16 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "employer",
         _rule(
-            r"\b(?:where|who|whom) do i work(?: for| at)?\b(?! as)|\bmy (?:employer|company)\b|어디(?:에|에서|서)? ?(?:일|다니|근무)|(?:내|제|우리) 회사|(?:다니는|일하는) (?:곳|회사|직장)"
+            r"\b(?:where|who|whom) do i work(?: for| at)?\b(?! as)|\bmy (?:employer|company)\b"
+            r"|어디(?:에|에서|서)? ?(?:일|다니|근무)|(?:내|제|우리) 회사|(?:다니는"
+            r"|일하는) (?:곳|회사|직장)"
         ),
     ),
     (
         "job",
         _rule(
-            r"\bwhat do i (?:do|work as)\b|\bmy (?:job|occupation|profession|role|position)\b|\bfor a living\b|(?:내|제|나의) 직업|무슨 일|하는 일"
+            r"\bwhat do i (?:do|work as)\b|\bmy (?:job|occupation|profession|role|position)\b"
+            r"|\bfor a living\b|(?:내|제|나의) 직업|무슨 일|하는 일"
         ),
     ),
     ("allergy", _rule(r"\ballerg|알레르기")),
@@ -73,13 +80,15 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "favorite",
         _rule(
-            r"\bfavou?rite (?P<x>[a-z]+(?: language| food)?)|(?:가장|제일) 좋아하는 (?P<ko>[가-힣 ]+?)(?:은|는|이|가|을|를)?(?: ?뭐|\W*$| )"
+            r"\bfavou?rite (?P<x>[a-z]+(?: language| food)?)|(?:가장"
+            r"|제일) 좋아하는 (?P<ko>[가-힣 ]+?)(?:은|는|이|가|을|를)?(?: ?뭐|\W*$| )"
         ),
     ),
     (
         "prefer",
         _rule(
-            r"\b(?:which|what) (?P<x>[\w ]+?) (?:do|would|did) i (?:prefer|like|want)\b|\bmy preferred (?P<y>[\w ]+?)\W*$|\bmy preference (?:for|about|on) (?P<z>[\w ]+)"
+            r"\b(?:which|what) (?P<x>[\w ]+?) (?:do|would|did) i (?:prefer|like|want)\b"
+            r"|\bmy preferred (?P<y>[\w ]+?)\W*$|\bmy preference (?:for|about|on) (?P<z>[\w ]+)"
             r"|(?:선호하는|원하는) (?P<ko>[가-힣 ]+?)(?:은|는|이|가|을|를)?(?: ?뭐| ?무엇|\W*$| )"
         ),
     ),
@@ -87,20 +96,24 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "like",
         _rule(
-            r"\b(?:what|which)\b.*\bdo i (?:like|love|enjoy|hate|dislike)\b|\bdo i (?:like|love|enjoy|hate|dislike)\b|좋아하|좋아해|싫어하"
+            r"\b(?:what|which)\b.*\bdo i (?:like|love|enjoy|hate|dislike)\b|\bdo i (?:like|love"
+            r"|enjoy|hate|dislike)\b|좋아하|좋아해|싫어하"
         ),
     ),
     (
         "use",
         _rule(
-            r"\b(?:what|which) (?P<x>[\w ]+?) (?:do|am) (?:i|we) us(?:e|ing)\b|(?:쓰는|사용하는) (?P<ko>[가-힣 ]+?)(?:은|는|이|가)?(?: ?뭐|\W*$| )"
+            r"\b(?:what|which) (?P<x>[\w ]+?) (?:do|am) (?:i|we) us(?:e|ing)\b|(?:쓰는"
+            r"|사용하는) (?P<ko>[가-힣 ]+?)(?:은|는|이|가)?(?: ?뭐|\W*$| )"
         ),
     ),
     (
         "my",
         _rule(
-            r"\b(?:what|who|where|when|which|how \w+)(?:'s| is| are| was)? (?:my|our|the) (?P<x>[a-z' ]+?)(?: called| due| again| scheduled| is| at| on)?\W*$"
-            r"|\bmy (?P<y>[a-z' ]+?)\W*$|(?:^|\s)(?:내|제|우리) (?P<ko>[가-힣 ]+?)(?:은|는|이|가)(?=\s|\W|$)"
+            r"\b(?:what|who|where|when|which|how \w+)(?:'s| is| are| was)? (?:my|our"
+            r"|the) (?P<x>[a-z' ]+?)(?: called| due| again| scheduled| is| at| on)?\W*$"
+            r"|\bmy (?P<y>[a-z' ]+?)\W*$|(?:^|\s)(?:내|제|우리) (?P<ko>[가-힣 ]+?)(?:은|는|이"
+            r"|가)(?=\s|\W|$)"
         ),
     ),
 )
@@ -176,7 +189,8 @@ def about(question: str) -> Asked | None:
             return Asked(attribute("my", noun), noun)
         if key == "decision":
             topic = re.search(
-                r"\b(?:about|on|for|regarding) (?:the |our )?([\w ]+)|(\S+?)(?:에 대해|에 관해|은|는)",
+                r"\b(?:about|on|for|regarding) (?:the |our )?([\w ]+)|(\S+?)(?:에 대해|에 관해"
+                r"|은|는)",
                 text,
             )
             noun = (topic[1] or topic[2]) if topic else None
@@ -227,7 +241,7 @@ def _fit_one(asked: Asked, fact: Fact) -> float:
 
 
 def fit(asked: Asked, content: str) -> float:
-    """How well a memory is of the asked kind: 1 the very thing, 0.5 alike, 0 unknown, -1 another."""
+    """How well a memory answers: 1 the very thing, 0.5 alike, 0 unknown, -1 something else."""
     if asked.is_wide:
         return _SAME
     return max((_fit_one(asked, fact) for fact in facts.parse_all(content)), default=0.0)

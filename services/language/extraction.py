@@ -43,13 +43,16 @@ def _rule(pattern: str) -> re.Pattern[str]:
 
 _ASK_EN = (
     r"(?:(?:please|hey|hi|hello|ok|okay|also|and|so|then|now)\b[,!.]?\s*)*"
-    r"(?:(?:can|could|would|will) you (?:please )?|i(?:'d| would) like you to |i (?:want|need) you to "
+    r"(?:(?:can|could|would|will) you (?:please )?|i(?:'d| would) like you to |i (?:want"
+    r"|need) you to "
     r"|you (?:should|must|need to) )?(?:please )?"
 )
 _REMEMBER_EN = _rule(
-    rf"^{_ASK_EN}(?:always )?(?:remember|memori[sz]e|keep in mind|bear in mind|take note|make a note"
+    rf"^{_ASK_EN}(?:always )?(?:remember|memori[sz]e|keep in mind|bear in mind|take note"
+    rf"|make a note"
     r"|note down|note|don't (?:ever )?forget|do not forget|never forget)\b"
-    r"(?:\s*(?:(?:that|this|the following|the fact that|of the fact that|for (?:me|later)|of this)\b"
+    r"(?:\s*(?:(?:that|this|the following|the fact that|of the fact that|for (?:me|later)"
+    r"|of this)\b"
     r"|(?:this )?(?:for )?(?:later|the future)\b))*\s*[:,\-–]?\s*(?P<content>.+)$"
 )
 _SAVE_EN = _rule(
@@ -67,17 +70,22 @@ _NOT_CONTENT_EN = _rule(
 _REMEMBER_KO = (
     _rule(
         r"^(?:(?:그리고|저기|참|아|응|네|꼭|이것도|이거|이것|이걸|이건|다음을?|앞으로)[,:]?\s*)*"
-        r"(?:꼭\s*)?(?:기억|메모|명심|저장)\s*(?:해|하)\s*(?:둬|두|줘|주|놔|놓)?\s*(?:줘|주|세요|줄래|라|요)*"
+        r"(?:꼭\s*)?(?:기억|메모|명심|저장)\s*(?:해|하)\s*(?:둬|두|줘|주|놔|놓)?\s*(?:줘|주"
+        r"|세요|줄래|라|요)*"
         r"[.!]?\s*[:,：\-–.!]\s*(?P<content>.+)$"
     ),
     _rule(r"^(?:꼭\s*)?잊지\s*(?:마|말)\S*\s*[:,：\-–.!]\s*(?P<content>.+)$"),
     _rule(
-        r"^(?P<content>.+?)(?P<tail>다는|라는|이라는)\s*(?:것을|거|걸|것|점을|점|사실을|사실)\s*(?:꼭\s*)?(?:잘\s*)?"
-        r"(?:기억|메모|명심|잊지)\S*(?:\s*(?:줘|두세요|둬|주세요|놔|마|말아\S*|주실래요|줄래))*\s*[.!~]*$"
+        r"^(?P<content>.+?)(?P<tail>다는|라는|이라는)\s*(?:것을|거|걸|것|점을|점|사실을"
+        r"|사실)\s*(?:꼭\s*)?(?:잘\s*)?"
+        r"(?:기억|메모|명심|잊지)\S*(?:\s*(?:줘|두세요|둬|주세요|놔|마|말아\S*|주실래요"
+        r"|줄래))*\s*[.!~]*$"
     ),
     _rule(
-        r"^(?P<content>.+?)(?P<tail>다고|라고|이라고|고|는 걸|은 걸|는 것을|은 것을|는 것|,)?\s+(?:꼭\s*)?(?:잘\s*)?"
-        r"(?:기억해|메모해|기억하|명심해|잊지)\S*(?:\s*(?:줘|두세요|둬|주세요|놔|마|말아\S*|주실래요|줄래))*\s*[.!~]*$"
+        r"^(?P<content>.+?)(?P<tail>다고|라고|이라고|고|는 걸|은 걸|는 것을|은 것을|는 것"
+        r"|,)?\s+(?:꼭\s*)?(?:잘\s*)?"
+        r"(?:기억해|메모해|기억하|명심해|잊지)\S*(?:\s*(?:줘|두세요|둬|주세요|놔|마|말아\S*"
+        r"|주실래요|줄래))*\s*[.!~]*$"
     ),
 )
 
@@ -125,7 +133,8 @@ def _polite_question(text: str) -> bool:
 
 
 _LEAD = _rule(
-    r"^(?:(?:oh|well|so|and|but|also|btw|by the way|actually|anyway|hi|hello|hey|yes|no|ok|okay|sure|thanks"
+    r"^(?:(?:oh|well|so|and|but|also|btw|by the way|actually|anyway|hi|hello|hey|yes|no|ok|okay"
+    r"|sure|thanks"
     r"|in fact|just so you know|fyi|you know|please|honestly|frankly|to be honest)\b[,!.:]*\s+)+"
 )
 _LEAD_KO = _rule(
@@ -143,58 +152,81 @@ def _content(text: str) -> str:
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？~])[\"')\]]*\s+|\n+")
 _QUOTED = re.compile(r"\"[^\"\n]{12,}\"|「[^」]*」|『[^』]*』|(?<!\w)'[^'\n]{12,}'(?!\w)")
 _QUESTION = _rule(
-    r"[?？]\W*$|^(?:what|which|where|who|whose|when|why|how|do|does|did|is|are|am|was|were|can|could|would|will"
+    r"[?？]\W*$|^(?:what|which|where|who|whose|when|why|how|do|does|did|is|are|am|was|were|can"
+    r"|could|would|will"
     r"|should|shall|have|has|may|might)\b"
-    r"|(?:니|까|까요|나요|가요|은가|는지|을지|냐|느냐|던가|인가|일까|을까|어때|어떻게|뭐야|뭐지|뭐예요|뭐죠|누구야|어디야|어디지|언제야|"
+    r"|(?:니|까|까요|나요|가요|은가|는지|을지|냐|느냐|던가|인가|일까|을까|어때|어떻게|뭐야|뭐지"
+    r"|뭐예요|뭐죠|누구야|어디야|어디지|언제야|"
     r"언제지|왜|얼마야|맞지|맞아)[.!~ ]*$"
     r"|(?:무엇|무슨|어디|언제|누구|어느|뭐가|뭘|몇 )"
 )
 _SUPPOSED = _rule(
-    r"\b(?:if|imagine|suppose|assume|assuming|pretend|let's say|what if|unless|wish|hypothetically|would have"
+    r"\b(?:if|imagine|suppose|assume|assuming|pretend|let's say|what if|unless|wish"
+    r"|hypothetically|would have"
     r"|maybe|perhaps|might|probably|not sure|i guess|for example|e\.g\.|say i)\b"
-    r"|만약|만일|가령|예를 들어|(?:라면|다면|으면|했더라면)(?:\s|$|,)|아마|같아요?[.!~ ]*$|싶다면|인 척|하는 척"
+    r"|만약|만일|가령|예를 들어|(?:라면|다면|으면|했더라면)(?:\s|$|,)|아마|같아요?[.!~ ]*$"
+    r"|싶다면|인 척|하는 척"
 )
 _REPORTED = _rule(
-    r"\b(?:he|she|they|it|someone|somebody|people|everyone|the (?:article|book|text|author|character|user|customer"
-    r"|client|email|letter)|[A-Z]\w+|my \w+)\s+(?:said|says|told|asked|wrote|writes|claims?|claimed|replied|answered"
+    r"\b(?:he|she|they|it|someone|somebody|people|everyone|the (?:article|book|text|author"
+    r"|character|user|customer"
+    r"|client|email|letter)|[A-Z]\w+|my \w+)\s+(?:said|says|told|asked|wrote|writes|claims?"
+    r"|claimed|replied|answered"
     r"|thinks?|thought|states?|stated|mentioned)\b"
-    r"|\b(?:quote|translate|rewrite|rephrase|proofread|summari[sz]e|correct|fix|paraphrase|say|write|repeat)\b.*[:：]"
-    r"|라고 (?:말했|했|썼|적혀|답했|대답했|물었|하더)|다고 (?:말했|했|썼|하더|들었)|번역|고쳐 ?줘|교정"
+    r"|\b(?:quote|translate|rewrite|rephrase|proofread|summari[sz]e|correct|fix|paraphrase|say"
+    r"|write|repeat)\b.*[:：]"
+    r"|라고 (?:말했|했|썼|적혀|답했|대답했|물었|하더)|다고 (?:말했|했|썼|하더|들었)|번역"
+    r"|고쳐 ?줘|교정"
 )
 _COMMAND = _rule(
     r"^(?:please |kindly |now |then |just |can you |could you )*"
-    r"(?:run|execute|calculate|compute|make|create|write|show|tell|give|list|find|search|open|close|delete|remove"
-    r"|add|send|call (?!me )|explain|describe|translate|summari[sz]e|help|stop|start|let|go|try|check|look|read|build"
-    r"|fix|update|change|set|get|put|print|convert|generate|compare|plan|draw|download|install|say|forget|ignore"
+    r"(?:run|execute|calculate|compute|make|create|write|show|tell|give|list|find|search|open"
+    r"|close|delete|remove"
+    r"|add|send|call (?!me )|explain|describe|translate|summari[sz]e|help|stop|start|let|go|try"
+    r"|check|look|read|build"
+    r"|fix|update|change|set|get|put|print|convert|generate|compare|plan|draw|download|install"
+    r"|say|forget|ignore"
     r"|repeat|wait|continue|answer this|act)\b"
 )
 _COMMAND_KO = _rule(
-    r"(?:해|보여|알려|만들어|써|적어|찾아|고쳐|세워|돌려|계산해|설명해|번역해|요약해|읽어|열어|지워|가르쳐|도와|추천해|말해|"
-    r"골라|바꿔|보내)\s*(?:줘|줘요|주세요|줄래|줄래요|주라|주십시오|봐|봐요|보세요)[.!~ ]*$|(?:하라|해라|하시오|하십시오|합시다|하자)[.!~ ]*$"
+    r"(?:해|보여|알려|만들어|써|적어|찾아|고쳐|세워|돌려|계산해|설명해|번역해|요약해|읽어|열어"
+    r"|지워|가르쳐|도와|추천해|말해|"
+    r"골라|바꿔|보내)\s*(?:줘|줘요|주세요|줄래|줄래요|주라|주십시오|봐|봐요|보세요)[.!~ ]*$"
+    r"|(?:하라|해라|하시오|하십시오|합시다|하자)[.!~ ]*$"
 )
 _PROCEDURAL = _rule(
-    r"^(?:please )?(?:always|never|from now on|whenever|every time|each time|when (?:i|you|we|answering|writing)\b.*,)"
+    r"^(?:please )?(?:always|never|from now on|whenever|every time|each time|when (?:i|you|we"
+    r"|answering|writing)\b.*,)"
     r"|^(?:please )?(?:do not|don't) ever\b|^you (?:should|must) (?:always|never)\b"
-    r"|^(?:항상|언제나|늘|절대|절대로|앞으로는?|매번)\s|(?:할|볼|쓸|답할|대답할|작성할|\S+[할을]) 때(?:는|마다|에는)?\s.*"
+    r"|^(?:항상|언제나|늘|절대|절대로|앞으로는?|매번)\s|(?:할|볼|쓸|답할|대답할|작성할"
+    r"|\S+[할을]) 때(?:는|마다|에는)?\s.*"
     r"(?:줘|주세요|마|말아|해|하기|한다|해라|않)"
 )
 _SECRET = _rule(
-    r"\b(?:password|passphrase|passcode|pin (?:code|number|is)|api[- ]?key|secret key|private key|access token"
-    r"|credit card|card number|cvv|cvc|social security|ssn)\b|비밀번호|암호는|패스워드|카드 ?번호|주민등록번호|주민번호"
+    r"\b(?:password|passphrase|passcode|pin (?:code|number|is)|api[- ]?key|secret key"
+    r"|private key|access token"
+    r"|credit card|card number|cvv|cvc|social security|ssn)\b|비밀번호|암호는|패스워드"
+    r"|카드 ?번호|주민등록번호|주민번호"
     r"|\bsk-\w{8,}|\b(?:\d[ -]?){13,16}\b"
 )
 _EPISODE = _rule(
-    r"^(?:yesterday|today|last (?:night|week|month|year|summer|winter|spring|fall|autumn|\w+day)|this (?:morning|week"
-    r"|afternoon|weekend)|(?:in|on) \w+ \d*,?|on \w+day,?)?\s*,?\s*(?:i|we)(?: just| finally| recently)?"
-    r" (?:met|visited|went|attended|finished|completed|launched|shipped|released|bought|sold|saw|watched|read"
-    r"|travell?ed|flew|ran|won|lost|passed|failed|started|graduated|signed|fixed|broke|talked|spoke|decided|agreed"
+    r"^(?:yesterday|today|last (?:night|week|month|year|summer|winter|spring|fall|autumn"
+    r"|\w+day)|this (?:morning|week"
+    r"|afternoon|weekend)|(?:in|on) \w+ \d*,?|on \w+day,?)?\s*,?\s*(?:i|we)(?: just| finally"
+    r"| recently)?"
+    r" (?:met|visited|went|attended|finished|completed|launched|shipped|released|bought|sold"
+    r"|saw|watched|read"
+    r"|travell?ed|flew|ran|won|lost|passed|failed|started|graduated|signed|fixed|broke|talked"
+    r"|spoke|decided|agreed"
     r"|chose|had (?:a|an|dinner|lunch)|got)\b"
-    r"|^(?:어제|오늘|그저께|지난|이번|작년|올해|방금|최근)\S*\s.*(?:했|갔|왔|봤|샀|만났|끝냈|먹었|읽었|받았|다녀왔)(?:어|어요|습니다|다|음)"
+    r"|^(?:어제|오늘|그저께|지난|이번|작년|올해|방금|최근)\S*\s.*(?:했|갔|왔|봤|샀|만났|끝냈"
+    r"|먹었|읽었|받았|다녀왔)(?:어|어요|습니다|다|음)"
     r"|(?:로|기로)\s?(?:했|결정했|정했)(?:어|어요|습니다|다)"
 )
 _WHEN_EN = _rule(
     r"\b(?:yesterday|today|last|this (?:morning|week|weekend|afternoon|year|month)|ago|tonight|just"
-    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|20\d\d|decided|agreed|chose|january|february|march|april"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|20\d\d|decided|agreed|chose|january|february"
+    r"|march|april"
     r"|june|july|august|september|october|november|december)\b"
 )
 

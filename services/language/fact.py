@@ -1,27 +1,219 @@
 """The shape of a fact, shared by the rules of both languages."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.language import lexicon
 
 # Things of which a person or a project has one at a time, by the last word of their name.
 FUNCTIONAL_NOUNS = frozenset(
-    """
-    date name nickname age birthday anniversary email phone number address timezone zone manager
-    boss mentor teacher doctor dentist therapist wife husband partner girlfriend boyfriend
-    spouse fiance roommate landlord deadline budget salary goal title major school university
-    college company team department office employer job occupation profession hometown
-    nationality height weight size language dog cat hamster daughter son car bike laptop
-    computer keyboard bank username handle website pronouns religion visa plan priority status
-    version commute rent shift schedule lunch breakfast dinner bedtime standup meeting flight
-    appointment currency editor os database stack project repository theme format style role
-    position degree band instrument mother father brother sister mom dad supervisor advisor
-    lawyer accountant gym airline hotel 이름 별명 나이 생일 기념일 이메일 메일 번호 전화번호 주소 시간대 상사 팀장 매니저 멘토 선생님
-    의사 주치의 아내 남편 여자친구 남자친구 배우자 룸메이트 마감 마감일 예산 연봉 월급 목표 직함 전공 학교 대학교 대학 회사 팀 부서 사무실 직업 고향 국적 키
-    몸무게 사이즈 언어 강아지 개 고양이 딸 아들 차 자전거 노트북 컴퓨터 휴대폰 핸드폰 키보드 은행 종교 계획 우선순위 상태 버전 월세 일정 점심 저녁 아침 회의
-    미팅 비행기 약속 통화 에디터 데이터베이스 프로젝트 저장소 테마 형식 역할 직책 아이디 닉네임 취미 혈액형 출근시간 기상시간 담당자 사이트 도메인 mbti
-    """.split()
+    [
+        "date",
+        "name",
+        "nickname",
+        "age",
+        "birthday",
+        "anniversary",
+        "email",
+        "phone",
+        "number",
+        "address",
+        "timezone",
+        "zone",
+        "manager",
+        "boss",
+        "mentor",
+        "teacher",
+        "doctor",
+        "dentist",
+        "therapist",
+        "wife",
+        "husband",
+        "partner",
+        "girlfriend",
+        "boyfriend",
+        "spouse",
+        "fiance",
+        "roommate",
+        "landlord",
+        "deadline",
+        "budget",
+        "salary",
+        "goal",
+        "title",
+        "major",
+        "school",
+        "university",
+        "college",
+        "company",
+        "team",
+        "department",
+        "office",
+        "employer",
+        "job",
+        "occupation",
+        "profession",
+        "hometown",
+        "nationality",
+        "height",
+        "weight",
+        "size",
+        "language",
+        "dog",
+        "cat",
+        "hamster",
+        "daughter",
+        "son",
+        "car",
+        "bike",
+        "laptop",
+        "computer",
+        "keyboard",
+        "bank",
+        "username",
+        "handle",
+        "website",
+        "pronouns",
+        "religion",
+        "visa",
+        "plan",
+        "priority",
+        "status",
+        "version",
+        "commute",
+        "rent",
+        "shift",
+        "schedule",
+        "lunch",
+        "breakfast",
+        "dinner",
+        "bedtime",
+        "standup",
+        "meeting",
+        "flight",
+        "appointment",
+        "currency",
+        "editor",
+        "os",
+        "database",
+        "stack",
+        "project",
+        "repository",
+        "theme",
+        "format",
+        "style",
+        "role",
+        "position",
+        "degree",
+        "band",
+        "instrument",
+        "mother",
+        "father",
+        "brother",
+        "sister",
+        "mom",
+        "dad",
+        "supervisor",
+        "advisor",
+        "lawyer",
+        "accountant",
+        "gym",
+        "airline",
+        "hotel",
+        "이름",
+        "별명",
+        "나이",
+        "생일",
+        "기념일",
+        "이메일",
+        "메일",
+        "번호",
+        "전화번호",
+        "주소",
+        "시간대",
+        "상사",
+        "팀장",
+        "매니저",
+        "멘토",
+        "선생님",
+        "의사",
+        "주치의",
+        "아내",
+        "남편",
+        "여자친구",
+        "남자친구",
+        "배우자",
+        "룸메이트",
+        "마감",
+        "마감일",
+        "예산",
+        "연봉",
+        "월급",
+        "목표",
+        "직함",
+        "전공",
+        "학교",
+        "대학교",
+        "대학",
+        "회사",
+        "팀",
+        "부서",
+        "사무실",
+        "직업",
+        "고향",
+        "국적",
+        "키",
+        "몸무게",
+        "사이즈",
+        "언어",
+        "강아지",
+        "개",
+        "고양이",
+        "딸",
+        "아들",
+        "차",
+        "자전거",
+        "노트북",
+        "컴퓨터",
+        "휴대폰",
+        "핸드폰",
+        "키보드",
+        "은행",
+        "종교",
+        "계획",
+        "우선순위",
+        "상태",
+        "버전",
+        "월세",
+        "일정",
+        "점심",
+        "저녁",
+        "아침",
+        "회의",
+        "미팅",
+        "비행기",
+        "약속",
+        "통화",
+        "에디터",
+        "데이터베이스",
+        "프로젝트",
+        "저장소",
+        "테마",
+        "형식",
+        "역할",
+        "직책",
+        "아이디",
+        "닉네임",
+        "취미",
+        "혈액형",
+        "출근시간",
+        "기상시간",
+        "담당자",
+        "사이트",
+        "도메인",
+        "mbti",
+    ]
 )
 
 
@@ -42,6 +234,26 @@ class Fact:
     def subject(self) -> str:
         """What the fact is about, with whose it is: "user.residence"."""
         return f"user.{self.key.removeprefix('my:')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a rule found in a sentence."""
+
+    key: str
+    groups: Mapping[str, str | None]
+    value: str
+    is_negated: bool
+    sentence: str = ""
+
+    def get(self, name: str) -> str:
+        """A named part, empty where the sentence has none."""
+        return (self.groups.get(name) or "").strip()
+
+    @property
+    def noun(self) -> str:
+        """What the value belongs to."""
+        return self.get("x")
 
 
 _SYNONYMS = {
@@ -128,7 +340,8 @@ def choice(prefix: str, value: str, *, about: str | None = None) -> tuple[str, s
             kind, name = found
             rest = " ".join(w for w in value.split() if lexicon.canonical(w) != name)
             rest = re.sub(
-                r"^(?:to|in|at|on|with|for|be|my|the|a|an)\b|(?:\s*\b(?:in|at|on|the|to|by|with))+$",
+                r"^(?:to|in|at|on|with|for|be|my|the|a|an)\b|(?:\s*\b(?:in|at|on|the|to|by"
+                r"|with))+$",
                 "",
                 rest,
             )

@@ -5,7 +5,8 @@ import unicodedata
 
 _HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]")
 _FENCE = re.compile(
-    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[\w+#.-]*)[^\n]*\n(?P<code>.*?)(?:\n[ \t]*(?P=fence)|\Z)",
+    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[\w+#.-]*)[^\n]*\n(?P<code>.*?)(?:\n[ \t]*(?P=fence)"
+    r"|\Z)",
     re.DOTALL,
 )
 _INLINE = re.compile(r"(?P<ticks>`{1,2})(?!`)(?P<code>[^`]+)(?P=ticks)(?!`)")

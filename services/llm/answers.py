@@ -32,19 +32,22 @@ NATURE = (
     "I am Noosphere's embedded assistant. I am not a generative language model: I follow rules, use"
     " tools and quote what I remember, so I cannot write freely or answer questions of general"
     " knowledge.",
-    "저는 Noosphere의 내장 어시스턴트입니다. 생성형 언어 모델이 아니라 규칙에 따라 도구를 쓰고 기억한 내용을 인용합니다. 그래서 자유로운"
+    "저는 Noosphere의 내장 어시스턴트입니다. 생성형 언어 모델이 아니라 규칙에 따라 도구를 쓰고"
+    " 기억한 내용을 인용합니다. 그래서 자유로운"
     " 글쓰기나 일반 상식 질문에는 답할 수 없습니다.",
 )
 CONFIGURE = (
     "For free-form answers, configure any OpenAI-compatible provider with `NOOSPHERE_LLM_BASE_URL`,"
     " `NOOSPHERE_LLM_API_KEY` and `NOOSPHERE_LLM_MODEL`, and restart the server.",
-    "자유로운 답변이 필요하면 OpenAI 호환 제공자를 `NOOSPHERE_LLM_BASE_URL`, `NOOSPHERE_LLM_API_KEY`, `NOOSPHERE_LLM_MODEL`로"
+    "자유로운 답변이 필요하면 OpenAI 호환 제공자를 `NOOSPHERE_LLM_BASE_URL`,"
+    " `NOOSPHERE_LLM_API_KEY`, `NOOSPHERE_LLM_MODEL`로"
     " 설정하고 서버를 다시 시작하세요.",
 )
 GREETING = (
     "Hello! I am Noosphere's embedded assistant. I can run code, calculate, remember things, answer"
     " from what I remember, make plans and tell the time. What shall we do?",
-    "안녕하세요! Noosphere의 내장 어시스턴트입니다. 코드 실행, 계산, 기억, 기억에서 답하기, 계획, 시각 안내를 할 수 있습니다. 무엇을 해 드릴까요?",
+    "안녕하세요! Noosphere의 내장 어시스턴트입니다. 코드 실행, 계산, 기억, 기억에서 답하기,"
+    " 계획, 시각 안내를 할 수 있습니다. 무엇을 해 드릴까요?",
 )
 THANKS = ("You're welcome!", "천만에요!")
 FAREWELL = (
@@ -52,7 +55,8 @@ FAREWELL = (
     "안녕히 가세요! 기억해 달라고 하신 것은 간직하겠습니다.",
 )
 ASK_CODE = (
-    "Which code shall I run? Put it in backticks or a fenced block, for example: run `print(2**10)`.",
+    "Which code shall I run? Put it in backticks or a fenced block, for example: run"
+    " `print(2**10)`.",
     "어떤 코드를 실행할까요? 백틱이나 코드 블록에 넣어 주세요. 예: `print(2**10)` 실행해 줘.",
 )
 ASK_GOAL = (

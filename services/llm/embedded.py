@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.language import scripts, zones
+from services.language import calculations, scripts, zones
 from services.language.embeddings import Embedder, Vectors
 from services.language.extraction import candidate, extract
-from services.llm import answers, calculations, intents, recollection, tokens
+from services.llm import answers, intents, recollection, tokens
 from services.llm.base import (
     ChatEvent,
     ChatMessage,

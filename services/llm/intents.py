@@ -8,9 +8,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.language import scripts, zones
+from services.language import calculations, scripts, zones
 from services.language.extraction import explicit
-from services.llm import calculations
 
 # A longer message is read by its beginning; code in it is found wherever it stands.
 _READ_CHARS = 4_000
@@ -119,7 +118,8 @@ EXAMPLES: dict[Kind, tuple[str, ...]] = {
 
 _POLITE = (
     r"(?:(?:please|hey|hi|hello|ok|okay|so|now|and|then|also)\b[,!]?\s*)*"
-    r"(?:(?:can|could|would|will) you (?:please )?|i(?:'d| would) like (?:you )?to |i want (?:you )?to"
+    r"(?:(?:can|could|would|will) you (?:please )?|i(?:'d| would) like (?:you )?to "
+    r"|i want (?:you )?to"
     r" |let(?:'s| us) |help me (?:to )?)?(?:please )?"
 )
 
@@ -178,10 +178,12 @@ _AND_RUN = _rule(
     r"|(?:고|서)\s*(?:바로\s*)?실행(?:도)?\s*해.*$"
 )
 _TIME = _rule(
-    r"\bwhat(?:'s| is)? (?:the )?(?:current )?(?:local )?(?:time|date)\b(?! (?:complexity|zone|limit))"
+    r"\bwhat(?:'s| is)? (?:the )?(?:current )?(?:local )?(?:time|date)\b(?! (?:complexity|zone"
+    r"|limit))"
     r"|\bwhat time is it\b|\bwhat day is (?:it|today)\b|\bcurrent (?:time|date)\b"
     r"|^(?:tell me )?the time(?: now| in .+)?\W*$|\btoday'?s date\b"
-    r"|몇\s*시(?:야|예요|에요|입니까|죠|지|인지|니|냐|$|\s*\?)|현재\s*(?:시간|시각|날짜)|지금\s*(?:시간|시각)"
+    r"|몇\s*시(?:야|예요|에요|입니까|죠|지|인지|니|냐|$|\s*\?)|현재\s*(?:시간|시각|날짜)"
+    r"|지금\s*(?:시간|시각)"
     r"|오늘\s*(?:며칠|날짜|무슨\s*요일)|며칠이(?:야|에요|죠|지)"
 )
 _EVENT_TIME = _rule(
@@ -189,7 +191,8 @@ _EVENT_TIME = _rule(
 )
 _PLACE = (
     _rule(
-        r"\b(?:time|date|day)\b.*?\b(?:in|at|for) (?P<place>[\w /.'-]+?)(?: right now| now| today)?\W*$"
+        r"\b(?:time|date|day)\b.*?\b(?:in|at|for) (?P<place>[\w /.'-]+?)(?: right now| now"
+        r"| today)?\W*$"
     ),
     _rule(r"\bis it(?: right)?(?: now)? in (?P<place>[\w /.'-]+?)(?: right now| now| today)?\W*$"),
     _rule(
@@ -208,30 +211,36 @@ _THANKS = _rule(
     r"|^(?:정말 |너무 |대단히 )?(?:고마워|고마워요|고맙습니다|감사해요|감사합니다|땡큐)\W*$"
 )
 _FAREWELL = _rule(
-    r"^(?:ok,? |thanks,? )?(?:bye|goodbye|bye bye|see you(?: later| soon| tomorrow)?|good night|farewell)\W*$"
+    r"^(?:ok,? |thanks,? )?(?:bye|goodbye|bye bye|see you(?: later| soon| tomorrow)?|good night"
+    r"|farewell)\W*$"
     r"|^(?:잘 ?가|잘 ?있어|안녕히 (?:가|계)세요|다음에 (?:또 )?봐요?|또 봐요?|잘 ?자)\W*$"
 )
 _HELP = _rule(
     r"^(?:/?help(?: me)?|\?)\W*$|\bwhat (?:else )?(?:can|could|do) you (?:do|offer|support)\b"
     r"|\bwhat are you (?:able to do|capable of)\b|\bhow (?:do|can|should) i use (?:you|this)\b"
     r"|\byour (?:capabilities|features|abilities|tools)\b"
-    r"|^(?:도움말|도와줘|도와 줘|사용법)\W*$|(?:뭘|무엇을|뭐|무얼|어떤 (?:걸|것을|일을)) ?할 ?수 ?있"
+    r"|^(?:도움말|도와줘|도와 줘|사용법)\W*$|(?:뭘|무엇을|뭐|무얼|어떤 (?:걸|것을"
+    r"|일을)) ?할 ?수 ?있"
 )
 _IDENTITY = _rule(
-    r"\b(?:who|what) are you\b(?! (?:doing|able|capable))|\bare you (?:an? )?(?:\w+ )?(?:ai|bot|robot|"
+    r"\b(?:who|what) are you\b(?! (?:doing|able|capable))|\bare you (?:an? )?(?:\w+ )?(?:ai|bot"
+    r"|robot|"
     r"human|person|model|llm|chatgpt|gpt|claude|gemini|language model|generative)\b"
-    r"|\b(?:what|which) (?:language )?model (?:are you|is this|do you use)\b|\bwhat(?:'s| is) your name\b"
+    r"|\b(?:what|which) (?:language )?model (?:are you|is this|do you use)\b|\bwhat(?:'s"
+    r"| is) your name\b"
     r"|(?:너|넌|너는|당신은?|네)\s*(?:이름|누구|뭐야|뭐니|정체)|(?:어떤|무슨) 모델"
 )
 _ABOUT_USER = _rule(
     r"\b(?:do|can) you (?:still )?(?:remember|recall|know)\b"
     r"|\bwhat (?:do|did) you (?:know|remember|learn|note)\b"
     r"|\b(?:remind me|tell me) (?:what|which|where|who|when|how|about (?:me|my|our|us))\b"
-    r"|\bwhat(?:'s| is| are| was| were)? (?:my|our)\b|\b(?:who|where|when|which|how \w+)(?:'s| is| are| was)"
+    r"|\bwhat(?:'s| is| are| was| were)? (?:my|our)\b|\b(?:who|where|when|which|how \w+)(?:'s"
+    r"| is| are| was)"
     r" (?:my|our)\b|\bwho am i\b|\bhow old am i\b"
     r"|\b(?:what|which|where|who|when|why|how (?:many|much|long|often|old))\b[^?.!]*?"
     r"\b(?:do|did|am|have|was|were|had) (?:i|we)\b"
-    r"|^(?:do|did|am|have|was|were) (?:i|we)\b|\b(?:i|we) (?:told|tell|asked|said|mentioned) (?:you)?"
+    r"|^(?:do|did|am|have|was|were) (?:i|we)\b|\b(?:i|we) (?:told|tell|asked|said"
+    r"|mentioned) (?:you)?"
 )
 _HOW_TO = _rule(
     r"\b(?:how|what|where|which|when) (?:\w+ )?(?:do|can|could|should|would|must) (?:i|we)\b"
@@ -241,11 +250,13 @@ _HOW_TO_ALLOWED = _rule(
     r"(?!.* (?:need|have) to\b)"
 )
 _KO_SELF = _rule(
-    r"(?:^|\s)(?:내|나|난|나는|내가|나의|나한테|나에\s*대해|저|저는|전|제|제가|저에\s*대해|우리|우리가|우리는)"
+    r"(?:^|\s)(?:내|나|난|나는|내가|나의|나한테|나에\s*대해|저|저는|전|제|제가|저에\s*대해|우리"
+    r"|우리가|우리는)"
     r"(?=\s|$)"
 )
 _KO_QUESTION = _rule(
-    r"\?|뭐|뭘|무엇|무슨|어떤|어디|언제|누구|몇|얼마|왜|알아$|알고 있|아니\?|기억(?:나|해|하)|말했|인지|였지|했지|까$|나요$|더라"
+    r"\?|뭐|뭘|무엇|무슨|어떤|어디|언제|누구|몇|얼마|왜|알아$|알고 있|아니\?|기억(?:나|해|하)"
+    r"|말했|인지|였지|했지|까$|나요$|더라"
 )
 _KO_ASK_MEMORY = _rule(
     r"기억(?:나|하고|해\?|하니|하나)|(?:알고 있는|아는) (?:것|거|게|걸)|뭘 알고|말했(?:지|더라|나)"

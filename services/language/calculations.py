@@ -4,9 +4,11 @@ import ast
 import re
 
 _ASK = re.compile(
-    r"^(?:please |can you |could you |hey,? )*(?:calculate|compute|work out|evaluate|solve|how much is|"
+    r"^(?:please |can you |could you |hey,? )*(?:calculate|compute|work out|evaluate|solve"
+    r"|how much is|"
     r"what(?:'s| is|s)(?: the (?:result|value) of)?)\s+(?P<en>.+?)[\s?=.!]*$"
-    r"|^(?P<ko>.+?)\s*(?:은|는|이|가|을|를)?\s*(?:얼마(?:야|예요|에요|입니까|죠|지)?|몇이?(?:야|예요|에요|지)|"
+    r"|^(?P<ko>.+?)\s*(?:은|는|이|가|을|를)?\s*(?:얼마(?:야|예요|에요|입니까|죠|지)?|몇이?(?:야"
+    r"|예요|에요|지)|"
     r"계산(?:해|하).*|뭐(?:야|예요))?[\s?=.!]*$",
     re.IGNORECASE | re.DOTALL,
 )
