@@ -51,6 +51,8 @@ def _open(environment: dict[str, str], home: Path) -> Chrome:
     options.binary_location = environment["NOOSPHERE_TEST_BROWSER"]
     for flag in (*_FLAGS, f"--user-data-dir={home}"):
         options.add_argument(flag)
+    # `get_log("browser")` gives what a page says, `get_log("performance")` what it asks for.
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     # With both paths given, Selenium looks for nothing and downloads nothing.
     service = Service(
         executable_path=environment["NOOSPHERE_TEST_CHROMEDRIVER"],

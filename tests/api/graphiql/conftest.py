@@ -1,5 +1,6 @@
 """A browser, the stand-in server, and Node with the bundle's pinned packages."""
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -14,45 +15,13 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 
 from app.graphiql import ROOT, SOURCES
 from tests.api.graphiql.driver import GraphiQL
-from tests.api.graphiql.standin import State, create
-
-
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[Chrome]:
-    """Start an empty headless Chromium that logs its network and its console."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        if "browser" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
-            pytest.fail("NOOSPHERE_TEST_REQUIRE names browser, but Chromium is not installed.")
-        pytest.skip("no chromium or chromedriver on this machine: GraphiQL was not looked at")
-    options = ChromeOptions()
-    options.binary_location = binary
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "no-first-run",
-        "window-size=1440,900",
-        f"user-data-dir={tmp_path / 'chromium'}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = Chrome(options=options, service=Service(driver))
-    browser.set_page_load_timeout(60)
-    browser.get_log("performance")
-    try:
-        yield browser
-    finally:
-        browser.quit()
+from tests.api.graphiql.standin import State, create, cut_sockets
+from tests.product import Product
+from tests.servers.chromium import OpenChromium
 
 
 class _Server(uvicorn.Server):
@@ -77,6 +46,11 @@ class StandIn:
 
     url: str
     state: State
+
+    def cut_sockets(self, code: int = 1012) -> None:
+        """Close every open socket, and wait until that is done."""
+        assert self.state.loop is not None
+        asyncio.run_coroutine_threadsafe(cut_sockets(self.state, code), self.state.loop).result(30)
 
 
 @pytest.fixture
@@ -108,10 +82,28 @@ def serve() -> Iterator[Callable[..., StandIn]]:
         thread.join(30)
 
 
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the product as a user starts it, on defaults."""
+    product = Product(tmp_path_factory.mktemp("product") / "data")
+    try:
+        yield product.start().url
+    finally:
+        product.close()
+
+
 @pytest.fixture
-def graphiql(chromium: Chrome, server_url: str) -> GraphiQL:
-    """Open the page of the product."""
-    return GraphiQL(chromium, server_url).open()
+def browser(chromium: OpenChromium) -> Chrome:
+    """Open a browser as large as a common screen."""
+    opened = chromium()
+    opened.set_window_size(1440, 900)
+    return opened
+
+
+@pytest.fixture
+def graphiql(browser: Chrome, server_url: str) -> GraphiQL:
+    """Open the page of the product as somebody who has never been there."""
+    return GraphiQL(browser, server_url).open()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ what it was sent, so that refreshing and resuming can be observed from both side
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.scalars import JSON
 from strawberry.types import Info
@@ -292,10 +294,15 @@ class State:
         self.tokens: dict[str, tuple[User, datetime]] = {}
         self.refresh_tokens: dict[str, User] = {}
         self.refreshes = 0
+        self.reused_refresh_tokens = 0
+        self.stale_requests = 0
+        self.http_authorizations: list[str | None] = []
+        self.socket_authorizations: list[str | None] = []
         self.logs: dict[str, Log] = {}
         self.messages: dict[str, Message] = {}
         self.resumed_after: list[str | None] = []
-        self.sockets: set[Any] = set()
+        self.sockets: set[WebSocket] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.numbers = itertools.count(1)
 
@@ -314,6 +321,10 @@ class State:
     def user_of(self, header: str | None) -> User | None:
         user, until = self.tokens.get((header or "").removeprefix("Bearer "), (None, None))
         return user if until and until > datetime.now(UTC) else None
+
+    def only_log(self) -> Log:
+        (log,) = self.logs.values()
+        return log
 
     def spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -411,6 +422,7 @@ class Mutation:
         state = _state(info)
         user = state.refresh_tokens.pop(refresh_token, None)
         if user is None:
+            state.reused_refresh_tokens += 1
             message = "The refresh token is unknown."
             return SessionPayload(errors=[UserError(code="INVALID", message=message, path=[])])
         state.refreshes += 1
@@ -556,13 +568,29 @@ class _Endpoint(GraphQL[Any, Any]):
         self.state = state
 
     async def get_context(self, request: Any, response: Any) -> Any:
+        if isinstance(request, WebSocket):
+            self.state.loop = asyncio.get_running_loop()
+            self.state.sockets.add(request)
+            return {"state": self.state, "user": None}
         header = request.headers.get("authorization")
-        return {"state": self.state, "user": self.state.user_of(header)}
+        user = self.state.user_of(header)
+        self.state.http_authorizations.append(header)
+        self.state.stale_requests += header is not None and user is None
+        return {"state": self.state, "user": user}
 
     async def on_ws_connect(self, context: dict[str, Any]) -> Any:
         header = (context.get("connection_params") or {}).get("Authorization")
+        self.state.socket_authorizations.append(header)
         context["user"] = self.state.user_of(header)
         return strawberry.UNSET
+
+
+async def cut_sockets(state: State, code: int) -> None:
+    """Close every open socket."""
+    for one in list(state.sockets):
+        state.sockets.discard(one)
+        with contextlib.suppress(RuntimeError):
+            await one.close(code)
 
 
 def create(state: State) -> Starlette:

@@ -21,6 +21,15 @@ def _sign_in(graphiql: GraphiQL) -> str:
     return graphiql.account()
 
 
+def _write_a_mistake(graphiql: GraphiQL) -> None:
+    """Write a query of an unknown field, and wait until the worker of the editor marks it."""
+    graphiql.write(QUERY, "{ viewr { id } }")
+    graphiql.until(
+        "__MONACO.editor.getModelMarkers({}).some((one) => "
+        f"one.resource.path.endsWith('{QUERY}') && one.message.includes('viewr'))"
+    )
+
+
 def test_a_typed_query_runs_and_shows_its_result(graphiql: GraphiQL) -> None:
     graphiql.type_query("{ viewer { id } }")
     graphiql.run()
@@ -28,11 +37,7 @@ def test_a_typed_query_runs_and_shows_its_result(graphiql: GraphiQL) -> None:
 
 
 def test_a_mistake_is_marked_by_the_editor_before_it_is_sent(graphiql: GraphiQL) -> None:
-    graphiql.write(QUERY, "{ viewr { id } }")
-    graphiql.until(
-        "__MONACO.editor.getModelMarkers({}).some((one) => "
-        f"one.resource.path.endsWith('{QUERY}') && one.message.includes('viewr'))"
-    )
+    _write_a_mistake(graphiql)
 
 
 def test_the_page_asks_nobody_but_its_own_server(graphiql: GraphiQL, server_url: str) -> None:
@@ -47,6 +52,7 @@ def test_the_page_asks_nobody_but_its_own_server(graphiql: GraphiQL, server_url:
     graphiql.click("button[aria-label^='Prettify']")
     graphiql.click("button[aria-label='Show Documentation Explorer']")
     graphiql.find(".graphiql-doc-explorer")
+    _write_a_mistake(graphiql)
     urls = [url for url in graphiql.requests() if not url.startswith(("data:", "blob:", "chrome"))]
     assert {urlsplit(url).netloc for url in urls} == {urlsplit(server_url).netloc}
     for worker in ("editor.worker", "json.worker", "graphql.worker", "codicon"):
@@ -221,6 +227,7 @@ def test_it_follows_the_system_in_dark_and_light(graphiql: GraphiQL, theme: str)
 def test_on_a_phone_nothing_lies_beside_the_screen(graphiql: GraphiQL) -> None:
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     graphiql.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    graphiql.chromium.execute_script("localStorage.clear()")
     graphiql.open()
     graphiql.run()
     graphiql.response("userRegister")
