@@ -3,12 +3,13 @@
 import asyncio
 import importlib
 import pkgutil
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Enum
 
 import models
+from models import base, system
 from models.base import Record
 
 for module in pkgutil.iter_modules(models.__path__, "models."):
@@ -24,12 +25,36 @@ def compare_type(
     return None
 
 
+def render_item(kind: str, item: Any, autogen_context: Any) -> str | Literal[False]:
+    """Write column types by the names of `migrations.columns`."""
+    if kind != "type":
+        return False
+    known = (
+        (base.Id, "ID"),
+        (system.TopicName, "TOPIC"),
+        (base.LongText, "LONG_TEXT"),
+        (base.BigId, "BIG_ID"),
+        (base.Blob, "BLOB"),
+    )
+    name = next((name for type_, name in known if item is type_), None)
+    if isinstance(item, base.UtcDateTime):
+        name = "TIME"
+    if isinstance(item, Enum):
+        autogen_context.imports.add("from migrations import columns")
+        return f"columns.enum({', '.join(repr(value) for value in (item.name, *item.enums))})"
+    if name is None:
+        return False
+    autogen_context.imports.add("from migrations import columns")
+    return f"columns.{name}"
+
+
 def run(connection: Connection) -> None:
     """Run the migrations on an open connection."""
     context.configure(
         connection=connection,
         target_metadata=Record.metadata,
         compare_type=compare_type,
+        render_item=render_item,
         render_as_batch=connection.dialect.name == "sqlite",
     )
     with context.begin_transaction():

@@ -257,7 +257,7 @@ class Loads:
         """
         if not keys:
             return []
-        viewer, link = self._context.viewer, link_from.class_
+        viewer, link = self._context.viewer, cast("type[Record]", link_from.class_)
         statement = (
             select(link_from, *row_columns(record))
             .join_from(link, record, link_to == record.id)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import deque
+from typing import cast
 
 from sandbox.errors import SandboxLostError
 
@@ -30,9 +31,9 @@ class Wire(asyncio.Protocol):
         return protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a socket's always is.
-        self._transport = transport
-        transport.set_write_buffer_limits(high=512 * 1024)
+        # Of uvloop too, whose transports are not registered as subclasses of asyncio.Transport.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=512 * 1024)
 
     def data_received(self, data: bytes) -> None:
         self._chunks.append(data)

@@ -208,7 +208,8 @@ def described_enum(
     return published
 
 
-UserErrorCode = described_enum(ServiceErrorCode, "Why an input was refused.", _ERROR_CODES)
+UserErrorCode = ServiceErrorCode
+described_enum(UserErrorCode, "Why an input was refused.", _ERROR_CODES)
 
 
 @strawberry.type(description="Something in the input that its sender can mend.")
@@ -291,8 +292,9 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in tail)
 
 
-RunState = described_enum(
-    states.RunState,
+RunState = states.RunState
+described_enum(
+    RunState,
     "Where a plan, a step or an execution stands.",
     {
         states.RunState.PENDING: "It has not begun.",

@@ -35,8 +35,9 @@ from schema.tools import ToolExecution
 from services import streams
 from services.conversations import events, messages, threads
 
-ConversationStatus = described_enum(
-    states.ConversationStatus,
+ConversationStatus = states.ConversationStatus
+described_enum(
+    ConversationStatus,
     "Where a conversation stands in its owner's list.",
     {
         states.ConversationStatus.ACTIVE: "In use.",
@@ -44,8 +45,9 @@ ConversationStatus = described_enum(
         states.ConversationStatus.DELETED: "Deleted: seen only in the answer to its deletion.",
     },
 )
-MessageRole = described_enum(
-    states.MessageRole,
+MessageRole = states.MessageRole
+described_enum(
+    MessageRole,
     "Who speaks in a message.",
     {
         states.MessageRole.USER: "A person.",
@@ -54,8 +56,9 @@ MessageRole = described_enum(
         states.MessageRole.TOOL: "A tool.",
     },
 )
-MessageStatus = described_enum(
-    states.MessageStatus,
+MessageStatus = states.MessageStatus
+described_enum(
+    MessageStatus,
     "How far the text of a message has come.",
     {
         states.MessageStatus.PENDING: "The answer waits to be written.",
@@ -67,36 +70,34 @@ MessageStatus = described_enum(
 )
 
 
-class OrderField(StrEnum):
+class ConversationOrderField(StrEnum):
     """What conversations are ordered by."""
 
     UPDATED_AT = "UPDATED_AT"
     CREATED_AT = "CREATED_AT"
 
 
-ConversationOrderField = described_enum(
-    OrderField,
+described_enum(
+    ConversationOrderField,
     "What conversations are ordered by.",
     {
-        OrderField.UPDATED_AT: "Their last change, such as a message.",
-        OrderField.CREATED_AT: "Their beginning.",
+        ConversationOrderField.UPDATED_AT: "Their last change, such as a message.",
+        ConversationOrderField.CREATED_AT: "Their beginning.",
     },
-    name="ConversationOrderField",
 )
 
 
-class Direction(StrEnum):
+class OrderDirection(StrEnum):
     """Which end comes first."""
 
     ASC = "ASC"
     DESC = "DESC"
 
 
-OrderDirection = described_enum(
-    Direction,
+described_enum(
+    OrderDirection,
     "Which end comes first.",
-    {Direction.ASC: "The oldest first.", Direction.DESC: "The newest first."},
-    name="OrderDirection",
+    {OrderDirection.ASC: "The oldest first.", OrderDirection.DESC: "The newest first."},
 )
 
 
@@ -206,10 +207,10 @@ class ConversationFilter:
 @strawberry.input(description="In which order.")
 class ConversationOrder:
     field: ConversationOrderField = strawberry.field(
-        default=OrderField.UPDATED_AT, description="What they are ordered by."
+        default=ConversationOrderField.UPDATED_AT, description="What they are ordered by."
     )
     direction: OrderDirection = strawberry.field(
-        default=Direction.DESC, description="Which end comes first."
+        default=OrderDirection.DESC, description="Which end comes first."
     )
 
 
@@ -233,7 +234,7 @@ class ConversationsQuery:
         order_by: Annotated[ConversationOrder | None, arg("In which order.")] = None,
     ) -> Connection[Conversation]:
         wanted, by = filter or ConversationFilter(), order_by or ConversationOrder()
-        order = Order((by.field.lower(),), is_descending=by.direction is Direction.DESC)
+        order = Order((by.field.lower(),), is_descending=by.direction is OrderDirection.DESC)
         page = PageArgs(first, after, last, before)
         return await conversations.listed(  # type: ignore[return-value]
             info, page, order, wanted.status, wanted.title_contains

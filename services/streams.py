@@ -299,9 +299,9 @@ class _Follower:
             async for item in self._gained():
                 yield item
             return
-        item = self._append(key, offset, news.data["text"])
-        if item is not None:
-            yield item
+        fresh = self._append(key, offset, news.data["text"])
+        if fresh is not None:
+            yield fresh
 
     def _append(self, key: str, offset: int, text: str) -> Item | None:
         known = self.offsets.get(key, 0)
@@ -316,9 +316,9 @@ class _Follower:
         if ended is not None:
             async with self.deps.db.reading() as connection:
                 text = await self.source.stored(connection, ended)
-            item = self._append(ended, 0, text or "")
-            if item is not None:
-                yield item
+            rest = self._append(ended, 0, text or "")
+            if rest is not None:
+                yield rest
             self.offsets.pop(ended, None)
         begun = self.source.begins(event)
         if begun is not None:

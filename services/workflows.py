@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import delete, select, update
 
 from models.base import now
 from models.conversations import Conversation, Message, MessageToolCall
@@ -24,6 +24,7 @@ from services.llm.base import (
     Finished,
     ProviderError,
     RecalledMemory,
+    Role,
     TextDelta,
     ToolCall,
 )
@@ -128,9 +129,7 @@ async def _begin(deps: Deps, message_id: str) -> Message | None:
 async def _viewer(deps: Deps, message: Message) -> Viewer | None:
     async with deps.db.reading() as connection:
         user_id = await connection.scalar(
-            Conversation.__table__.select()
-            .with_only_columns(Conversation.user_id)
-            .where(Conversation.id == message.conversation_id)
+            select(Conversation.user_id).where(Conversation.id == message.conversation_id)
         )
     return None if user_id is None else await viewer_of(deps, user_id, message.session_id)
 
@@ -212,11 +211,8 @@ async def _watch(draft: _Draft, control: Any, writing: "asyncio.Task[Any]") -> N
         async with draft.deps.db.reading() as connection:
             row = (
                 await connection.execute(
-                    Message.__table__.join(
-                        Conversation.__table__, Conversation.id == Message.conversation_id
-                    )
-                    .select()
-                    .with_only_columns(Message.stop_requested_at, Conversation.status)
+                    select(Message.stop_requested_at, Conversation.status)
+                    .join(Conversation, Conversation.id == Message.conversation_id)
                     .where(Message.id == draft.message.id)
                 )
             ).first()
@@ -265,7 +261,7 @@ async def _turn(draft: _Draft, *, with_tools: bool) -> list[ToolCall]:
     if calls:
         draft.prompt.append(
             ChatMessage(
-                role=prompts.Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls
+                role=Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls
             )
         )
     return calls
@@ -291,7 +287,7 @@ async def _call_tools(draft: _Draft, calls: list[ToolCall]) -> None:
         ]
     for call, done in zip(calls, running, strict=True):
         draft.prompt.append(
-            ChatMessage(prompts.Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id)
+            ChatMessage(Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id)
         )
 
 
@@ -299,7 +295,7 @@ async def _open_calls(draft: _Draft, calls: list[ToolCall]) -> list[str]:
     async with work(draft.deps) as unit:
         # A killed writer may have left this round half done; it is done anew.
         await unit.session.execute(
-            MessageToolCall.__table__.delete().where(
+            delete(MessageToolCall).where(
                 MessageToolCall.message_id == draft.message.id,
                 MessageToolCall.round >= draft.round,
             )

@@ -1,0 +1,114 @@
+"""What works here: configuration, database, bus, provider, and what each sandbox driver enforces."""
+
+import asyncio
+import platform
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.config import Settings
+from app.database import head, revision
+from models.database import Database
+from sandbox.base import Capabilities
+from sandbox.select import choose, report
+from services.events import open_bus
+
+_PROBE_S = 15.0
+
+
+@dataclass(slots=True)
+class Report:
+    """Findings, as data and as text. `is_healthy` is False when the server would not work."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    is_healthy: bool = True
+
+    @property
+    def text(self) -> str:
+        """The findings for people."""
+        return "\n".join(self.lines)
+
+    def add(self, name: str, finding: str, *, is_fine: bool = True) -> None:
+        """Note one finding."""
+        self.data[name] = {"ok": is_fine, "finding": finding}
+        self.lines.append(f"{'ok ' if is_fine else 'BAD'}  {name:<10} {finding}")
+        self.is_healthy = self.is_healthy and is_fine
+
+
+async def examine(settings: Settings) -> Report:
+    """Try every part on its own. Changes nothing, and needs no running server."""
+    found = Report()
+    found.add("python", f"{platform.python_version()} on {platform.platform()}")
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    await _try(found, "database", lambda: _database(settings))
+    await _try(found, "bus", lambda: _bus(settings))
+    provider = settings.llm_base_url or ("api key" if settings.llm_api_key else "embedded")
+    found.add("assistant", f"{provider} {settings.llm_model}".strip())
+    await _sandboxes(settings, found)
+    return found
+
+
+async def _try(found: Report, name: str, probe: Callable[[], Awaitable[str]]) -> None:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            found.add(name, await probe())
+    except Exception as error:  # noqa: BLE001 - a probe's failure is its finding.
+        found.add(name, f"{type(error).__name__}: {error}".splitlines()[0], is_fine=False)
+
+
+async def _database(settings: Settings) -> str:
+    database = Database(settings.database)
+    shown = database.url.render_as_string(hide_password=True)
+    try:
+        await database.ping()
+        at = await revision(database)
+    finally:
+        await database.aclose()
+    if at == head():
+        return f"{shown}, up to date ({at})"
+    return f"{shown}, at {at or 'nothing'}; `python -m app migrate` brings it to {head()}"
+
+
+async def _bus(settings: Settings) -> str:
+    if not settings.redis_url:
+        return "in-process: one server process; set NOOSPHERE_REDIS_URL for more"
+    bus = open_bus(settings.redis_url, settings.data_dir, f"{settings.node}-doctor"[:48])
+    try:
+        await bus.start()
+        await bus.ping()
+    finally:
+        await bus.aclose()
+    return "Redis answers"
+
+
+async def _sandboxes(settings: Settings, found: Report) -> None:
+    state_dir = settings.data_dir / "sandboxes"
+    docker_url = settings.docker_url or None
+    drivers = await report(docker_url=docker_url, state_dir=state_dir)
+    driver, reason = await choose(
+        settings.sandbox_driver,
+        docker_image=settings.sandbox_image,
+        docker_url=docker_url,
+        state_dir=state_dir,
+    )
+    if driver is not None:
+        await driver.aclose()
+    is_fine = driver is not None or settings.sandbox_driver in ("auto", "off")
+    found.add("sandboxes", reason, is_fine=is_fine)
+    found.data["drivers"] = {c.driver: _as_data(c) for c in drivers}
+    for capabilities in drivers:
+        verb = "enforces here:" if capabilities.items else "does not work here."
+        found.lines.append(f"\n{capabilities.driver} {verb}")
+        width = max((len(name) for name in capabilities.items), default=0)
+        found.lines += [
+            f"  {name:<{width}}  {state.value}" for name, state in capabilities.items.items()
+        ]
+        found.lines += [f"  {note}" for note in capabilities.notes]
+
+
+def _as_data(capabilities: Capabilities) -> dict[str, Any]:
+    return {
+        "enforcement": {name: state.value for name, state in capabilities.items.items()},
+        "notes": list(capabilities.notes),
+    }
