@@ -1,7 +1,7 @@
 """Both buses behind one fixture, each test on a topic space of its own."""
 
-import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,7 +12,8 @@ import pytest
 from services.events.base import Bus
 from services.events.local import LocalBus
 from services.events.redis import RedisBus
-from tests.services.events.redis_server import BINARY, RedisServer
+from tests.servers import require, required
+from tests.services.events.redis_server import RedisServer
 
 
 class MakeBus(Protocol):
@@ -21,36 +22,17 @@ class MakeBus(Protocol):
     def __call__(self, node_id: str = "node-a", **options: Any) -> Awaitable[Bus]: ...
 
 
-def _require_redis() -> None:
-    if BINARY is None:
-        if "redis" in os.environ.get("NOOSPHERE_TEST_REQUIRE", "").split(","):
-            pytest.fail("NOOSPHERE_TEST_REQUIRE names redis, but redis-server is not installed.")
-        pytest.skip("redis-server is not installed.")
-
-
 @pytest.fixture
 async def redis_server() -> AsyncIterator[RedisServer]:
     """A server of this test alone: it may flush, freeze and kill it."""
-    _require_redis()
+    require("redis")
+    if shutil.which("redis-server") is None:
+        give_up = pytest.fail if "redis" in required() else pytest.skip
+        give_up("redis-server is not installed, and this test needs one of its own.")
     server = RedisServer()
     try:
         await server.start()
         yield server
-    finally:
-        await server.aclose()
-
-
-@pytest.fixture
-async def redis_url() -> AsyncIterator[str]:
-    """A server that other tests may share."""
-    if url := os.environ.get("NOOSPHERE_TEST_REDIS_URL"):
-        yield url
-        return
-    _require_redis()
-    server = RedisServer()
-    try:
-        await server.start()
-        yield server.url
     finally:
         await server.aclose()
 

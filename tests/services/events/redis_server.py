@@ -6,8 +6,6 @@ import signal
 import tempfile
 from pathlib import Path
 
-BINARY = shutil.which("redis-server")
-
 
 class RedisServer:
     """One server whose data lives in a short-lived directory and survives `kill` and `start`."""
@@ -19,9 +17,8 @@ class RedisServer:
         self.url = f"unix://{self._directory}/redis.sock"
 
     async def start(self) -> None:
-        assert BINARY is not None
         self._process = await asyncio.create_subprocess_exec(
-            BINARY,
+            "redis-server",
             *("--port", "0", "--unixsocket", f"{self._directory}/redis.sock"),
             *("--dir", str(self._directory), "--save", ""),
             *("--appendonly", "yes", "--appendfsync", "always"),

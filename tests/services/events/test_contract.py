@@ -270,6 +270,15 @@ async def test_too_many_bytes_empty_the_tap(bus: Bus) -> None:
         assert tap.lost()
 
 
+async def test_room_in_a_tap_is_free_again_once_news_were_taken(bus: Bus) -> None:
+    async with bus.attach("t", max_items=2, max_bytes=10_000) as tap:
+        for n in range(20):
+            await bus.publish("t", {"n": n, "text": "x" * 4_000})
+            await bus.publish("t", {"n": n, "text": "x" * 4_000})
+            assert [news.data["n"] for news in await take(tap, 2)] == [n, n]
+        assert not tap.lost()
+
+
 async def test_all_taps_of_a_topic_share_one_decoded_object(bus: Bus) -> None:
     async with contextlib.AsyncExitStack() as stack:
         taps = [await stack.enter_async_context(bus.attach("t")) for _ in range(50)]

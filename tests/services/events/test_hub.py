@@ -42,11 +42,12 @@ class ModelTap:
 
 _uses = st.lists(
     st.one_of(
-        st.tuples(st.just("deliver"), st.sampled_from(TOPICS), st.integers(0, 900)),
+        st.tuples(st.just("deliver"), st.sampled_from(TOPICS), st.sampled_from((0, 300, 900))),
         st.tuples(st.sampled_from(("get", "lost", "attach", "detach")), st.integers(0, 3)),
+        st.tuples(st.sampled_from(("get", "get", "lost")), st.just(3)),
     ),
     max_size=80,
-)
+).map(lambda uses: [("attach", 3), *uses])
 
 
 @given(_uses)

@@ -259,6 +259,18 @@ async def test_after_a_crash_of_redis_taps_are_lost_and_all_works_again(
             await take(fresh)
 
 
+async def test_a_restart_of_redis_between_two_uses_fails_none(redis_server: RedisServer) -> None:
+    async with running(redis_server) as bus, bus.attach("t") as tap:
+        await bus.append("t", {"n": 1})
+        before = await bus.read("t")
+        await redis_server.kill()
+        await redis_server.start()
+        assert await bus.read("t") == before
+        await until_lost(tap)
+        await bus.publish("t", {"n": 2})
+        assert (await take(tap)).data in ({"n": 1}, {"n": 2})
+
+
 async def test_attaching_fails_while_redis_is_down_and_holds_nothing(
     redis_server: RedisServer,
 ) -> None:
