@@ -1,0 +1,6 @@
+"""Sandboxes: isolated places where people's code runs, and what happens in them."""
+
+from services.sandboxes.rows import topic
+from services.sandboxes.templates import seed
+
+__all__ = ["seed", "topic"]

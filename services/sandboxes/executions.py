@@ -1,0 +1,104 @@
+"""Commands in sandboxes: execute and cancel."""
+
+from models.base import now
+from models.sandboxes import Sandbox, SandboxExecution
+from services.base import Deps, Viewer, work
+from services.errors import UserError, UserErrorCode
+from services.sandboxes import rows, wishes
+from services.text import clean
+
+COMMAND_BYTES = 65_536
+STDIN_BYTES = 1_048_576
+WORKING_DIR_CHARS = 255
+
+
+async def execute(
+    deps: Deps,
+    viewer: Viewer,
+    *,
+    sandbox_id: str,
+    command: str,
+    working_dir: str | None = None,
+    stdin: str | None = None,
+    timeout_s: int | None = None,
+) -> SandboxExecution:
+    """Run a command under `/bin/sh -c` in a sandbox of the viewer; gives at once, PENDING.
+
+    `working_dir` is relative to the workspace, or absolute. What was accepted is run, or settled as
+    SANDBOX_LOST: the row is the order, and its host looks for rows it was not told of.
+
+    Raises UserError NOT_FOUND, CONFLICT unless the sandbox is RUNNING, REQUIRED, INVALID and LIMIT
+    for the arguments, UNAVAILABLE when the sandbox's host is gone.
+    """
+    user_id = viewer.require("sandboxes:execute")
+    _check(command, working_dir, stdin)
+    options = deps.options
+    limit_s = wishes.seconds(
+        timeout_s,
+        "timeout_s",
+        default=options.execution_timeout_s,
+        most=options.execution_max_timeout_s,
+    )
+    async with work(deps) as unit:
+        sandbox = await rows.own(unit, viewer, sandbox_id, path="sandbox_id")
+        rows.require_running(sandbox, path="sandbox_id")
+        execution = SandboxExecution(
+            sandbox_id=sandbox.id,
+            user_id=user_id,
+            command=command,
+            working_dir=working_dir,
+            stdin=stdin,
+            timeout_s=limit_s,
+        )
+        unit.session.add(execution)
+        sandbox.last_active_at = now()
+        await unit.session.flush()
+        row, host = execution.frozen(), sandbox.frozen()
+    await deps.sandboxes.ask(host, "run", execution_id=row.id)
+    return row
+
+
+def _check(command: str, working_dir: str | None, stdin: str | None) -> None:
+    clean(command, "command", max_chars=COMMAND_BYTES)
+    _require_size(command, "command", COMMAND_BYTES)
+    if working_dir is not None:
+        clean(working_dir, "working_dir", max_chars=WORKING_DIR_CHARS, multiline=False)
+    if stdin:
+        if any("\ud800" <= char <= "\udfff" for char in stdin):
+            raise UserError(
+                UserErrorCode.INVALID, "Stdin contains an invalid character.", ("stdin",)
+            )
+        _require_size(stdin, "stdin", STDIN_BYTES)
+
+
+def _require_size(text: str, name: str, most: int) -> None:
+    size = len(text.encode())
+    if size > most:
+        raise UserError(
+            UserErrorCode.LIMIT,
+            f"{name.capitalize()} has {size:,} bytes; at most {most:,} are allowed.",
+            (name,),
+        )
+
+
+async def cancel(deps: Deps, viewer: Viewer, *, execution_id: str) -> SandboxExecution:
+    """End an execution with everything it started, and give it; harmless when it has ended.
+
+    An execution in a paused sandbox ends when the sandbox goes on. Raises UserError NOT_FOUND,
+    UNAVAILABLE when the sandbox's host does not answer.
+    """
+    viewer.require("sandboxes:execute")
+    async with work(deps) as unit:
+        execution = await unit.lock(SandboxExecution, execution_id)
+        sandbox = (
+            await unit.session.get(Sandbox, execution.sandbox_id) if execution is not None else None
+        )
+        if execution is None or sandbox is None or not rows.may_manage(viewer, sandbox.user_id):
+            raise UserError(UserErrorCode.NOT_FOUND, "There is no such execution.", ("id",))
+        if execution.status.is_final:
+            return execution.frozen()
+        execution.cancel_requested_at = execution.cancel_requested_at or now()
+        await unit.session.flush()
+        row, host = execution.frozen(), sandbox.frozen()
+    await deps.sandboxes.ask(host, "cancel", execution_id=row.id)
+    return await rows.execution(deps, execution_id) or row

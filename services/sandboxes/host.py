@@ -1,0 +1,303 @@
+"""The sandboxes of one process: its driver, its housekeeping, and calls to the nodes of others."""
+
+import asyncio
+import base64
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from models.sandboxes import Sandbox
+from sandbox import select as drivers
+from sandbox.base import Capabilities, DriverEventKind, SandboxDriver
+from sandbox.errors import SandboxError
+from services.base import Deps, Viewer
+from services.errors import UserError, UserErrorCode, UserErrors
+from services.events.base import BusUnavailableError, CallError, Json, NodeUnavailableError
+from services.events.calls import TaskSet
+from services.sandboxes import code, housekeeping, refusals, rows
+from services.sandboxes.code import RunResult
+from services.sandboxes.node import Node
+
+log = logging.getLogger("noosphere.sandboxes")
+METHOD = "sandbox"
+_START_S = 2.0
+_READY_S = 20.0
+_CALL_S = 150.0
+_OFF = "Sandboxes are not available: the server is still looking for a driver; try again soon."
+
+
+class SandboxHost:
+    """Gives the process its sandboxes, or the reason why it has none.
+
+    `driver` is a kind (`auto`, `docker`, `bubblewrap`, `off`) or a driver of one's own. Code never
+    runs without a driver: everything that needs one then raises UserError UNAVAILABLE.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: str | SandboxDriver = "auto",
+        docker_url: str | None = None,
+        state_dir: Path = Path("data/sandboxes"),
+    ) -> None:
+        self._wish = driver
+        self._docker_url = docker_url
+        self._state_dir = state_dir
+        self._node: Node | None = None
+        self._why = _OFF
+        self._is_ready = asyncio.Event()
+        self._is_closed = False
+        self._tasks = TaskSet()
+        self._deps: Deps | None = None
+        self._locks: code.Locks = weakref.WeakValueDictionary()
+
+    # Life.
+
+    async def start(self, deps: Deps) -> None:
+        """Choose a driver, take up what an earlier process left, and begin housekeeping.
+
+        Waits at most two seconds for it; an image that must be fetched does not delay the server.
+        """
+        self._deps = deps
+        deps.bus.serve(METHOD, self._answer)
+        self._tasks.start(self._prepare(deps), name="prepare sandboxes")
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._is_ready.wait()
+        except TimeoutError:
+            log.info("sandboxes are being prepared")
+
+    async def _prepare(self, deps: Deps) -> None:
+        try:
+            driver, self._why = await self._choose(deps)
+            log.log(logging.INFO if driver else logging.WARNING, "%s", self._why)
+            if driver is not None:
+                self._node = Node(deps, driver)
+            await housekeeping.take_up(deps, self._node)
+        except Exception:
+            log.exception("sandboxes could not be prepared")
+        finally:
+            self._is_ready.set()
+        if self._node is not None:
+            self._tasks.start(housekeeping.run(self._node), name="sandbox housekeeping")
+            self._tasks.start(self._heed(self._node), name="sandbox events")
+
+    async def _choose(self, deps: Deps) -> tuple[SandboxDriver | None, str]:
+        if not isinstance(self._wish, str):
+            await self._wish.check()
+            return self._wish, f"{self._wish.name} runs the sandboxes."
+        return await drivers.choose(
+            self._wish,  # type: ignore[arg-type]  # the configuration has checked it.
+            docker_image=deps.options.sandbox_template_image,
+            docker_url=self._docker_url,
+            state_dir=self._state_dir,
+        )
+
+    async def _heed(self, node: Node) -> None:
+        """Note what the driver tells; that a sandbox ended is told by its channel as well."""
+        async with aclosing(node.driver.events()) as events:  # type: ignore[type-var]
+            async for event in events:
+                if event.kind is DriverEventKind.OOM:
+                    node.note_oom(event.sandbox_id)
+
+    async def aclose(self) -> None:
+        """End what runs, settle its rows, and let go of the driver. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._tasks.aclose()
+        if self._node is not None:
+            try:
+                await self._node.aclose()
+            finally:
+                await self._node.driver.aclose()
+
+    @property
+    def summary(self) -> str:
+        """Say in a sentence what runs sandboxes here, or why nothing does."""
+        return self._why
+
+    async def check(self) -> str:
+        """Say what runs sandboxes here. Raises SandboxError when the driver does not answer."""
+        if not self._is_ready.is_set():
+            return "being prepared"
+        if self._node is None:
+            return f"off: {self._why}"
+        await self._node.driver.check()
+        return self._node.driver.name
+
+    async def doctor(self) -> list[Capabilities]:
+        """Give what each driver enforces on this machine, or why it cannot work here."""
+        return await drivers.report(docker_url=self._docker_url, state_dir=self._state_dir)
+
+    # What verbs build on.
+
+    @property
+    def deps(self) -> Deps:
+        """The dependencies given to `start`."""
+        if self._deps is None:
+            raise RuntimeError("the sandbox host has not started")
+        return self._deps
+
+    async def node(self) -> Node:
+        """Give this process's node. Raises UserError UNAVAILABLE, with what to do, without one."""
+        if self._is_closed:
+            raise UserError(UserErrorCode.UNAVAILABLE, "The server is stopping.")
+        try:
+            async with asyncio.timeout(_READY_S):
+                await self._is_ready.wait()
+        except TimeoutError as error:
+            raise UserError(UserErrorCode.UNAVAILABLE, _OFF) from error
+        if self._node is None:
+            raise UserError(UserErrorCode.UNAVAILABLE, self._why)
+        return self._node
+
+    async def ask(self, sandbox: Sandbox, operation: str, **arguments: Any) -> Json:
+        """Let the node that hosts the sandbox do something, here or elsewhere.
+
+        It goes on when the caller is cancelled. Raises UserError, UNAVAILABLE when the host does
+        not answer; when the host is gone the sandbox is taken over, or FAILED.
+        """
+        bus = self.deps.bus
+        request = {"operation": operation, "sandbox_id": sandbox.id, **arguments}
+        try:
+            answer = await bus.call(sandbox.node_id, METHOD, request, timeout_s=_CALL_S)
+        except NodeUnavailableError as error:
+            if sandbox.node_id in await bus.nodes():
+                raise _silent() from error
+            node = self._node if self._is_ready.is_set() else None
+            await housekeeping.take_over(self.deps, node, sandbox)
+            raise UserError(
+                UserErrorCode.UNAVAILABLE,
+                "The host of the sandbox is gone; look at the sandbox's status and try again.",
+            ) from error
+        except BusUnavailableError as error:
+            raise _silent() from error
+        except CallError as error:
+            if error.code in ("BUSY", "UNKNOWN_METHOD"):
+                raise _silent() from error
+            raise
+        errors = answer.get("errors")
+        if errors:
+            found = [UserError(UserErrorCode(code), text, path) for code, text, path in errors]
+            raise found[0] if len(found) == 1 else UserErrors(found)
+        return dict(answer["result"])
+
+    async def _answer(self, request: Json) -> Json:
+        try:
+            node = await self.node()
+            operation = _OPERATIONS[request["operation"]]
+            return {"result": await operation(node, request["sandbox_id"], request) or {}}
+        except UserErrors as errors:
+            found = errors.errors
+        except UserError as error:
+            found = (error,)
+        except SandboxError as error:
+            found = (refusals.explain(error),)
+        except TimeoutError:
+            found = (_silent(),)
+        return {"errors": [[error.code, error.message, list(error.path)] for error in found]}
+
+    # Code for tools and plans.
+
+    async def run_code(
+        self,
+        viewer: Viewer,
+        *,
+        code: str,
+        language: str = "python",
+        conversation_id: str | None = None,
+        timeout_s: int | None = None,
+        on_output: Callable[[str], Awaitable[None]] | None = None,
+    ) -> RunResult:
+        """Run code in the sandbox of a conversation, or in one of the viewer's own without one.
+
+        See `services.sandboxes.code.run`.
+        """
+        return await _run_code(
+            self.deps,
+            self._locks,
+            viewer,
+            code=code,
+            language=language,
+            conversation_id=conversation_id,
+            timeout_s=timeout_s,
+            on_output=on_output,
+        )
+
+
+_run_code = code.run
+
+
+def _silent() -> UserError:
+    return UserError(
+        UserErrorCode.UNAVAILABLE, "The sandbox's host did not answer in time; try again."
+    )
+
+
+Operation = Callable[[Node, str, Json], Awaitable[Mapping[str, Any] | None]]
+
+
+async def _run(node: Node, sandbox_id: str, request: Json) -> None:
+    live = node.live.get(sandbox_id)
+    if live is not None:
+        node.begin(live, request["execution_id"])
+        return
+    # It ended between the acceptance and now; while it is being taken up, housekeeping begins it.
+    row = await rows.sandbox(node.deps, sandbox_id)
+    if row is None or not row.status.is_live:
+        await node.settle(request["execution_id"])
+
+
+async def _write(node: Node, sandbox_id: str, request: Json) -> Json:
+    files = node.client(sandbox_id).files
+    path = request["path"]
+    folder = path.rpartition("/")[0]
+    if folder:
+        await files.make_dir(folder, parents=True)
+    await files.write(path, base64.b64decode(request["content"]))
+    return {}
+
+
+async def _read(node: Node, sandbox_id: str, request: Json) -> Json:
+    data = await node.client(sandbox_id).files.read(request["path"], most=request["most"])
+    return {"content": base64.b64encode(data).decode("ascii")}
+
+
+async def _stat(node: Node, sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.stat(request["path"])
+    return {"entries": [_entry(found)]}
+
+
+async def _list(node: Node, sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.list(request["path"])
+    return {"entries": [_entry(info) for info in found]}
+
+
+def _entry(info: Any) -> list[Any]:
+    # Names need not be UTF-8 inside; outside they are text.
+    path = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return [path, info.is_directory, info.size_bytes, info.modified_at.isoformat()]
+
+
+async def _remove(node: Node, sandbox_id: str, request: Json) -> None:
+    await node.client(sandbox_id).files.remove(request["path"], recursive=request["recursive"])
+
+
+_OPERATIONS: dict[str, Operation] = {
+    "create": lambda node, sandbox_id, _: node.create(sandbox_id),
+    "pause": lambda node, sandbox_id, _: node.pause(sandbox_id),
+    "resume": lambda node, sandbox_id, _: node.resume(sandbox_id),
+    "stop": lambda node, sandbox_id, _: node.stop(sandbox_id),
+    "delete": lambda node, sandbox_id, _: node.delete(sandbox_id),
+    "cancel": lambda node, sandbox_id, request: node.cancel(sandbox_id, request["execution_id"]),
+    "run": _run,
+    "write": _write,
+    "read": _read,
+    "stat": _stat,
+    "list": _list,
+    "remove": _remove,
+}

@@ -1,0 +1,187 @@
+"""What keeps rows and sandboxes in step: restarts, dead nodes, expiry, what was overlooked."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, select, update
+
+from models.base import now, row_columns, rows_of
+from models.sandboxes import Sandbox
+from models.states import RunState, SandboxStatus
+from sandbox.errors import SandboxError
+from services.base import Deps, work
+from services.errors import UserError
+from services.events.base import BusUnavailableError
+from services.sandboxes import rows
+from services.sandboxes.node import (
+    EXPIRED,
+    HOST_GONE,
+    INSTALLATION_LABEL,
+    Node,
+    installation,
+    settle_lost,
+)
+
+log = logging.getLogger("noosphere.sandboxes")
+_TICK_S = 1.0
+_REPAIR_TICKS = 5
+_NODES_TICKS = 15
+_UNANSWERED = "The sandbox stopped answering."
+
+
+async def take_up(deps: Deps, node: Node | None) -> None:
+    """Settle what an earlier process of this node left, and clear what it left with the driver."""
+    for row in await _live_rows(deps, node_id=deps.bus.node_id):
+        await _take(deps, node, row)
+    await _settle_unfinished(deps)
+    if node is not None:
+        await _remove_leftovers(node)
+
+
+async def _live_rows(deps: Deps, *, node_id: str | None = None) -> list[Sandbox]:
+    where: list[ColumnElement[bool]] = [Sandbox.status.in_(rows.LIVE)]
+    if node_id is not None:
+        where.append(Sandbox.node_id == node_id)
+    async with deps.db.reading() as connection:
+        found = await connection.execute(select(*row_columns(Sandbox)).where(*where))
+        return rows_of(Sandbox, found)
+
+
+async def _take(deps: Deps, node: Node | None, row: Sandbox) -> None:
+    if node is not None:
+        await node.adopt(row)
+        return
+    async with work(deps) as unit:
+        await unit.session.execute(
+            update(Sandbox)
+            .where(Sandbox.id == row.id, Sandbox.status.in_(rows.LIVE))
+            .values(status=SandboxStatus.FAILED, failure=HOST_GONE, stopped_at=now())
+        )
+    for execution in await rows.unfinished(deps, sandbox_id=row.id):
+        await settle_lost(deps, execution)
+
+
+async def _settle_unfinished(deps: Deps) -> None:
+    """Settle executions of sandboxes that ended without them: a crash between the two."""
+    for execution in await rows.unfinished(deps, node_id=deps.bus.node_id):
+        row = await rows.sandbox(deps, execution.sandbox_id)
+        if row is None or not row.status.is_live:
+            await settle_lost(deps, execution)
+
+
+async def _remove_leftovers(node: Node) -> None:
+    """Remove sandboxes of this installation that no live row speaks of."""
+    # bubblewrap knows only those of its own directory, and torn records have no labels.
+    labels = {INSTALLATION_LABEL: installation(node.deps)} if node.survives else {}
+    try:
+        found = await node.driver.list(labels)
+        # Listed first: what is being created now has its row already.
+        known = {row.id for row in await _live_rows(node.deps)}
+        for info in found:
+            if info.sandbox_id not in known and not (info.owned and not node.survives):
+                log.info("a leftover is removed", extra={"sandbox_id": info.sandbox_id})
+                await node.driver.remove(info.sandbox_id)
+    except SandboxError:
+        log.warning("leftovers were not removed; the next start tries again", exc_info=True)
+
+
+async def take_over(deps: Deps, node: Node | None, row: Sandbox) -> None:
+    """Take a sandbox from a node that is gone: reach it from here, or mark it FAILED.
+
+    One claimer wins; the others do nothing.
+    """
+    async with work(deps) as unit:
+        claimed = await unit.session.execute(
+            update(Sandbox)
+            .where(
+                Sandbox.id == row.id,
+                Sandbox.node_id == row.node_id,
+                Sandbox.status.in_(rows.LIVE),
+            )
+            .values(node_id=deps.bus.node_id)
+        )
+    if claimed.rowcount:  # type: ignore[attr-defined]
+        log.warning("sandbox of a dead node taken over", extra={"sandbox_id": row.id})
+        await _take(deps, node, row)
+
+
+async def run(node: Node) -> None:
+    """Keep house until cancelled: every second what has expired, more rarely the rest."""
+    suspects: set[str] = set()
+    tick = 0
+    while True:
+        await asyncio.sleep(_TICK_S)
+        tick += 1
+        try:
+            await _overdue(node)
+            if node.live:
+                await _expire(node)
+            if tick % _REPAIR_TICKS == 0:
+                await _repair(node)
+            if tick % _NODES_TICKS == 0:
+                suspects = await _dead_nodes(node, suspects)
+        except BusUnavailableError:
+            log.warning("bus unavailable; housekeeping goes on")
+        except Exception:
+            log.exception("housekeeping failed; trying again")
+
+
+async def _expire(node: Node) -> None:
+    async with node.deps.db.reading() as connection:
+        expired: Sequence[str] = (
+            await connection.scalars(
+                select(Sandbox.id).where(
+                    Sandbox.node_id == node.deps.bus.node_id,
+                    Sandbox.status == SandboxStatus.RUNNING,
+                    Sandbox.expires_at <= now(),
+                )
+            )
+        ).all()
+    for sandbox_id in expired:
+        try:
+            await node.stop(sandbox_id, failure=EXPIRED)
+        except UserError as error:
+            log.info("%s", error, extra={"sandbox_id": sandbox_id})
+
+
+async def _overdue(node: Node) -> None:
+    """Give up sandboxes whose agent did not end an execution at its time."""
+    for live in list(node.live.values()):
+        if live.is_paused or live.is_ending:
+            continue
+        for current in live.runs.values():
+            current.left_s -= _TICK_S
+        if any(current.left_s < 0 for current in live.runs.values()):
+            await node.lose(live.sandbox_id, _UNANSWERED)
+
+
+async def _repair(node: Node) -> None:
+    """Begin executions whose beginning was lost, and settle those that nothing runs."""
+    for execution in await rows.unfinished(node.deps, node_id=node.deps.bus.node_id):
+        async with node.lock(execution.sandbox_id):
+            # Looked at again under the lock: it may have ended, or be about to.
+            live = node.live.get(execution.sandbox_id)
+            if live is not None and (execution.id in live.runs or live.is_paused):
+                continue
+            row = await rows.execution(node.deps, execution.id)
+            if row is None or row.status.is_final:
+                continue
+            if live is not None and execution.id in live.runs:
+                continue
+            if live is not None and row.status is RunState.PENDING:
+                node.begin(live, row.id)
+            else:
+                await settle_lost(node.deps, row)
+
+
+async def _dead_nodes(node: Node, suspects: set[str]) -> set[str]:
+    """Take over the sandboxes of nodes found dead twice in a row; give those found dead now."""
+    alive = await node.deps.bus.nodes()
+    if node.deps.bus.node_id not in alive:
+        return set()
+    found = [row for row in await _live_rows(node.deps) if row.node_id not in alive]
+    for row in found:
+        if row.node_id in suspects:
+            await take_over(node.deps, node, row)
+    return {row.node_id for row in found}

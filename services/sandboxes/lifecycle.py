@@ -1,0 +1,218 @@
+"""Sandboxes as a whole: create, pause, resume, extend, stop, delete."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from models.accounts import User
+from models.base import now
+from models.conversations import Conversation
+from models.sandboxes import (
+    Sandbox,
+    SandboxResources,
+    SandboxSecurityPolicy,
+    SandboxTemplate,
+    SandboxWorkspace,
+)
+from models.states import ConversationStatus, SandboxStatus
+from sandbox.base import Limits, Policy
+from services.base import Deps, Viewer, Work, work
+from services.errors import UserError, UserErrorCode
+from services.sandboxes import rows, templates, wishes
+from services.sandboxes.wishes import Resources, Security
+
+
+async def create(
+    deps: Deps,
+    viewer: Viewer,
+    *,
+    template_id: str | None = None,
+    resources: Resources | None = None,
+    security: Security | None = None,
+    timeout_s: int | None = None,
+    conversation_id: str | None = None,
+    purpose: str | None = None,
+) -> Sandbox:
+    """Make a sandbox of the viewer and give it when it is RUNNING.
+
+    `timeout_s` is its life. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
+    template or conversation, INVALID and LIMIT for limits and policy, QUOTA when the viewer has too
+    many, and what the driver refuses: the row is then FAILED. Cancelled, it is made all the same.
+    """
+    user_id = viewer.require("sandboxes:write")
+    driver = (await deps.sandboxes.node()).driver
+    life_s = wishes.lifetime(deps.options, timeout_s)
+    template = await templates.find(deps, template_id)
+    _require_image(deps, template, driver.name)
+    limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
+    policy = wishes.policy(security or Security(), driver=driver.name)
+    async with work(deps) as unit:
+        await _require_quota(unit, user_id)
+        await _require_conversation(unit, user_id, conversation_id)
+        at = now()
+        sandbox = Sandbox(
+            user_id=user_id,
+            template_id=template.id,
+            conversation_id=conversation_id,
+            driver=driver.name,
+            node_id=deps.bus.node_id,
+            image_name=template.image_name,
+            image_tag=template.image_tag,
+            config={"purpose": purpose} if purpose else None,
+            created_at=at,
+            expires_at=at + timedelta(seconds=life_s),
+        )
+        unit.session.add(sandbox)
+        await unit.session.flush()
+        unit.session.add_all(_parts(sandbox.id, limits, policy, template, life_s))
+        row = sandbox.frozen()
+    await deps.sandboxes.ask(row, "create")
+    return await _present(deps, row)
+
+
+def _require_image(deps: Deps, template: SandboxTemplate, driver: str) -> None:
+    """Refuse an image the driver cannot give: bubblewrap has the host's own Python only."""
+    image = f"{template.image_name}:{template.image_tag}"
+    default = ":".join(templates.split_image(deps.options.sandbox_template_image))
+    if driver == "bubblewrap" and image != default:
+        raise UserError(
+            UserErrorCode.UNAVAILABLE,
+            f"The template {template.name} needs the image {image}, which driver {driver} cannot "
+            "run; use the default template, or a server with Docker.",
+            ("template_id",),
+        )
+
+
+async def _require_quota(unit: Work, user_id: str) -> None:
+    # The lock makes two creations at once count one after the other.
+    await unit.lock(User, user_id)
+    most = unit.deps.options.sandboxes_per_user
+    count = await unit.session.scalar(
+        select(func.count())
+        .select_from(Sandbox)
+        .where(Sandbox.user_id == user_id, Sandbox.status.in_(rows.LIVE))
+    )
+    if (count or 0) >= most:
+        raise UserError(
+            UserErrorCode.QUOTA,
+            f"You have {count} live sandboxes and may have {most}; stop one first.",
+        )
+
+
+async def _require_conversation(unit: Work, user_id: str, conversation_id: str | None) -> None:
+    if conversation_id is None:
+        return
+    found = await unit.session.scalar(
+        select(Conversation.id).where(
+            Conversation.id == conversation_id,
+            Conversation.user_id == user_id,
+            Conversation.status != ConversationStatus.DELETED,
+        )
+    )
+    if found is None:
+        raise UserError(
+            UserErrorCode.NOT_FOUND, "There is no such conversation.", ("conversation_id",)
+        )
+
+
+def _parts(
+    sandbox_id: str, limits: Limits, policy: Policy, template: SandboxTemplate, life_s: int
+) -> list[Any]:
+    defaults = (template.security_config or {}).get("env_variables", {})
+    return [
+        SandboxWorkspace(sandbox_id=sandbox_id),
+        SandboxResources(
+            sandbox_id=sandbox_id,
+            cpu_limit=limits.cpu_millis,
+            memory_limit=limits.memory_bytes,
+            disk_limit=limits.disk_bytes,
+            pids_limit=limits.pids,
+            timeout_s=life_s,
+        ),
+        SandboxSecurityPolicy(
+            sandbox_id=sandbox_id,
+            network_policy={"mode": policy.network},
+            syscall_policy={"profile": "default"},
+            mount_policy={"mounts": []},
+            env_variables={**defaults, **policy.env},
+            capabilities=[],
+        ),
+    ]
+
+
+async def _present(deps: Deps, row: Sandbox) -> Sandbox:
+    return await rows.sandbox(deps, row.id) or row
+
+
+async def _change(
+    deps: Deps, viewer: Viewer, sandbox_id: str, operation: str, *, path: str = "id"
+) -> Sandbox:
+    viewer.require("sandboxes:write")
+    row = await rows.managed(deps, viewer, sandbox_id, path=path)
+    await deps.sandboxes.ask(row, operation)
+    return await _present(deps, row)
+
+
+async def pause(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
+    """Freeze a running sandbox; its time stands still. A paused one stays as it is.
+
+    Raises UserError NOT_FOUND, CONFLICT in any other state, INVALID where the driver cannot pause,
+    UNAVAILABLE when its host does not answer; so do the other verbs here.
+    """
+    return await _change(deps, viewer, sandbox_id, "pause")
+
+
+async def resume(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
+    """Let a paused sandbox go on, with the time it had left. A running one stays as it is."""
+    return await _change(deps, viewer, sandbox_id, "resume")
+
+
+async def stop(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
+    """End a sandbox and all that runs in it; its files are gone. A stopped one stays as it is."""
+    return await _change(deps, viewer, sandbox_id, "stop")
+
+
+async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
+    """End a sandbox, if it lives, and take it out of lists. A deleted one stays as it is."""
+    viewer.require("sandboxes:write")
+    row = await rows.managed(deps, viewer, sandbox_id, path="id")
+    if row.status.is_live:
+        await deps.sandboxes.ask(row, "delete")
+    else:
+        async with work(deps) as unit:
+            found = await unit.lock(Sandbox, row.id)
+            if found is not None and not found.status.is_live:
+                found.status = SandboxStatus.DELETED
+    return await _present(deps, row)
+
+
+async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -> Sandbox:
+    """Let a live sandbox live `seconds` longer.
+
+    Raises UserError INVALID below one second, LIMIT when more than the longest life would be left,
+    CONFLICT when it is not live, NOT_FOUND.
+    """
+    viewer.require("sandboxes:write")
+    most = deps.options.sandbox_max_ttl_s
+    wishes.seconds(seconds, "seconds", default=seconds, most=most)
+    async with work(deps) as unit:
+        sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
+        if sandbox.status not in (SandboxStatus.RUNNING, SandboxStatus.PAUSED):
+            raise UserError(
+                UserErrorCode.CONFLICT,
+                f"Only a live sandbox can be extended; this one is {sandbox.status}.",
+                ("id",),
+            )
+        since = sandbox.paused_at or now()
+        left_s = (sandbox.expires_at - since).total_seconds() if sandbox.expires_at else 0
+        if left_s + seconds > most:
+            raise UserError(
+                UserErrorCode.LIMIT,
+                f"A sandbox may have at most {most:,} seconds before it; with {seconds:,} more it "
+                f"would have {left_s + seconds:,.0f}.",
+                ("seconds",),
+            )
+        sandbox.expires_at = since + timedelta(seconds=left_s + seconds)
+        await unit.session.flush()
+        return sandbox.frozen()

@@ -1,0 +1,425 @@
+"""The sandboxes that live on this node: their clients, their executions, and changes of state.
+
+Only the node that hosts a sandbox changes its state, one change at a time.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+import weakref
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select, update
+
+from models.base import now
+from models.sandboxes import Sandbox, SandboxExecution, SandboxResources, SandboxSecurityPolicy
+from models.states import RunState, SandboxStatus
+from sandbox.base import Limits, Policy, SandboxDriver, SandboxSpec
+from sandbox.client import SandboxClient
+from sandbox.errors import SandboxError
+from services.base import Deps, work
+from services.errors import UserError, UserErrorCode
+from services.events.calls import TaskSet
+from services.sandboxes import refusals, rows, running
+from services.sandboxes.running import Run
+
+log = logging.getLogger("noosphere.sandboxes")
+INSTALLATION_LABEL = "installation"
+_CREATE_S = 120.0
+_DRIVER_S = 30.0
+_KILL_S = 2.0
+_SETTLE_S = 10.0
+_OOM_RECENT_S = 10.0
+EXPIRED = "It reached the end of its time."
+SERVER_STOPPED = "The server was stopped."
+HOST_GONE = "Its host is gone, and the sandbox with it."
+
+
+@dataclass(slots=True)
+class Live:
+    """A sandbox of this node. Its client is missing while it is paused after a restart."""
+
+    sandbox_id: str
+    client: SandboxClient | None
+    env: Mapping[str, str]
+    is_paused: bool = False
+    is_ending: bool = False
+    runs: dict[str, Run] = field(default_factory=dict)
+
+
+def installation(deps: Deps) -> str:
+    """Name the installation: all nodes that work on one database are one."""
+    url = deps.db.url.render_as_string(hide_password=True)
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class Node:
+    """What one process does with the sandboxes it hosts. `driver` is started already."""
+
+    def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
+        self.deps = deps
+        self.driver = driver
+        self.live: dict[str, Live] = {}
+        self._tasks = TaskSet()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._ooms: dict[str, float] = {}
+
+    @property
+    def survives(self) -> bool:
+        """Whether sandboxes of the driver outlive this process."""
+        return self.driver.name == "docker"
+
+    def lock(self, sandbox_id: str) -> asyncio.Lock:
+        """Give the lock under which the state of a sandbox changes."""
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await action
+            except Exception:
+                log.exception("%s failed", name)
+
+        self._tasks.start(guarded(), name=name)
+
+    # Life.
+
+    async def create(self, sandbox_id: str) -> None:
+        """Make a sandbox whose row is CREATING; it is RUNNING afterwards, or FAILED.
+
+        Raises UserError saying why it failed.
+        """
+        async with self.lock(sandbox_id):
+            limits, policy = await self._terms(sandbox_id)
+            row = await self._row(sandbox_id)
+            image = "host" if not self.survives else f"{row.image_name}:{row.image_tag}"
+            spec = SandboxSpec(
+                sandbox_id, image, limits, policy, {INSTALLATION_LABEL: installation(self.deps)}
+            )
+            try:
+                async with asyncio.timeout(_CREATE_S):
+                    await self.driver.create(spec)
+                    client = await self._connect(sandbox_id, policy.env)
+            except (SandboxError, TimeoutError) as error:
+                await self._discard(sandbox_id)
+                refusal = _refusal(error)
+                await self._set(sandbox_id, SandboxStatus.FAILED, failure=refusal.message)
+                raise refusal from error
+            self._add(Live(sandbox_id, client, policy.env))
+            at = now()
+            await self._set(
+                sandbox_id,
+                SandboxStatus.RUNNING,
+                container_id=sandbox_id,
+                started_at=at,
+                last_active_at=at,
+                expires_at=at + (row.expires_at - row.created_at if row.expires_at else at - at),
+            )
+
+    async def pause(self, sandbox_id: str) -> None:
+        """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT."""
+        async with self.lock(sandbox_id):
+            row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
+            if row.status is SandboxStatus.PAUSED:
+                return
+            rows.require_running(row, path="id")
+            if live is None:
+                raise _gone()
+            async with asyncio.timeout(_DRIVER_S):
+                await self.driver.pause(sandbox_id)
+            live.is_paused = True
+            await self._set(sandbox_id, SandboxStatus.PAUSED, paused_at=now())
+
+    async def resume(self, sandbox_id: str) -> None:
+        """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""
+        async with self.lock(sandbox_id):
+            row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
+            if row.status is SandboxStatus.RUNNING:
+                return
+            if row.status is not SandboxStatus.PAUSED:
+                raise UserError(
+                    UserErrorCode.CONFLICT,
+                    f"Only a paused sandbox can be resumed; this one is {row.status}.",
+                    ("id",),
+                )
+            if live is None:
+                raise _gone()
+            async with asyncio.timeout(_DRIVER_S):
+                await self.driver.resume(sandbox_id)
+                if live.client is None:
+                    live.client = await self._connect(sandbox_id, live.env)
+                    self._watch(live, live.client)
+            live.is_paused = False
+            at = now()
+            stood = at - row.paused_at if row.paused_at else at - at
+            expires_at = row.expires_at + stood if row.expires_at else None
+            await self._set(
+                sandbox_id, SandboxStatus.RUNNING, paused_at=None, expires_at=expires_at
+            )
+        await self.begin_pending(live)
+
+    async def stop(self, sandbox_id: str, *, failure: str | None = None) -> None:
+        """End a live sandbox; a STOPPED one stays as it is. Raises UserError CONFLICT."""
+        async with self.lock(sandbox_id):
+            row = await self._row(sandbox_id)
+            if row.status is SandboxStatus.STOPPED:
+                return
+            if not row.status.is_live:
+                raise UserError(
+                    UserErrorCode.CONFLICT,
+                    f"Only a live sandbox can be stopped; this one is {row.status}.",
+                    ("id",),
+                )
+            await self._end(sandbox_id)
+            await self._set(sandbox_id, SandboxStatus.STOPPED, stopped_at=now(), failure=failure)
+
+    async def delete(self, sandbox_id: str) -> None:
+        """End a sandbox, if it lives, and mark it DELETED. Idempotent."""
+        async with self.lock(sandbox_id):
+            row = await self._row(sandbox_id)
+            if row.status is SandboxStatus.DELETED:
+                return
+            if row.status.is_live:
+                await self._end(sandbox_id)
+            await self._set(sandbox_id, SandboxStatus.DELETED, stopped_at=row.stopped_at or now())
+
+    async def adopt(self, row: Sandbox) -> None:
+        """Take up a live row that no client of this process serves: after a restart, or from a node
+        that is gone. What cannot be reached any more is FAILED, with its executions.
+        """
+        async with self.lock(row.id):
+            if row.id in self.live:
+                return
+            live = await self._reach(row)
+            if live is None:
+                await self._discard(row.id)
+                await self._set(row.id, SandboxStatus.FAILED, failure=HOST_GONE, stopped_at=now())
+            else:
+                self._add(live)
+            await self._settle_lost(row.id, keep_pending=live is not None)
+        if live is not None and not live.is_paused:
+            await self.begin_pending(live)
+
+    async def _reach(self, row: Sandbox) -> Live | None:
+        if row.driver != self.driver.name or row.status is SandboxStatus.CREATING:
+            return None
+        try:
+            async with asyncio.timeout(_DRIVER_S):
+                handle = await self.driver.connect(row.id)
+                if row.status is SandboxStatus.PAUSED:
+                    return Live(row.id, None, handle.policy.env, is_paused=True)
+                client = await self._connect(row.id, handle.policy.env)
+        except (SandboxError, TimeoutError) as error:
+            log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
+            return None
+        return Live(row.id, client, handle.policy.env)
+
+    async def lose(self, sandbox_id: str, why: str) -> None:
+        """Note that a sandbox ended by itself; its executions end with it."""
+        async with self.lock(sandbox_id):
+            live = self.live.get(sandbox_id)
+            if live is None or live.is_ending:
+                return
+            await self._end(sandbox_id, is_lost=True)
+            await self._set(sandbox_id, SandboxStatus.FAILED, failure=why, stopped_at=now())
+
+    async def _end(self, sandbox_id: str, *, is_lost: bool = False) -> None:
+        live = self.live.get(sandbox_id)
+        if live is not None:
+            live.is_ending = True
+            if not is_lost:
+                for current in list(live.runs.values()):
+                    await current.cancel()
+                if not live.is_paused:
+                    await self._wait(live, _KILL_S)
+        await self._discard(sandbox_id)
+        if live is not None:
+            if live.client is not None:
+                await live.client.aclose()
+            await self._wait(live, _SETTLE_S)
+            self.live.pop(sandbox_id, None)
+
+    async def _wait(self, live: Live, timeout_s: float) -> None:
+        """Wait until the runs of a sandbox are settled, at most so long."""
+        waits = [asyncio.ensure_future(current.done.wait()) for current in live.runs.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=timeout_s)
+            for wait in late:
+                wait.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _discard(self, sandbox_id: str) -> None:
+        """Remove what the driver has of a sandbox; what resists is left to the next start."""
+        try:
+            async with asyncio.timeout(_DRIVER_S):
+                await self.driver.remove(sandbox_id)
+        except (SandboxError, TimeoutError):
+            log.warning("sandbox was not removed", extra={"sandbox_id": sandbox_id}, exc_info=True)
+
+    # Rows.
+
+    async def _row(self, sandbox_id: str) -> Sandbox:
+        row = await rows.sandbox(self.deps, sandbox_id)
+        if row is None:
+            raise rows.absent("id")
+        return row
+
+    async def _terms(self, sandbox_id: str) -> tuple[Limits, Policy]:
+        async with self.deps.db.reading() as connection:
+            limits = (
+                await connection.execute(
+                    select(SandboxResources).where(SandboxResources.sandbox_id == sandbox_id)
+                )
+            ).one()
+            env = await connection.scalar(
+                select(SandboxSecurityPolicy.env_variables).where(
+                    SandboxSecurityPolicy.sandbox_id == sandbox_id
+                )
+            )
+        return (
+            Limits(
+                cpu_millis=limits.cpu_limit,
+                memory_bytes=limits.memory_limit,
+                disk_bytes=limits.disk_limit,
+                pids=limits.pids_limit,
+            ),
+            Policy(env=env or {}),
+        )
+
+    async def _set(self, sandbox_id: str, status: SandboxStatus, **values: Any) -> None:
+        async with work(self.deps) as unit:
+            await unit.session.execute(
+                update(Sandbox).where(Sandbox.id == sandbox_id).values(status=status, **values)
+            )
+
+    async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
+        for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
+            if row.status is RunState.RUNNING or not keep_pending:
+                await settle_lost(self.deps, row)
+
+    # Clients and executions.
+
+    async def _connect(self, sandbox_id: str, env: Mapping[str, str]) -> SandboxClient:
+        channel = await self.driver.open_channel(sandbox_id)
+        return await SandboxClient.connect(channel, env)
+
+    def _add(self, live: Live) -> None:
+        self.live[live.sandbox_id] = live
+        if live.client is not None:
+            self._watch(live, live.client)
+
+    def _watch(self, live: Live, client: SandboxClient) -> None:
+        async def watch() -> None:
+            await client.wait_lost()
+            if not live.is_ending:
+                await self.lose(live.sandbox_id, self._why(live.sandbox_id))
+
+        self._spawn(watch(), f"watch {live.sandbox_id}")
+
+    def note_oom(self, sandbox_id: str) -> None:
+        """Remember that a sandbox ran out of memory, to say so if it ends now."""
+        at = time.monotonic()
+        self._ooms = {key: t for key, t in self._ooms.items() if at - t < _OOM_RECENT_S}
+        self._ooms[sandbox_id] = at
+
+    def _why(self, sandbox_id: str) -> str:
+        if time.monotonic() - self._ooms.get(sandbox_id, float("-inf")) < _OOM_RECENT_S:
+            return "The sandbox ran out of memory and ended."
+        return "The sandbox ended unexpectedly."
+
+    def begin(self, live: Live, execution_id: str) -> None:
+        """Run an execution beside the caller, unless it runs already."""
+        if execution_id in live.runs or live.is_ending or live.client is None:
+            return
+        current = live.runs[execution_id] = Run(execution_id)
+        self._spawn(self._run(live, live.client, current), f"run {execution_id}")
+
+    async def begin_pending(self, live: Live) -> None:
+        """Run what was asked for while the sandbox could not run it."""
+        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
+            if row.status is RunState.PENDING:
+                self.begin(live, row.id)
+
+    async def _run(self, live: Live, client: SandboxClient, current: Run) -> None:
+        try:
+            await running.run(self.deps, client, current)
+        except Exception:
+            log.exception("execution failed", extra={"id": current.execution_id})
+            await running.settle(self.deps, current.execution_id, running.LOST)
+        finally:
+            current.done.set()
+            live.runs.pop(current.execution_id, None)
+
+    async def settle(self, execution_id: str) -> None:
+        """End an execution that nothing runs any more, if it has not ended."""
+        row = await rows.execution(self.deps, execution_id)
+        if row is not None:
+            await settle_lost(self.deps, row)
+
+    async def cancel(self, sandbox_id: str, execution_id: str) -> None:
+        """End an execution, and give it a moment to end. Idempotent."""
+        live = self.live.get(sandbox_id)
+        current = live.runs.get(execution_id) if live is not None else None
+        if live is None or current is None:
+            await self.settle(execution_id)
+            return
+        await current.cancel()
+        if not live.is_paused:
+            await self._wait_for(current)
+
+    async def _wait_for(self, current: Run) -> None:
+        try:
+            async with asyncio.timeout(_KILL_S):
+                await current.done.wait()
+        except TimeoutError:
+            log.info("an execution takes its time to end", extra={"id": current.execution_id})
+
+    def client(self, sandbox_id: str) -> SandboxClient:
+        """Give the client of a running sandbox. Raises UserError CONFLICT."""
+        live = self.live.get(sandbox_id)
+        if live is None or live.client is None or live.is_ending:
+            raise _gone()
+        return live.client
+
+    async def aclose(self) -> None:
+        """End all executions, settle their rows, and remove sandboxes that end with the process."""
+        lives = list(self.live.values())
+        for live in lives:
+            live.is_ending = True
+            if live.client is not None:
+                await live.client.aclose()
+        async with asyncio.TaskGroup() as group:
+            for live in lives:
+                group.create_task(self._wait(live, _SETTLE_S))
+        await self._tasks.aclose()
+        for live in lives:
+            await self._settle_lost(live.sandbox_id, keep_pending=self.survives)
+            if not self.survives:
+                await self._set(
+                    live.sandbox_id,
+                    SandboxStatus.STOPPED,
+                    stopped_at=now(),
+                    failure=SERVER_STOPPED,
+                )
+        self.live.clear()
+
+
+async def settle_lost(deps: Deps, row: SandboxExecution) -> None:
+    """End an execution that nothing runs any more, with the output it had."""
+    is_canceled = row.cancel_requested_at is not None
+    await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)
+
+
+def _gone() -> UserError:
+    return UserError(UserErrorCode.CONFLICT, "The sandbox has ended; create another one.", ("id",))
+
+
+def _refusal(error: SandboxError | TimeoutError) -> UserError:
+    if isinstance(error, SandboxError):
+        return refusals.explain(error)
+    return UserError(
+        UserErrorCode.UNAVAILABLE, f"The sandbox was not ready within {_CREATE_S:.0f} seconds."
+    )

@@ -1,0 +1,228 @@
+"""Following an execution: its output as it is written, then its end."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import select
+
+from models.sandboxes import SandboxExecution
+from services import access
+from services.base import Deps, Viewer
+from services.errors import RequestError
+from services.events.base import News, Tap
+from services.sandboxes import rows
+from services.sandboxes.recording import ENTRY_BYTES, Stream, decode, snapshot
+
+# Whoever heard nothing for so long looks again, in case a signal was lost.
+_IDLE_S = 5.0
+_PAGE = 64
+_MAX_SEQ = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a reader has come: an entry of the log, and the bytes of both streams up to it."""
+
+    epoch: str = ""
+    seq: int = 0
+    at: int = 0
+    is_over: bool = False
+
+    def encode(self) -> str:
+        """Give the opaque cursor."""
+        raw = orjson.dumps([self.epoch, self.seq, self.at, self.is_over])
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    @staticmethod
+    def decode(cursor: str) -> "Position":
+        """Read a cursor. Raises RequestError BAD_USER_INPUT when it is not one."""
+        try:
+            padded = (cursor + "=" * (-len(cursor) % 4)).encode("ascii")
+            values = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+            if not isinstance(values, list) or [type(v) for v in values] != [str, int, int, bool]:
+                raise ValueError("not a cursor")
+            if not (0 <= values[1] <= _MAX_SEQ and 0 <= values[2] <= _MAX_SEQ):
+                raise ValueError("not a cursor")
+        except (ValueError, binascii.Error) as error:
+            raise RequestError(
+                "BAD_USER_INPUT",
+                "`after` is not a cursor of this subscription; "
+                "take one from an event, or leave it out.",
+            ) from error
+        return Position(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Bytes of one stream, exactly as written; a character is never cut in two."""
+
+    cursor: str
+    stream: Stream
+    data: bytes
+
+    @property
+    def text(self) -> str:
+        """The bytes as UTF-8; what is not UTF-8 is replaced."""
+        return self.data.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The execution has ended; nothing follows."""
+
+    cursor: str
+    execution: SandboxExecution
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Begin anew from this execution: its output is what goes before the next chunk."""
+
+    cursor: str
+    execution: SandboxExecution
+
+
+Item = Chunk | Exited | Reset
+
+
+async def follow(
+    deps: Deps, viewer: Viewer, execution_id: str, after: str | None = None
+) -> AsyncGenerator[Item, None]:
+    """Give the output of an execution from its beginning, or from a cursor, up to its end.
+
+    Chunks come in order, without gap or duplicate; those that piled up come merged. A Reset comes
+    first where that cannot be kept: when the log does not reach back so far, and for a cursor of
+    another log or of the future. Ends after Exited. Consume it through `contextlib.aclosing`.
+
+    Raises RequestError NOT_FOUND when the viewer cannot see the execution, BAD_USER_INPUT for what
+    is not a cursor.
+    """
+    position = Position() if after is None else Position.decode(after)
+    async with deps.db.reading() as connection:
+        found = await connection.scalar(
+            select(SandboxExecution.id).where(
+                SandboxExecution.id == execution_id, access.visible(SandboxExecution, viewer)
+            )
+        )
+    if found is None:
+        raise RequestError("NOT_FOUND", "There is no such execution.")
+    async with deps.bus.attach(rows.topic(execution_id)) as tap:
+        reader = _Reader(deps, execution_id, tap, position)
+        async with aclosing(reader.items()) as items:
+            async for item in items:
+                yield item
+
+
+class _Reader:
+    def __init__(self, deps: Deps, execution_id: str, tap: Tap, position: Position) -> None:
+        self._deps = deps
+        self._id = execution_id
+        self._tap = tap
+        self._start = position
+        self._epoch, self._seq, self._at = position.epoch, position.seq, position.at
+        # A cursor holds for its own log only. Who is reading already may go on in a new one, as
+        # long as that continues at the very byte.
+        self._is_strict = position.epoch != ""
+        self._has_gap = False
+
+    def _cursor(self, *, is_over: bool = False) -> str:
+        return Position(self._epoch, self._seq, self._at, is_over).encode()
+
+    async def items(self) -> AsyncGenerator[Item, None]:
+        while True:
+            # Asked before the reads: what is lost during them must lead to others.
+            self._tap.lost()
+            row = await rows.execution(self._deps, self._id)
+            if row is None or (self._start.is_over and row.status.is_final):
+                return
+            # Output is logged before the row says that it has ended: a final row, then the log.
+            async with aclosing(self._drain()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            if self._has_gap or self._at < row.stdout_bytes + row.stderr_bytes:
+                yield await self._reset(row)
+            if row.status.is_final:
+                yield Exited(self._cursor(is_over=True), row)
+                return
+            async with aclosing(self._live()) as live:
+                async for chunk in live:
+                    yield chunk
+
+    async def _drain(self) -> AsyncGenerator[Chunk, None]:
+        """Give what the log has after the position; notes a gap and stops at it."""
+        while True:
+            log = await self._deps.bus.read(rows.topic(self._id), self._seq, _PAGE)
+            if log.epoch != self._epoch:
+                if self._is_strict:
+                    self._has_gap = True
+                    return
+                is_moved, self._epoch = self._seq > 0, log.epoch
+                if is_moved:
+                    self._seq = 0
+                    continue
+            if not log.is_complete:
+                self._has_gap = True
+                return
+            self._is_strict = False
+            for chunk in self._merged(log.entries):
+                yield chunk
+            if self._has_gap or len(log.entries) < _PAGE:
+                return
+
+    def _merged(self, entries: Sequence[News]) -> Iterator[Chunk]:
+        """Join what one stream wrote in one go, up to 64 KiB a chunk."""
+        stream: Stream = "STDOUT"
+        parts: list[bytes] = []
+        size = 0
+        for news in entries:
+            data = self._next(news)
+            if data is None:
+                break
+            if parts and (news.data["stream"] != stream or size + len(data) > ENTRY_BYTES):
+                yield Chunk(self._cursor(), stream, b"".join(parts))
+                parts, size = [], 0
+            self._epoch, self._seq, self._at = news.epoch, news.seq, self._at + len(data)
+            if data:
+                stream, size = news.data["stream"], size + len(data)
+                parts.append(data)
+        if parts:
+            yield Chunk(self._cursor(), stream, b"".join(parts))
+
+    def _next(self, news: News) -> bytes | None:
+        """Give the bytes of an entry that are new: none if it was written twice.
+
+        None, and a gap is noted, when it does not continue at the reader's byte.
+        """
+        at, data = int(news.data["at"]), decode(news.data)
+        if at == self._at:
+            return data
+        if at + len(data) <= self._at:
+            return b""
+        self._has_gap = True
+        return None
+
+    async def _live(self) -> AsyncGenerator[Chunk, None]:
+        """Give chunks as they are written, until row and log must be looked at again."""
+        while True:
+            news = await self._tap.get(_IDLE_S)
+            if news is None or news.seq == 0:
+                return
+            if news.epoch == self._epoch and news.seq <= self._seq:
+                continue
+            follows = news.epoch == self._epoch or (not self._epoch and not self._seq)
+            if not follows or news.seq != self._seq + 1:
+                return
+            for chunk in self._merged([news]):
+                yield chunk
+            if self._has_gap:
+                return
+
+    async def _reset(self, row: SandboxExecution) -> Reset:
+        known = await snapshot(self._deps, row)
+        self._epoch, self._seq, self._at = known.epoch, known.seq, known.at
+        self._has_gap = self._is_strict = False
+        return Reset(self._cursor(), known.row)

@@ -1,0 +1,234 @@
+"""What an execution writes: to the bus for those who follow it, and kept for its row."""
+
+import asyncio
+import base64
+import codecs
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.sandboxes import SandboxExecution
+from services.base import Deps
+from services.events.base import BusUnavailableError
+from services.sandboxes.rows import topic
+
+log = logging.getLogger("noosphere.sandboxes")
+Stream = Literal["STDOUT", "STDERR"]
+STREAMS: tuple[Stream, Stream] = ("STDOUT", "STDERR")
+# Chunks of one execution follow each other at this distance at least; the first goes at once.
+FLUSH_S = 0.025
+ENTRY_BYTES = 65_536
+_QUEUE_BYTES = 262_144
+_PAGE = 64
+_GIVE_UP_S = 60.0
+MARK = "\n[… further output was not kept]\n"
+
+
+def encode(stream: Stream, at: int, data: bytes) -> dict[str, Any]:
+    """Give the log entry of `data`; `at` counts the bytes of both streams before it."""
+    text = data.decode("utf-8", "replace")
+    if "\ufffd" in text:
+        return {"stream": stream, "at": at, "base64": base64.b64encode(data).decode("ascii")}
+    return {"stream": stream, "at": at, "text": text}
+
+
+def decode(entry: Mapping[str, Any]) -> bytes:
+    """Give the exact bytes of a log entry."""
+    if "base64" in entry:
+        return base64.b64decode(entry["base64"])
+    return str(entry["text"]).encode()
+
+
+@dataclass(slots=True)
+class Kept:
+    """The beginning of each stream, up to `limit` bytes of it, and how much there was in all."""
+
+    limit: int
+    texts: dict[Stream, bytearray] = field(
+        default_factory=lambda: {stream: bytearray() for stream in STREAMS}
+    )
+    sizes: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+    cut: set[Stream] = field(default_factory=set)
+
+    @staticmethod
+    def of(row: SandboxExecution, limit: int) -> "Kept":
+        """Take up what was stored of an execution."""
+        kept = Kept(limit)
+        stored = (row.stdout or "", row.stdout_bytes), (row.stderr or "", row.stderr_bytes)
+        for stream, (text, size) in zip(STREAMS, stored, strict=True):
+            kept.sizes[stream] = size
+            if text.endswith(MARK):
+                kept.cut.add(stream)
+            kept.texts[stream] += text.removesuffix(MARK).encode()
+        return kept
+
+    @property
+    def total(self) -> int:
+        """Bytes of both streams so far: where the next chunk begins."""
+        return sum(self.sizes.values())
+
+    def add(self, stream: Stream, data: bytes) -> None:
+        """Count a chunk, and keep it while there is room."""
+        self.sizes[stream] += len(data)
+        if stream in self.cut:
+            return
+        text = self.texts[stream]
+        room = self.limit - len(text)
+        if len(data) > room:
+            _, whole = codecs.utf_8_decode(data[:room], "replace", False)
+            text += data[:whole]
+            self.cut.add(stream)
+        else:
+            text += data
+
+    def text(self, stream: Stream) -> str:
+        """Give the text kept; a mark at its end says that there was more."""
+        text = self.texts[stream].decode("utf-8", "replace")
+        return text + MARK if stream in self.cut else text
+
+    def values(self) -> dict[str, Any]:
+        """Give the columns of the row."""
+        return {
+            "stdout": self.text("STDOUT"),
+            "stderr": self.text("STDERR"),
+            "stdout_bytes": self.sizes["STDOUT"],
+            "stderr_bytes": self.sizes["STDERR"],
+        }
+
+
+class OutputLog:
+    """Gathers the chunks of one execution, writes them to the log of the bus, and counts them.
+
+    A chunk ends where a character ends, so that each entry can be read by itself. `run` must be
+    running; `write` waits while much is queued, which makes the program wait in turn.
+    """
+
+    def __init__(self, deps: Deps, execution_id: str) -> None:
+        self._deps = deps
+        self._topic = topic(execution_id)
+        self._queue: deque[tuple[Stream, bytes]] = deque()
+        self._queued_bytes = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._rest: dict[Stream, bytes] = dict.fromkeys(STREAMS, b"")
+        self._flushing = asyncio.Lock()
+        self._is_broken = False
+        self.kept = Kept(deps.options.execution_output_bytes)
+        self.head = 0
+
+    async def write(self, stream: Stream, data: bytes) -> None:
+        """Queue a chunk."""
+        self._queue.append((stream, data))
+        self._queued_bytes += len(data)
+        self._news.set()
+        if self._queued_bytes >= _QUEUE_BYTES:
+            self._room.clear()
+        await self._room.wait()
+
+    async def run(self) -> None:
+        """Write what gathers, until cancelled."""
+        while True:
+            await self._news.wait()
+            await self.flush()
+            await asyncio.sleep(FLUSH_S)
+
+    async def finish(self) -> None:
+        """Write everything, characters left incomplete included."""
+        await self.flush()
+        async with self._flushing:
+            for stream, rest in self._rest.items():
+                if rest:
+                    await self._append(stream, rest)
+                    self._rest[stream] = b""
+
+    async def flush(self) -> None:
+        """Write what is queued, each stream's chunks joined where nothing lies between."""
+        async with self._flushing:
+            self._news.clear()
+            while self._queue:
+                stream, data = self._take()
+                data = self._rest[stream] + data
+                while data:
+                    _, whole = codecs.utf_8_decode(data[:ENTRY_BYTES], "replace", False)
+                    if not whole:
+                        break
+                    await self._append(stream, data[:whole])
+                    data = data[whole:]
+                self._rest[stream] = data
+
+    def _take(self) -> tuple[Stream, bytes]:
+        stream, first = self._queue.popleft()
+        chunks = [first]
+        while self._queue and self._queue[0][0] == stream:
+            chunks.append(self._queue.popleft()[1])
+        data = b"".join(chunks)
+        self._queued_bytes -= len(data)
+        if self._queued_bytes < _QUEUE_BYTES:
+            self._room.set()
+        return stream, data
+
+    async def _append(self, stream: Stream, data: bytes) -> None:
+        if not self._is_broken:
+            await self._log(encode(stream, self.kept.total, data))
+        self.kept.add(stream, data)
+
+    async def _log(self, entry: dict[str, Any]) -> None:
+        """Append to the log; a bus that is away is waited for, then done without.
+
+        An append that failed may have been written all the same: readers see by `at` that they
+        have it already, and by the counts in the row that something is missing.
+        """
+        delay_s = 0.1
+        waited_s = 0.0
+        while True:
+            try:
+                self.head = await self._deps.bus.append(self._topic, entry)
+            except BusUnavailableError:
+                if waited_s >= _GIVE_UP_S:
+                    log.exception("output cannot be followed", extra={"topic": self._topic})
+                    self._is_broken = True
+                    return
+            else:
+                return
+            await asyncio.sleep(delay_s)
+            waited_s += delay_s
+            delay_s = min(2 * delay_s, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An execution as far as its output is known, and the place in the log that belongs to it."""
+
+    row: SandboxExecution
+    epoch: str
+    seq: int
+    at: int
+
+
+async def snapshot(deps: Deps, row: SandboxExecution) -> Snapshot:
+    """Join what the row has stored with what the log has beyond it."""
+    kept = Kept.of(row, deps.options.execution_output_bytes)
+    epoch, seq = "", 0
+    while True:
+        page = await deps.bus.read(topic(row.id), seq, _PAGE)
+        if page.epoch != epoch:
+            epoch = page.epoch
+        for news in page.entries:
+            seq = news.seq
+            at, data = int(news.data["at"]), decode(news.data)
+            if at == kept.total:
+                kept.add(news.data["stream"], data)
+            elif at > kept.total:
+                # Neither stored nor in the log any more; said so, rather than joined over.
+                kept.cut.update(STREAMS)
+                kept.sizes[news.data["stream"]] += at - kept.total
+                kept.add(news.data["stream"], data)
+        if len(page.entries) < _PAGE:
+            values = {
+                **kept.values(),
+                "is_truncated": row.is_truncated or bool(kept.cut),
+            }
+            return Snapshot(row._replace(**values), epoch, seq, kept.total)  # type: ignore[attr-defined]

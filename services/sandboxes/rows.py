@@ -1,0 +1,152 @@
+"""Who sees which rows of sandboxes, and how verbs find the rows they work on."""
+
+from sqlalchemy import select
+from sqlalchemy.sql.elements import ColumnElement
+
+from models.base import now, row_columns, rows_of
+from models.sandboxes import (
+    Sandbox,
+    SandboxExecution,
+    SandboxFile,
+    SandboxPort,
+    SandboxResources,
+    SandboxSecurityPolicy,
+    SandboxTemplate,
+    SandboxWorkspace,
+)
+from models.states import RunState, SandboxStatus
+from services import access
+from services.base import Deps, Viewer, Work
+from services.errors import UserError, UserErrorCode
+
+MANAGE_EVERYTHING = "everything:manage"
+LIVE = (SandboxStatus.CREATING, SandboxStatus.RUNNING, SandboxStatus.PAUSED)
+
+
+@access.rule(SandboxTemplate)
+def _templates(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxTemplate.is_active.is_(True)
+
+
+@access.rule(Sandbox)
+def _sandboxes(viewer: Viewer) -> ColumnElement[bool]:
+    return Sandbox.user_id == viewer.user_id
+
+
+@access.rule(SandboxExecution)
+def _executions(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxExecution.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxWorkspace)
+def _workspaces(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxWorkspace.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxResources)
+def _resources(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxResources.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxSecurityPolicy)
+def _policies(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxSecurityPolicy.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxFile)
+def _files(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxFile.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxPort)
+def _ports(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxPort.sandbox_id.in_(_own(viewer))
+
+
+def _own(viewer: Viewer):  # type: ignore[no-untyped-def]  # a Select of ids; its full type says less.
+    return select(Sandbox.id).where(access.visible(Sandbox, viewer))
+
+
+def topic(execution_id: str) -> str:
+    """Name the topic of an execution: its output and its end."""
+    return f"execution:{execution_id}"
+
+
+async def sandbox(deps: Deps, sandbox_id: str) -> Sandbox | None:
+    """Give a sandbox's row as it stands, whoever may see it."""
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(*row_columns(Sandbox)).where(Sandbox.id == sandbox_id)
+        )
+        return next(iter(rows_of(Sandbox, found)), None)
+
+
+async def execution(deps: Deps, execution_id: str) -> SandboxExecution | None:
+    """Give an execution's row as it stands, whoever may see it."""
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(*row_columns(SandboxExecution)).where(SandboxExecution.id == execution_id)
+        )
+        return next(iter(rows_of(SandboxExecution, found)), None)
+
+
+async def unfinished(
+    deps: Deps, *, sandbox_id: str | None = None, node_id: str | None = None
+) -> list[SandboxExecution]:
+    """Give the executions of a sandbox, or of all sandboxes of a node, that have not ended."""
+    where: list[ColumnElement[bool]] = [
+        SandboxExecution.status.in_((RunState.PENDING, RunState.RUNNING))
+    ]
+    if sandbox_id is not None:
+        where.append(SandboxExecution.sandbox_id == sandbox_id)
+    if node_id is not None:
+        where += [Sandbox.id == SandboxExecution.sandbox_id, Sandbox.node_id == node_id]
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(*row_columns(SandboxExecution)).where(*where).order_by(SandboxExecution.id)
+        )
+        return rows_of(SandboxExecution, found)
+
+
+def may_manage(viewer: Viewer, owner_id: str | None) -> bool:
+    """Tell whether the viewer may end what belongs to `owner_id`."""
+    return owner_id == viewer.id or viewer.may(MANAGE_EVERYTHING)
+
+
+def absent(path: str) -> UserError:
+    """Give the answer for a sandbox that is not there or not the viewer's to change."""
+    return UserError(UserErrorCode.NOT_FOUND, "There is no such sandbox.", (path,))
+
+
+async def managed(deps: Deps, viewer: Viewer, sandbox_id: str, *, path: str) -> Sandbox:
+    """Give a sandbox the viewer may pause, resume, stop or delete. Raises UserError NOT_FOUND."""
+    found = await sandbox(deps, sandbox_id)
+    if found is None or not may_manage(viewer, found.user_id):
+        raise absent(path)
+    return found
+
+
+async def own(unit: Work, viewer: Viewer, sandbox_id: str, *, path: str) -> Sandbox:
+    """Lock a sandbox of the viewer. Raises UserError NOT_FOUND."""
+    found = await unit.lock(Sandbox, sandbox_id)
+    if found is None or found.user_id != viewer.id:
+        raise absent(path)
+    return found
+
+
+def require_running(found: Sandbox, *, path: str) -> None:
+    """Raise UserError CONFLICT, saying what to do, unless commands can run in the sandbox now."""
+    if found.status is SandboxStatus.RUNNING:
+        if found.expires_at is not None and found.expires_at <= now():
+            raise UserError(
+                UserErrorCode.CONFLICT, "The sandbox has expired; create another one.", (path,)
+            )
+        return
+    advice = {
+        SandboxStatus.CREATING: "is still being created; wait until it is RUNNING.",
+        SandboxStatus.PAUSED: "is paused; resume it first.",
+        SandboxStatus.STOPPED: "is stopped; create another one.",
+        SandboxStatus.FAILED: "has failed; create another one.",
+        SandboxStatus.DELETED: "is deleted; create another one.",
+    }
+    raise UserError(UserErrorCode.CONFLICT, f"The sandbox {advice[found.status]}", (path,))

@@ -1,0 +1,242 @@
+"""Running one execution on the node that hosts its sandbox, from PENDING to its end."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.base import now
+from models.sandboxes import SandboxExecution
+from models.states import ExecutionReason, RunState
+from sandbox.base import Limits, ResourceUsage
+from sandbox.client import Execution, ExecutionResult, Reason, SandboxClient
+from sandbox.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SandboxError,
+    SandboxLostError,
+)
+from services.base import Deps, work
+from services.events.base import BusUnavailableError
+from services.sandboxes import rows
+from services.sandboxes.recording import Kept, OutputLog, Stream, snapshot
+
+log = logging.getLogger("noosphere.sandboxes")
+# The log of an execution outlives it by so long; afterwards readers get the row.
+LOG_TTL_S = 3600.0
+_STREAMS: Mapping[str, Stream] = {"stdout": "STDOUT", "stderr": "STDERR"}
+# Stored while it runs every second; more rarely as it grows, so that writes stay below 64 KiB/s.
+_CHECKPOINT_BYTES_PER_S = 65_536
+_NOT_STARTED = 126
+_SETTLE_TRIES = 12
+# The agent ends an execution at its timeout; one that has not by then does not answer.
+_MARGIN_S = 60.0
+_STATES = {
+    ExecutionReason.TIMED_OUT: RunState.TIMED_OUT,
+    ExecutionReason.KILLED: RunState.CANCELED,
+}
+
+
+@dataclass(slots=True)
+class Run:
+    """An execution under way on this node. `left_s` is what is left of its time and a margin."""
+
+    execution_id: str
+    left_s: float = float("inf")
+    is_canceled: bool = False
+    execution: Execution | None = None
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def cancel(self) -> None:
+        """End it; its row then says KILLED. Harmless when it has ended or was lost."""
+        self.is_canceled = True
+        if self.execution is not None:
+            try:
+                await self.execution.cancel()
+            except SandboxLostError:
+                log.debug("a lost execution was canceled", extra={"id": self.execution_id})
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an execution ended."""
+
+    reason: ExecutionReason
+    exit_code: int | None = None
+    signal: int | None = None
+    is_truncated: bool = False
+    usage: Mapping[str, Any] | None = None
+
+    @property
+    def status(self) -> RunState:
+        """The state that goes with the reason."""
+        if self.reason is ExecutionReason.EXITED:
+            return RunState.COMPLETED if self.exit_code == 0 else RunState.FAILED
+        return _STATES.get(self.reason, RunState.FAILED)
+
+
+LOST = End(ExecutionReason.SANDBOX_LOST)
+CANCELED = End(ExecutionReason.KILLED)
+
+
+async def run(deps: Deps, client: SandboxClient, current: Run) -> None:
+    """Start a PENDING execution, record what it writes, and settle its row at its end.
+
+    Does nothing unless it is PENDING. Cancelled, it leaves the row for the caller to settle.
+    """
+    claimed = await _claim(deps, current.execution_id)
+    if claimed is None:
+        return
+    row, stdin = claimed
+    current.left_s = row.timeout_s + _MARGIN_S
+    if current.is_canceled or row.cancel_requested_at is not None:
+        await settle(deps, row.id, CANCELED)
+        return
+    output = OutputLog(deps, row.id)
+    try:
+        execution = await client.execute(
+            row.command,
+            cwd=row.working_dir,
+            env=row.environment,
+            stdin=(stdin or "").encode(),
+            timeout_s=row.timeout_s,
+            output_limit_bytes=max(Limits().output_bytes, deps.options.execution_output_bytes),
+        )
+    except SandboxError as error:
+        # Told where a shell would tell it: there is no such directory, for example.
+        await output.write("STDERR", f"{error.message}\n".encode())
+        await output.finish()
+        is_refused = isinstance(error, InvalidArgumentError | ResourceExhaustedError)
+        lost = CANCELED if current.is_canceled else LOST
+        end = End(ExecutionReason.EXITED, exit_code=_NOT_STARTED) if is_refused else lost
+    else:
+        current.execution = execution
+        if current.is_canceled:
+            await current.cancel()
+        end = _end(await _record(deps, row.id, execution, output), current)
+    await settle(deps, row.id, end, kept=output.kept, head=output.head)
+
+
+async def _claim(deps: Deps, execution_id: str) -> tuple[SandboxExecution, str | None] | None:
+    """Take a PENDING execution, with its input: from here on it is never started again."""
+    async with work(deps) as unit:
+        row = await unit.lock(SandboxExecution, execution_id)
+        if row is None or row.status is not RunState.PENDING:
+            return None
+        row.status, row.started_at = RunState.RUNNING, now()
+        await unit.session.flush()
+        return row.frozen(), row.stdin
+
+
+async def _record(
+    deps: Deps, execution_id: str, execution: Execution, output: OutputLog
+) -> ExecutionResult:
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(output.run())
+        storing = group.create_task(_checkpoint(deps, execution_id, output.kept))
+        async with aclosing(execution.output()) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                await output.write(_STREAMS[chunk.stream], chunk.data)
+        result = await execution.result()
+        await output.finish()
+        sending.cancel()
+        storing.cancel()
+    return result
+
+
+def _end(result: ExecutionResult, current: Run) -> End:
+    reason = ExecutionReason(result.reason.value)
+    if current.is_canceled and result.reason is Reason.SANDBOX_LOST:
+        # The sandbox was ended on request before the execution could say how it ended.
+        reason = ExecutionReason.KILLED
+    return End(reason, result.exit_code, result.signal, result.truncated, _usage(result.usage))
+
+
+def _usage(usage: ResourceUsage) -> dict[str, Any] | None:
+    known = {key: value for key, value in dataclasses.asdict(usage).items() if value is not None}
+    return known or None
+
+
+async def _checkpoint(deps: Deps, execution_id: str, kept: Kept) -> None:
+    """Store what was written so far from time to time, until cancelled."""
+    stored = 0
+    while True:
+        size = sum(len(text) for text in kept.texts.values())
+        await asyncio.sleep(deps.options.text_checkpoint_s + size / _CHECKPOINT_BYTES_PER_S)
+        if kept.total == stored:
+            continue
+        stored = kept.total
+        try:
+            async with work(deps) as unit:
+                await unit.session.execute(
+                    update(SandboxExecution)
+                    .where(
+                        SandboxExecution.id == execution_id,
+                        SandboxExecution.status == RunState.RUNNING,
+                    )
+                    .values(**kept.values())
+                )
+        except SQLAlchemyError:
+            # Nothing is lost: the log has it, and the end of the execution stores everything.
+            log.warning("output was not stored yet", extra={"id": execution_id}, exc_info=True)
+
+
+async def settle(
+    deps: Deps, execution_id: str, end: End, *, kept: Kept | None = None, head: int = 0
+) -> None:
+    """Write the end of an execution and announce it; nothing happens if it has ended already.
+
+    Without `kept` the output is what row and log have of it. A database that is away is tried again
+    for a minute.
+    """
+    for attempt in range(_SETTLE_TRIES):
+        try:
+            await _settle(deps, execution_id, end, kept, head)
+            break
+        except SQLAlchemyError:
+            if attempt == _SETTLE_TRIES - 1:
+                raise
+            log.warning("execution was not settled yet", extra={"id": execution_id}, exc_info=True)
+            await asyncio.sleep(min(0.1 * 2**attempt, 10.0))
+    try:
+        await deps.bus.expire(rows.topic(execution_id), LOG_TTL_S)
+    except BusUnavailableError:
+        # The log then goes with all others that nobody writes to.
+        log.warning("log was not given an end", extra={"id": execution_id})
+
+
+async def _settle(deps: Deps, execution_id: str, end: End, kept: Kept | None, head: int) -> None:
+    if kept is None:
+        stored = await rows.execution(deps, execution_id)
+        if stored is None or stored.status.is_final:
+            return
+        known = await snapshot(deps, stored)
+        kept, head = Kept.of(known.row, deps.options.execution_output_bytes), known.seq
+    async with work(deps) as unit:
+        row = await unit.lock(SandboxExecution, execution_id)
+        if row is None or row.status.is_final:
+            return
+        for name, value in kept.values().items():
+            setattr(row, name, value)
+        row.status, row.reason = end.status, end.reason
+        row.exit_code, row.signal = end.exit_code, end.signal
+        row.is_truncated = end.is_truncated or bool(kept.cut)
+        row.resource_usage = dict(end.usage) if end.usage else None
+        row.completed_at = now()
+        unit.record(
+            rows.topic(execution_id),
+            "exited",
+            {
+                "execution_id": execution_id,
+                "status": row.status,
+                "reason": end.reason,
+                "exit_code": end.exit_code,
+                "head": head,
+            },
+        )

@@ -1,0 +1,193 @@
+"""What a sandbox may use and reach: wishes checked against the configuration and the driver."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.sandboxes import SandboxTemplate
+from sandbox.base import HEADROOM_BYTES, MIB, Limits, Policy
+from services.errors import UserError, UserErrorCode, UserErrors
+from services.options import Options
+
+MIN_CPU_MILLIS = 50
+MIN_MEMORY_BYTES = 96 * MIB
+MIN_DISK_BYTES = MIB
+MIN_PIDS, MAX_PIDS = 8, 4096
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_ENV_BYTES = 65_536
+NO_NETWORK = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Limits asked for; None takes the template's or the configured default."""
+
+    cpu_millis: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    pids: int | None = None
+    network_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Policy asked for: everything but `env_variables` must be the default to be accepted."""
+
+    network: str = NO_NETWORK
+    syscalls: Sequence[str] = ()
+    mounts: Sequence[str] = ()
+    capabilities: Sequence[str] = ()
+    env_variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def _refuse(errors: list[UserError], code: UserErrorCode, message: str, *path: str) -> None:
+    errors.append(UserError(code, message, path))
+
+
+def limits(options: Options, template: SandboxTemplate, given: Resources, *, driver: str) -> Limits:
+    """Give the limits of a new sandbox.
+
+    Raises UserErrors: INVALID below a minimum or for what the driver cannot enforce, LIMIT above a
+    maximum, each naming its path below `resources`.
+    """
+    errors: list[UserError] = []
+    defaults: Mapping[str, Any] = template.resource_config or {}
+    ranges = {
+        "cpu_millis": (options.sandbox_cpu_millis, MIN_CPU_MILLIS, options.sandbox_max_cpu_millis),
+        "memory_bytes": (
+            options.sandbox_memory_bytes,
+            MIN_MEMORY_BYTES,
+            options.sandbox_max_memory_bytes,
+        ),
+        "disk_bytes": (
+            options.sandbox_disk_bytes,
+            MIN_DISK_BYTES,
+            options.sandbox_max_disk_bytes,
+        ),
+        "pids": (options.sandbox_pids, MIN_PIDS, MAX_PIDS),
+    }
+    values: dict[str, int] = {}
+    for name, (default, low, high) in ranges.items():
+        wanted = getattr(given, name)
+        values[name] = int(defaults.get(name, default)) if wanted is None else wanted
+        error = _out_of_range(wanted, name, low, high)
+        if error is not None:
+            errors.append(error)
+    if given.network_bytes_per_s is not None:
+        _refuse(
+            errors,
+            UserErrorCode.INVALID,
+            f"A network limit cannot be enforced by driver {driver}; leave it out.",
+            "resources",
+            "network_bytes_per_s",
+        )
+    if errors:
+        raise UserErrors(errors)
+    most = _most_disk(values["memory_bytes"])
+    if values["disk_bytes"] > most:
+        if given.disk_bytes is not None:
+            raise UserError(
+                UserErrorCode.INVALID,
+                f"With {values['memory_bytes']:,} bytes of memory the disk may have at most "
+                f"{most:,} bytes, because files count as memory; {given.disk_bytes:,} is more.",
+                ("resources", "disk_bytes"),
+            )
+        values["disk_bytes"] = most
+    return Limits(**values)
+
+
+def _out_of_range(value: int | None, name: str, low: int, high: int) -> UserError | None:
+    if value is None or low <= value <= high:
+        return None
+    code = UserErrorCode.INVALID if value < low else UserErrorCode.LIMIT
+    return UserError(
+        code,
+        f"{name.replace('_', ' ').capitalize()} must be between {low:,} and {high:,}; "
+        f"{value:,} is not.",
+        ("resources", name),
+    )
+
+
+def _most_disk(memory_bytes: int) -> int:
+    """Give the largest workspace a sandbox with so much memory can have (see `Limits.check`)."""
+    return memory_bytes - HEADROOM_BYTES - Limits(memory_bytes=memory_bytes).tmp_bytes
+
+
+def policy(given: Security, *, driver: str) -> Policy:
+    """Give the policy of a new sandbox.
+
+    Raises UserErrors INVALID for whatever the driver cannot enforce and for malformed variables:
+    a policy is refused, never ignored.
+    """
+    errors: list[UserError] = []
+    wishes = {
+        "network": given.network.lower() != NO_NETWORK,
+        "syscalls": bool(given.syscalls),
+        "mounts": bool(given.mounts),
+        "capabilities": bool(given.capabilities),
+    }
+    for name, is_special in wishes.items():
+        if is_special:
+            _refuse(
+                errors,
+                UserErrorCode.INVALID,
+                f"A policy for {name} other than the default cannot be enforced by driver "
+                f"{driver}; leave it out.",
+                "security",
+                name,
+            )
+    errors += _env_errors(given.env_variables)
+    if errors:
+        raise UserErrors(errors)
+    return Policy(env=dict(given.env_variables))
+
+
+def _env_errors(variables: Mapping[str, str]) -> list[UserError]:
+    errors: list[UserError] = []
+    place = ("security", "env_variables")
+    for name, value in variables.items():
+        shown = name[:64].encode("ascii", "replace").decode().replace("\0", "?")
+        if not _ENV_NAME.match(name):
+            _refuse(
+                errors,
+                UserErrorCode.INVALID,
+                f"`{shown}` cannot name an environment variable: use up to 128 letters, digits and "
+                "underscores, not beginning with a digit.",
+                *place,
+            )
+        elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+            _refuse(
+                errors,
+                UserErrorCode.INVALID,
+                f"The value of {shown} contains a NUL or invalid character; remove it.",
+                *place,
+            )
+    if not errors:
+        size = sum(len(name) + len(value.encode()) for name, value in variables.items())
+        if size > _ENV_BYTES:
+            _refuse(
+                errors,
+                UserErrorCode.LIMIT,
+                f"The environment has {size:,} bytes; at most {_ENV_BYTES:,} are allowed.",
+                *place,
+            )
+    return errors
+
+
+def lifetime(options: Options, timeout_s: int | None, *, name: str = "timeout_s") -> int:
+    """Give the life of a sandbox in seconds. Raises UserError INVALID or LIMIT."""
+    return seconds(timeout_s, name, default=options.sandbox_ttl_s, most=options.sandbox_max_ttl_s)
+
+
+def seconds(value: int | None, name: str, *, default: int, most: int) -> int:
+    """Give a duration of 1 to `most` seconds. Raises UserError INVALID below, LIMIT above."""
+    if value is None:
+        return min(default, most)
+    if not 1 <= value <= most:
+        raise UserError(
+            UserErrorCode.INVALID if value < 1 else UserErrorCode.LIMIT,
+            f"The time must be between 1 and {most:,} seconds; {value:,} is not.",
+            (name,),
+        )
+    return value
