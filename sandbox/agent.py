@@ -14,6 +14,7 @@ first sends more zeros than any frame is long, then HELLO; everything older is e
 
 import ctypes
 import errno
+import gc
 import os
 import select
 import signal
@@ -47,6 +48,7 @@ READ_HEAD = struct.Struct(">QQI")  # offset, limit, credit
 ENTRY = struct.Struct(">BQdI")  # is directory, size, modification time, mode
 REPORT = struct.Struct(">cIQQ")  # kind, value, CPU microseconds, peak bytes
 
+LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 ERRORS = {
@@ -92,7 +94,7 @@ def unpack(data: bytes, at: int) -> "tuple[bytes, int]":
 
 
 def prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+    if LIBC.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
@@ -182,7 +184,7 @@ def shim(argv: "list[bytes]", cwd: bytes, env: "dict[bytes, bytes]", pipes: "lis
     """
     for target, fd in enumerate(pipes):
         os.dup2(fd, target, inheritable=target < 3)
-    os.closerange(4, 4096)
+    os.closerange(4, 1024)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # The descriptors of the agent are closed, so nothing of worth can be opened in here.
@@ -324,31 +326,36 @@ class Workspace:
                 last = not any(part not in (b"", b".") for part in todo)
                 if last and not follow:
                     return stack.pop(), name
-                target = self.link(name, stack[-1])
+                target = self.enter(name, stack, last)
                 if target is None:
                     if last:
                         return stack.pop(), name
-                    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-                    try:
-                        stack.append(os.open(name, flags, dir_fd=stack[-1]))
-                    except NotADirectoryError:
-                        # A file, or a link that has just taken the place of a directory.
-                        target = self.link(name, stack[-1])
-                        if target is None:
-                            raise
-                    else:
-                        continue
+                    continue
                 links += 1
                 if links > 40:
                     raise Refused("DENIED", "Too many symbolic links.")
                 todo.extendleft(reversed(self.parts(target)))
-                if target.startswith(b"/"):
-                    while len(stack) > 1:
-                        os.close(stack.pop())
+                while target.startswith(b"/") and len(stack) > 1:
+                    os.close(stack.pop())
             return stack.pop(), b"."
         finally:
             for fd in stack:
                 os.close(fd)
+
+    def enter(self, name: bytes, stack: "list[int]", last: bool) -> "bytes | None":
+        """Step into a directory, unless it is the last name; the target if it is a link."""
+        target = self.link(name, stack[-1])
+        if target is not None or last:
+            return target
+        try:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+            stack.append(os.open(name, flags, dir_fd=stack[-1]))
+        except NotADirectoryError:
+            # A file, or a link that has just taken the place of a directory.
+            target = self.link(name, stack[-1])
+            if target is None:
+                raise
+        return target
 
     @staticmethod
     def link(name: bytes, folder: int) -> "bytes | None":
@@ -722,6 +729,9 @@ class Agent:
                 execution.main = value
                 if not execution.silent:
                     self.send(STARTED, execution.op, struct.pack(">I", value))
+                if execution.ending:
+                    # Ended before it began: what has just begun must not wait for the next sweep.
+                    self.sweep(execution)
             elif kind == b"X":
                 self.not_started(execution, value)
             elif kind == b"M":
@@ -1185,6 +1195,9 @@ def main() -> None:
     limit_processes(options)
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # A collection in a shim would touch, and so copy, every page it shares with the agent.
+    gc.collect()
+    gc.freeze()
     Agent(reading, writing, options).serve()
 
 

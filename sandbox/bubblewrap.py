@@ -52,7 +52,7 @@ from sandbox.errors import (
     TimeoutError_,
 )
 from sandbox.events import Broadcast
-from sandbox.records import Record, Records, UidSlots, start_time
+from sandbox.records import Record, Records, UidSlots, children, start_time
 from sandbox.spawning import Spawner
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,12 @@ class BubblewrapDriver:
                     " mapped here. Start the server as an ordinary user."
                 )
             self._make_reachable(Path(self._program.path))
-        self._records.prepare()
+        try:
+            self._records.prepare()
+        except OSError as error:
+            raise DriverUnavailableError(
+                "The state directory of the sandboxes cannot be written; check its owner."
+            ) from error
         self._hierarchies = cgroups.detect(self._namespace)
 
     def _make_reachable(self, path: Path) -> None:
@@ -248,9 +253,9 @@ class BubblewrapDriver:
         await self.pull(spec.image)
         if spec.limits.network_bytes_per_s is not None:
             raise PolicyUnsupportedError("bubblewrap cannot limit network bandwidth.")
+        await self.start()
         if spec.sandbox_id in self._sandboxes or self._records.read(spec.sandbox_id):
             raise ConflictError("The sandbox exists already.", state="exists")
-        await self.start()
         sandbox = self._register(spec)
         try:
             await self._launch(sandbox, spec)
@@ -373,7 +378,7 @@ class BubblewrapDriver:
         except TimeoutError as error:
             raise TimeoutError_("The sandbox did not start in time.") from error
         if len(heard) >= wanted:
-            sandbox.inner = (_children(sandbox.record.pid) or [0])[0]
+            sandbox.inner = (children(sandbox.record.pid) or [0])[0]
             return
         said = sandbox.last_words()[-500:]
         raise DriverUnavailableError("The sandbox did not start.", engine=said)
@@ -475,7 +480,7 @@ class BubblewrapDriver:
             sandbox.group.kill()
         pid = sandbox.record.pid
         if pid in self._by_pid:
-            inner = sandbox.inner or (_children(pid) or [0])[0]
+            inner = sandbox.inner or (children(pid) or [0])[0]
             inner_start = start_time(inner) if inner else ""
             if inner:
                 _signal(inner, signal.SIGKILL)
@@ -591,13 +596,6 @@ def _memory_file(data: bytes) -> int:
     os.write(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def _signal(pid: int, number: int) -> None:

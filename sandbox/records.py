@@ -40,6 +40,32 @@ def start_time(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
+def children(pid: int) -> list[int]:
+    """Processes started by a process, whichever of its threads did it."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            text = Path(f"/proc/{pid}/task/{task}/children").read_text()
+            found += map(int, text.split())
+    except FileNotFoundError:
+        if Path("/proc/self/task", str(os.getpid()), "children").exists():
+            return found  # The process ended meanwhile.
+        return _children_by_parent(pid)
+    return found
+
+
+def _children_by_parent(pid: int) -> list[int]:
+    """For kernels without CONFIG_PROC_CHILDREN."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{name}/stat").read_text()
+                if int(text.rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(name))
+    return found
+
+
 class Records:
     """A folder with one file per sandbox."""
 
@@ -47,7 +73,11 @@ class Records:
         self._folder = folder
 
     def prepare(self) -> None:
+        """Make the folder. Raises OSError where notes cannot be kept in it."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = self._folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
 
     def _path(self, sandbox_id: str) -> Path:
         return self._folder / f"{sandbox_id}.json"

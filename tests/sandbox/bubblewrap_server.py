@@ -36,7 +36,9 @@ async def exercise(driver: BubblewrapDriver) -> None:
     await driver.create(SandboxSpec("box", "host", limits))
     client = await SandboxClient.connect(await driver.open_channel("box"))
     await client.files.write("f", b"data")
-    forks = "import os,time\nn=0\ntry:\n  while n<99:\n    if os.fork()==0: time.sleep(99)\n    n+=1\n"
+    forks = (
+        "import os,time\nn=0\ntry:\n  while n<99:\n    if os.fork()==0: time.sleep(99)\n    n+=1\n"
+    )
     forks += "except OSError: print(n)"
     hungry = "try:\n  x=b'1'*(600<<20)\nexcept MemoryError: print('MemoryError')"
     answers = {

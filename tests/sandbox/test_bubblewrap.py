@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,32 @@ pytestmark = pytest.mark.bubblewrap
 ROOT = Path(__file__).parents[2]
 
 
-async def serve(folder: Path, what: str, uid: str = "-") -> asyncio.subprocess.Process:
+def interpreter_for_all() -> str:
+    """A Python that any user may run; the virtual environment's may be in someone's home."""
+    for path in (sys.executable, "/usr/bin/python3"):
+        if not Path(path).exists() or not bubblewrap_command.reachable_by_others(Path(path)):
+            continue
+        version = bubblewrap_command._output(path, "--version").split()[-1]
+        if tuple(map(int, version.split(".")[:2])) >= (3, 11):
+            return path
+    pytest.skip("No Python 3.11 here can be run by every user.")
+
+
+async def serve(
+    folder: Path, what: str, uid: str = "-", python: str = sys.executable
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.sandbox.bubblewrap_server", str(folder), uid, what,
+        python, "-m", "tests.sandbox.bubblewrap_server", str(folder), uid, what,
         stdout=asyncio.subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
+
+
+def open_for_all(folder: Path) -> None:
+    """Let other users pass through the folders above; pytest's are private."""
+    os.chown(folder, 65534, 65534)
+    for parent in folder.parents:
+        if parent.stat().st_mode & 0o001 == 0:
+            parent.chmod(parent.stat().st_mode | 0o001)
 
 
 def sleepers(pids: list[int]) -> list[int]:
@@ -35,19 +55,14 @@ async def below(pid: int) -> list[int]:
     """Every process under a process."""
     found, queue = [], [pid]
     while queue:
-        parent = queue.pop()
-        try:
-            text = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-        except OSError:
-            continue
-        children = [int(word) for word in text.split()]
+        children = records.children(queue.pop())
         found += children
         queue += children
     return found
 
 
 @pytest.fixture
-async def killed(wrapped: Boxes, tmp_path: Path) -> AsyncIterator[tuple[Path, list[int]]]:
+async def killed(wrapped: Boxes, tmp_path: Path) -> tuple[Path, list[int]]:
     """The state directory of a server killed with a sandbox running, and what ran under it."""
     folder = tmp_path / "killed"
     server = await serve(folder, "wait")
@@ -59,7 +74,7 @@ async def killed(wrapped: Boxes, tmp_path: Path) -> AsyncIterator[tuple[Path, li
     assert len(pids) >= 5
     server.send_signal(signal.SIGKILL)
     await server.wait()
-    yield folder, pids
+    return folder, pids
 
 
 async def test_sandboxes_end_with_a_killed_server(killed: tuple[Path, list[int]]) -> None:
@@ -149,13 +164,11 @@ async def test_each_sandbox_has_a_host_user_of_its_own(wrapped: Boxes) -> None:
     await wrapped.make()
     await wrapped.make()
     sandboxes = list(wrapped.driver._sandboxes.values())
-    uids = [os.stat(f"/proc/{sandbox.record.pid}").st_uid for sandbox in sandboxes]
     owners = [Path(f"/proc/{s.inner}/status").read_text() for s in sandboxes]
     found = [int(text.partition("\nUid:\t")[2].split()[0]) for text in owners]
     assert found == [sandbox.uid for sandbox in sandboxes]
     assert len(set(found)) == 2
     assert min(found) > 100_000
-    assert 65534 not in uids
 
 
 async def test_an_ordinary_user_keeps_the_isolation(wrapped: Boxes, tmp_path: Path) -> None:
@@ -163,10 +176,8 @@ async def test_an_ordinary_user_keeps_the_isolation(wrapped: Boxes, tmp_path: Pa
         pytest.skip("The contract suite itself runs unprivileged here.")
     folder = tmp_path / "nobody"
     folder.mkdir()
-    os.chown(folder, 65534, 65534)
-    for parent in folder.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o011)
-    server = await serve(folder, "exercise", "65534")
+    open_for_all(folder)
+    server = await serve(folder, "exercise", "65534", interpreter_for_all())
     async with asyncio.timeout(90):
         out, _ = await server.communicate()
     assert server.returncode == 0
@@ -176,7 +187,7 @@ async def test_an_ordinary_user_keeps_the_isolation(wrapped: Boxes, tmp_path: Pa
     assert 10 <= int(answers["forks"][0]) < 32
     assert answers["hungry"][0] == "MemoryError\n"
     assert answers["unshare"][2] != 0
-    assert answers["write"][0] == "1\n"
+    assert answers["write"][0].endswith("No space left on device\n1\n")
     assert answers["shadow"][2] != 0
     assert answers["left"] == []
     # What cannot be held is said.

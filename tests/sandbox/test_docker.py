@@ -121,9 +121,7 @@ async def test_an_image_has_a_digest(docked: Boxes) -> None:
 async def test_a_container_of_someone_else_is_none_of_ours(docked: Boxes) -> None:
     async with aiodocker.Docker(url=docker_settings()[0]) as docker:
         name = f"noosphere-alien{docked.run_label['test'][:8]}"
-        alien = await docker.containers.create(
-            {"Image": docked.image, "Cmd": ["true"]}, name=name
-        )
+        alien = await docker.containers.create({"Image": docked.image, "Cmd": ["true"]}, name=name)
         try:
             with pytest.raises(NotFoundError):
                 await docked.driver.connect(name.removeprefix("noosphere-"))

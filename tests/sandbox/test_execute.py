@@ -128,6 +128,7 @@ while not os.path.exists('/workspace/daemon') or not open('/workspace/daemon').r
 print('ready', flush=True)
 """
 
+
 async def processes(box: Box) -> set[bytes]:
     """Command lines of all processes but process 1, its shims and the one that looks."""
     program = (
@@ -331,4 +332,7 @@ async def test_giving_up_while_starting_leaves_no_process(box: Box) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert await processes(box) == set()
+    # Nobody waits for the end of what was given up, so it may still be ending.
+    async with asyncio.timeout(20):
+        while await processes(box):
+            continue

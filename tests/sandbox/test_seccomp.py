@@ -16,9 +16,7 @@ def test_committed_filters_are_current(machine: str) -> None:
     assert seccomp.compile_program(machine) == seccomp.program_path(machine).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("machine", "audit"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)]
-)
+@pytest.mark.parametrize(("machine", "audit"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)])
 def test_a_filter_looks_at_its_own_machine_first(machine: str, audit: int) -> None:
     program = seccomp.program_path(machine).read_bytes()
     assert len(program) % 8 == 0
