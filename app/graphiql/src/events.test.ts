@@ -27,6 +27,19 @@ test("pieces of one streamed text share a row", () => {
   );
 });
 
+test("pieces of parallel texts go to the row of their own step", () => {
+  const piece = (number: number, step: string, offset: number, text: string) =>
+    event(number, { __typename: "PlanStepOutput", stepExecution: { step: { orderIndex: step } }, offset, text });
+  const rows = merge([piece(1, "b", 0, "B"), piece(2, "c", 0, "C"), piece(3, "b", 1, "b"), piece(4, "c", 1, "c")]);
+  assert.deepEqual(
+    rows.map(({ text, count }) => [text, count]),
+    [
+      ['step orderIndex "b"  Bb', 2],
+      ['step orderIndex "c"  Cc', 2],
+    ],
+  );
+});
+
 test("lines of output keep a row and a time each", () => {
   const rows = merge([1, 2].map((n) => event(n, { __typename: "SandboxOutputChunk", stream: "STDOUT", text: `line ${n}\n` })));
   assert.deepEqual(

@@ -11,24 +11,28 @@ export interface Row {
 /** One row per event, but pieces of one streamed text, which say their `offset`, in one row. */
 export function merge(events: readonly StreamEvent[]): Row[] {
   const rows: Row[] = [];
-  let open: Row | null = null;
+  // Texts of parallel steps arrive in turns, so several may be growing; any other event ends them.
+  const growing = new Map<string, Row>();
   for (const { number, at, result } of events) {
     const fields = (Object.values(result.data ?? {})[0] ?? {}) as Record<string, unknown>;
     const { __typename: typename, cursor: _cursor, offset, text, ...rest } = fields;
-    const type = result.errors?.length ? "error" : typeof typename === "string" ? typename : "event";
-    const isPiece = typeof offset === "number" && typeof text === "string";
-    if (isPiece && open?.type === type && offset > 0) {
-      open.text += text;
-      open.count += 1;
+    const hasFailed = Boolean(result.errors?.length);
+    const type = hasFailed ? "error" : typeof typename === "string" ? typename : "event";
+    const isPiece = !hasFailed && typeof offset === "number" && typeof text === "string";
+    const key = isPiece ? JSON.stringify([type, rest]) : "";
+    const before = growing.get(key);
+    if (before && isPiece && offset > 0) {
+      before.text += text;
+      before.count += 1;
       continue;
     }
-    const shown = result.errors?.length
-      ? result.errors.map((error) => error.message).join(" ")
-      : [typeof text === "string" ? text.replace(/\n$/, "") : "", compact(rest)].filter(Boolean).join("  ");
-    const row: Row = { number, at, type, text: shown, count: 1 };
+    const words = typeof text === "string" ? (isPiece ? text : text.replace(/\n$/, "")) : "";
+    const parts = isPiece ? [compact(rest), words] : [words, compact(rest)];
+    const shown = hasFailed ? result.errors!.map((error) => error.message) : parts.filter(Boolean);
+    const row: Row = { number, at, type, text: shown.join("  "), count: 1 };
     rows.push(row);
-    open = isPiece ? row : null;
-    if (isPiece) row.text = text;
+    if (isPiece) growing.set(key, row);
+    else growing.clear();
   }
   return rows;
 }
@@ -54,9 +58,10 @@ function quote(text: string): string {
   return /^[A-Z][A-Z_]*$/.test(text) ? text : JSON.stringify(text);
 }
 
-export function kindOf(type: string): string {
+/** How a row is coloured. A reset is usual as the first event, and worth a look as a later one. */
+export function kindOf({ type, number }: Row): string {
   if (/Failed$|^error$/.test(type)) return "bad";
   if (/(Completed|Finished|Exited)$/.test(type)) return "good";
-  if (/Reset$/.test(type)) return "odd";
+  if (/Reset$/.test(type) && number > 1) return "odd";
   return "plain";
 }

@@ -4,7 +4,7 @@ export interface Example {
 }
 
 const ERRORS = "errors { code message path }";
-const MESSAGE = "message { id role content status }";
+const MESSAGE = "message { role content status }";
 
 /** The tabs a first visitor finds, in the order of the README's first minute. */
 export function examples(account: { username: string; password: string }): Example[] {
@@ -127,17 +127,20 @@ mutation Plan {
     input: {
       title: "A diamond"
       steps: [
-        {description: "Look at the clock", tool: "current_time"}
+        {
+          description: "Look at the clock"
+          tool: "current_time"
+        }
         {
           description: "Square"
           tool: "run_code"
-          arguments: {code: "print(32 ** 2)"}
+          arguments: {code: "import time; time.sleep(1); print(32 ** 2)"}
           dependsOn: [0]
         }
         {
           description: "Power"
           tool: "run_code"
-          arguments: {code: "print(2 ** 10)"}
+          arguments: {code: "import time; time.sleep(1); print(2 ** 10)"}
           dependsOn: [0]
         }
         {
@@ -149,7 +152,15 @@ mutation Plan {
       ]
     }
   ) {
-    plan { id title steps { orderIndex description dependsOn { orderIndex } } }
+    plan {
+      id
+      title
+      steps {
+        orderIndex
+        description
+        dependsOn { orderIndex }
+      }
+    }
     ${ERRORS}
   }
 }
@@ -171,9 +182,27 @@ subscription WatchPlan(
   ) {
     __typename
     cursor
-    ... on PlanStepStarted { step { orderIndex description status } }
-    ... on PlanStepFinished { step { orderIndex description status } }
-    ... on PlanExecutionFinished { execution { id status } }
+    ... on PlanExecutionReset {
+      execution {
+        status
+        steps { status step { orderIndex } }
+      }
+    }
+    ... on PlanStepStarted {
+      step { orderIndex description }
+    }
+    ... on PlanStepOutput {
+      stepExecution { step { orderIndex } }
+      offset
+      text
+    }
+    ... on PlanStepFinished {
+      step { orderIndex description }
+      stepExecution { status output }
+    }
+    ... on PlanExecutionFinished {
+      execution { status }
+    }
   }
 }
 `,
@@ -213,7 +242,9 @@ subscription WatchOutput(
     __typename
     cursor
     ... on SandboxOutputChunk { stream text }
-    ... on SandboxExecutionExited { execution { id status exitCode reason } }
+    ... on SandboxExecutionExited {
+      execution { status exitCode reason }
+    }
   }
 }
 `,
@@ -232,10 +263,23 @@ function WATCH(name: string): string {
   ) {
     __typename
     cursor
+    ... on ConversationReset {
+      conversation { title status }
+    }
     ... on MessageAdded { ${MESSAGE} }
+    ... on ToolCallStarted {
+      toolCall { toolName arguments }
+    }
+    ... on ToolCallFinished {
+      toolCall { toolName status result }
+    }
     ... on MessageDelta { offset text }
-    ... on MessageCompleted { ${MESSAGE} }
-    ... on MessageFailed { ${MESSAGE} }
+    ... on MessageCompleted {
+      message { content citedMemories { content } }
+    }
+    ... on MessageFailed {
+      message { content error { code message } }
+    }
   }
 }
 `;

@@ -105,7 +105,7 @@ function Events({ stream }: { stream: Stream }) {
       {rows.map((row) => (
         <li key={row.number} className="noo-event" data-type={row.type}>
           <time>+{(row.at / 1_000).toFixed(2)} s</time>
-          <span className="noo-type" data-kind={kindOf(row.type)}>
+          <span className="noo-type" data-kind={kindOf(row)}>
             {row.type}
             {row.count > 1 && <small> ×{row.count}</small>}
           </span>

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import Any
 
 import strawberry
@@ -69,6 +68,27 @@ class Message(Node):
     role: str
     content: str
     status: str
+    cited_memories: list["Memory"] = strawberry.field(default_factory=list)
+    error: "MessageError | None" = None
+
+
+@strawberry.type
+class Memory(Node):
+    content: str
+
+
+@strawberry.type
+class MessageError:
+    code: str
+    message: str
+
+
+@strawberry.type
+class ToolCall(Node):
+    tool_name: str
+    arguments: str
+    status: str
+    result: JSON | None = None
 
 
 @strawberry.type
@@ -95,6 +115,21 @@ class MessageAdded(ConversationEvent):
 
 
 @strawberry.type
+class ConversationReset(ConversationEvent):
+    conversation: Conversation
+
+
+@strawberry.type
+class ToolCallStarted(ConversationEvent):
+    tool_call: ToolCall
+
+
+@strawberry.type
+class ToolCallFinished(ConversationEvent):
+    tool_call: ToolCall
+
+
+@strawberry.type
 class MessageDelta(ConversationEvent):
     offset: int
     text: str
@@ -108,104 +143,6 @@ class MessageCompleted(ConversationEvent):
 @strawberry.type
 class MessageFailed(ConversationEvent):
     message: Message
-
-
-@strawberry.type
-class PlanStep(Node):
-    order_index: int
-    description: str
-    status: str
-    depends_on: list["PlanStep"]
-
-
-@strawberry.type
-class Plan(Node):
-    title: str
-    steps: list[PlanStep]
-
-
-@strawberry.type
-class PlanExecution(Node):
-    status: str
-
-
-@strawberry.type
-class PlanPayload:
-    plan: Plan | None = None
-    errors: list[UserError] = strawberry.field(default_factory=list)
-
-
-@strawberry.type
-class PlanExecutionPayload:
-    execution: PlanExecution | None = None
-    errors: list[UserError] = strawberry.field(default_factory=list)
-
-
-@strawberry.interface
-class PlanExecutionEvent:
-    cursor: str
-
-
-@strawberry.type
-class PlanStepStarted(PlanExecutionEvent):
-    step: PlanStep
-
-
-@strawberry.type
-class PlanStepFinished(PlanExecutionEvent):
-    step: PlanStep
-
-
-@strawberry.type
-class PlanExecutionFinished(PlanExecutionEvent):
-    execution: PlanExecution
-
-
-@strawberry.type
-class Sandbox(Node):
-    status: str
-    expires_at: datetime
-
-
-@strawberry.type
-class SandboxExecution(Node):
-    status: str
-    exit_code: int | None = None
-    reason: str | None = None
-
-
-@strawberry.type
-class SandboxPayload:
-    sandbox: Sandbox | None = None
-    errors: list[UserError] = strawberry.field(default_factory=list)
-
-
-@strawberry.type
-class SandboxExecutionPayload:
-    execution: SandboxExecution | None = None
-    errors: list[UserError] = strawberry.field(default_factory=list)
-
-
-@strawberry.enum
-class OutputStream(Enum):
-    STDOUT = "STDOUT"
-    STDERR = "STDERR"
-
-
-@strawberry.interface
-class SandboxOutputEvent:
-    cursor: str
-
-
-@strawberry.type
-class SandboxOutputChunk(SandboxOutputEvent):
-    stream: OutputStream
-    text: str
-
-
-@strawberry.type
-class SandboxExecutionExited(SandboxOutputEvent):
-    execution: SandboxExecution
 
 
 @strawberry.input
@@ -230,31 +167,6 @@ class ConversationCreateInput:
 class MessageSendInput:
     conversation_id: strawberry.ID
     content: str
-
-
-@strawberry.input
-class PlanStepInput:
-    description: str
-    tool: str | None = None
-    arguments: JSON | None = None
-    depends_on: list[int] = strawberry.field(default_factory=list)
-
-
-@strawberry.input
-class PlanCreateInput:
-    title: str
-    steps: list[PlanStepInput]
-
-
-@strawberry.input
-class SandboxCreateInput:
-    timeout_seconds: int | None = None
-
-
-@strawberry.input
-class SandboxExecuteInput:
-    sandbox_id: strawberry.ID
-    command: str
 
 
 class Log:
@@ -369,33 +281,6 @@ async def _answer(state: State, log: Log, content: str, reply: Message) -> None:
     await log.add(MessageCompleted, message=reply)
 
 
-async def _run_plan(log: Log, execution: PlanExecution, state: State) -> None:
-    for index, name in enumerate(["Look at the clock", "Square", "Power", "Compare"]):
-        step = PlanStep(
-            id=state.new_id("step"),
-            order_index=index,
-            description=name,
-            status="RUNNING",
-            depends_on=[],
-        )
-        await log.add(PlanStepStarted, step=step)
-        await asyncio.sleep(0.15)
-        done = PlanStep(
-            id=step.id, order_index=index, description=name, status="COMPLETED", depends_on=[]
-        )
-        await log.add(PlanStepFinished, step=done)
-    execution.status = "COMPLETED"
-    await log.add(PlanExecutionFinished, execution=execution, end=True)
-
-
-async def _run_loop(log: Log, execution: SandboxExecution) -> None:
-    for number in range(1, 11):
-        await log.add(SandboxOutputChunk, stream=OutputStream.STDOUT, text=f"line {number}\n")
-        await asyncio.sleep(0.2)
-    execution.status, execution.exit_code, execution.reason = "COMPLETED", 0, "EXITED"
-    await log.add(SandboxExecutionExited, execution=execution, end=True)
-
-
 @strawberry.type
 class Mutation:
     @strawberry.mutation
@@ -465,52 +350,6 @@ class Mutation:
         state.spawn(_answer(state, log, input.content, reply))
         return MessagePayload(message=message, reply=reply)
 
-    @strawberry.mutation
-    def plan_create(self, info: Info, input: PlanCreateInput) -> PlanPayload:
-        if errors := _refused(info):
-            return PlanPayload(errors=errors)
-        state = _state(info)
-        steps: list[PlanStep] = []
-        for index, one in enumerate(input.steps):
-            steps.append(
-                PlanStep(
-                    id=state.new_id("step"),
-                    order_index=index,
-                    description=one.description,
-                    status="PENDING",
-                    depends_on=[steps[at] for at in one.depends_on],
-                )
-            )
-        return PlanPayload(plan=Plan(id=state.new_id("plan"), title=input.title, steps=steps))
-
-    @strawberry.mutation
-    def plan_execute(self, info: Info, id: strawberry.ID) -> PlanExecutionPayload:
-        state = _state(info)
-        execution = PlanExecution(id=state.new_id("pexe"), status="RUNNING")
-        log = state.logs[execution.id] = Log()
-        state.spawn(_run_plan(log, execution, state))
-        return PlanExecutionPayload(execution=execution)
-
-    @strawberry.mutation
-    def sandbox_create(self, info: Info, input: SandboxCreateInput) -> SandboxPayload:
-        if errors := _refused(info):
-            return SandboxPayload(errors=errors)
-        until = datetime.now(UTC) + timedelta(hours=1)
-        sandbox = Sandbox(id=_state(info).new_id("sbox"), status="RUNNING", expires_at=until)
-        return SandboxPayload(sandbox=sandbox)
-
-    @strawberry.mutation
-    def sandbox_execute(
-        self,
-        info: Info,
-        input: SandboxExecuteInput,
-    ) -> SandboxExecutionPayload:
-        state = _state(info)
-        execution = SandboxExecution(id=state.new_id("exec"), status="RUNNING")
-        log = state.logs[execution.id] = Log()
-        state.spawn(_run_loop(log, execution))
-        return SandboxExecutionPayload(execution=execution)
-
 
 async def _follow(info: Info, log_id: str, after: str | None) -> AsyncIterator[Any]:
     state = _state(info)
@@ -528,20 +367,6 @@ class Subscription:
         async for event in _follow(info, conversation_id, after):
             yield event
 
-    @strawberry.subscription
-    async def plan_execution_events(
-        self, info: Info, execution_id: strawberry.ID, after: str | None = None
-    ) -> AsyncIterator[PlanExecutionEvent]:
-        async for event in _follow(info, execution_id, after):
-            yield event
-
-    @strawberry.subscription
-    async def sandbox_execution_output(
-        self, info: Info, execution_id: strawberry.ID, after: str | None = None
-    ) -> AsyncIterator[SandboxOutputEvent]:
-        async for event in _follow(info, execution_id, after):
-            yield event
-
 
 SCHEMA = strawberry.Schema(
     query=Query,
@@ -549,15 +374,13 @@ SCHEMA = strawberry.Schema(
     subscription=Subscription,
     types=[
         Message,
+        ConversationReset,
         MessageAdded,
+        ToolCallStarted,
+        ToolCallFinished,
         MessageDelta,
         MessageCompleted,
         MessageFailed,
-        PlanStepStarted,
-        PlanStepFinished,
-        PlanExecutionFinished,
-        SandboxOutputChunk,
-        SandboxExecutionExited,
     ],
 )
 
