@@ -180,6 +180,8 @@ class BubblewrapDriver:
         for sandbox_id in list(self._sandboxes):
             await self.remove(sandbox_id)
         await self._spawner.aclose()
+        if self._hierarchies is not None:
+            await asyncio.to_thread(self._hierarchies.close)
         if self._copy is not None:
             await asyncio.to_thread(shutil.rmtree, self._copy, ignore_errors=True)
             self._copy = None

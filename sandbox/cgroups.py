@@ -1,5 +1,6 @@
 """Control groups of sandboxes, version 1 and 2, through their files alone."""
 
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -21,6 +22,19 @@ class Hierarchies:
 
     def group(self, name: str) -> "Group":
         return Group(self, name)
+
+    def make(self) -> None:
+        """Make the folders again if another server of the same state directory took them away."""
+        for folder in set(self.folders.values()):
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.version == 2:
+                _enable(folder)
+
+    def close(self) -> None:
+        """Take the folders away, unless groups of another server are in them."""
+        for folder in set(self.folders.values()):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def names(self) -> set[str]:
         """Groups that exist, of whatever server made them."""
@@ -125,6 +139,7 @@ class Group:
     """The group of one sandbox; every method tolerates what this machine lacks."""
 
     def __init__(self, hierarchies: Hierarchies, name: str) -> None:
+        self._hierarchies = hierarchies
         self._version = hierarchies.version
         self._folders = {key: base / name for key, base in hierarchies.folders.items()}
 
@@ -136,7 +151,11 @@ class Group:
         made = list(dict.fromkeys(self._folders.values()))
         for folder in made:
             try:
-                folder.mkdir()
+                try:
+                    folder.mkdir()
+                except FileNotFoundError:
+                    self._hierarchies.make()
+                    folder.mkdir()
             except FileExistsError as error:
                 raise ConflictError("The sandbox exists already.", state="exists") from error
         self.update(limits)

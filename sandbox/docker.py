@@ -277,16 +277,16 @@ class DockerDriver:
         await self.start()
         body = docker_config.config(spec, own_uid=self._own_uid)
         name = docker_config.container_name(spec.sandbox_id)
+        creating = asyncio.ensure_future(self._engine.containers.create(body, name=name))
         try:
             async with _answers("create the sandbox"):
-                container = await self._engine.containers.create(body, name=name)
+                container = await asyncio.shield(creating)
         except NotFoundError as error:
             raise TemplateError(f"There is no image {spec.image!r}.") from error
         except ConflictError:
             raise
         except BaseException:
-            # The engine may have made it although its answer did not arrive.
-            await asyncio.shield(asyncio.ensure_future(self._discard(name)))
+            await asyncio.shield(asyncio.ensure_future(self._abandon(creating, name)))
             raise
         handle = SandboxHandle(
             spec.sandbox_id, self.name, spec.image, spec.limits, spec.policy,
@@ -302,6 +302,15 @@ class DockerDriver:
             self._sandboxes.pop(spec.sandbox_id, None)
             raise
         return handle
+
+    async def _abandon(self, creating: "asyncio.Future[DockerContainer]", name: str) -> None:
+        """The engine finishes a creation even if nobody waits for it; only then remove it."""
+        await asyncio.wait({creating}, timeout=ENGINE_TIMEOUT_S)
+        if not creating.done():
+            creating.cancel()
+        elif not creating.cancelled() and creating.exception() is not None:
+            return
+        await self._discard(name)
 
     async def _launch(self, sandbox: _Sandbox) -> None:
         """Attach, start, and hear the agent's first word."""

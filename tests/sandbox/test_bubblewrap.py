@@ -47,6 +47,10 @@ def open_for_all(folder: Path) -> None:
             parent.chmod(parent.stat().st_mode | 0o001)
 
 
+def host_user(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("\nUid:\t")[2].split()[0])
+
+
 def sleepers(pids: list[int]) -> list[int]:
     return [pid for pid in pids if records.start_time(pid)]
 
@@ -67,13 +71,15 @@ async def killed(wrapped: Boxes, tmp_path: Path) -> tuple[Path, list[int]]:
     folder = tmp_path / "killed"
     server = await serve(folder, "wait")
     assert server.stdout is not None
-    async with asyncio.timeout(60):
-        assert await server.stdout.readline() == b"READY\n"
-    pids = await below(server.pid)
-    # The spawner, bubblewrap, the agent, a shim, the command: a tree worth the name.
-    assert len(pids) >= 5
-    server.send_signal(signal.SIGKILL)
-    await server.wait()
+    try:
+        async with asyncio.timeout(60):
+            assert await server.stdout.readline() == b"READY\n"
+        pids = await below(server.pid)
+        # The spawner, bubblewrap, the agent, a shim, the command: a tree worth the name.
+        assert len(pids) >= 5
+    finally:
+        server.send_signal(signal.SIGKILL)
+        await server.wait()
     return folder, pids
 
 
@@ -164,8 +170,7 @@ async def test_each_sandbox_has_a_host_user_of_its_own(wrapped: Boxes) -> None:
     await wrapped.make()
     await wrapped.make()
     sandboxes = list(wrapped.driver._sandboxes.values())
-    owners = [Path(f"/proc/{s.inner}/status").read_text() for s in sandboxes]
-    found = [int(text.partition("\nUid:\t")[2].split()[0]) for text in owners]
+    found = [host_user(sandbox.inner) for sandbox in sandboxes]
     assert found == [sandbox.uid for sandbox in sandboxes]
     assert len(set(found)) == 2
     assert min(found) > 100_000
