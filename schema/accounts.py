@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 
 from models import accounts as tables
-from resolvers import accounts, memories
+from resolvers import accounts, memories, sandboxes
 from resolvers.base import Info, PageArgs
 from schema.base import (
     After,
@@ -29,6 +29,7 @@ from services.accounts.sessions import Credentials
 
 if TYPE_CHECKING:
     from schema.memories import Memory
+    from schema.sandboxes import Sandbox
 
 
 @strawberry.type(description="A named set of permissions.")
@@ -62,6 +63,9 @@ class User(Node, row=tables.User):
     sessions: Connection[Session] = connection(accounts.sessions, "Open sign-ins, newest first.")
     memories: Connection[Annotated["Memory", strawberry.lazy("schema.memories")]] = connection(
         memories.of_users, "What is remembered of the person, newest first."
+    )
+    sandboxes: Connection[Annotated["Sandbox", strawberry.lazy("schema.sandboxes")]] = connection(
+        sandboxes.of_users, "The person's sandboxes, newest first, without deleted ones."
     )
 
 

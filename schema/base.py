@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Generic, NewType, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, NewType, TypeVar, cast, get_args
 
 import strawberry
 from strawberry.types.base import StrawberryObjectDefinition
@@ -274,8 +274,19 @@ def _input_fields(function: Callable[..., Any]) -> set[str]:
     parameter = inspect.signature(function).parameters.get("input")
     if parameter is None:
         return set()
-    definition = cast("StrawberryObjectDefinition", parameter.annotation.__strawberry_definition__)
-    return {item.python_name for item in definition.fields}
+    return {
+        item.python_name
+        for kind in _alternatives(parameter.annotation)
+        if hasattr(kind, "__strawberry_definition__")
+        for item in cast("StrawberryObjectDefinition", kind.__strawberry_definition__).fields
+    }
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """Give the types an annotation is made of: `Annotated[X | None, …]` gives X among them."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _alternatives(part)
 
 
 def _published(error: ServiceError, input_fields: set[str]) -> UserError:

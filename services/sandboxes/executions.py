@@ -35,7 +35,7 @@ async def execute(
     options = deps.options
     limit_s = wishes.seconds(
         timeout_s,
-        "timeout_s",
+        "timeout_seconds",
         default=options.execution_timeout_s,
         most=options.execution_max_timeout_s,
     )

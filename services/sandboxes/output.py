@@ -15,7 +15,7 @@ from services.base import Deps, Viewer
 from services.errors import RequestError
 from services.events.base import News, Tap
 from services.sandboxes import rows
-from services.sandboxes.recording import ENTRY_BYTES, Stream, decode, snapshot
+from services.sandboxes.recording import ENTRY_BYTES, OutputStream, decode, snapshot
 
 # Whoever heard nothing for so long looks again, in case a signal was lost.
 _IDLE_S = 5.0
@@ -61,7 +61,7 @@ class Chunk:
     """Bytes of one stream, exactly as written; a character is never cut in two."""
 
     cursor: str
-    stream: Stream
+    stream: OutputStream
     data: bytes
 
     @property
@@ -175,7 +175,7 @@ class _Reader:
 
     def _merged(self, entries: Sequence[News]) -> Iterator[Chunk]:
         """Join what one stream wrote in one go, up to 64 KiB a chunk."""
-        stream: Stream = "STDOUT"
+        stream = OutputStream.STDOUT
         parts: list[bytes] = []
         size = 0
         for news in entries:
@@ -187,7 +187,7 @@ class _Reader:
                 parts, size = [], 0
             self._epoch, self._seq, self._at = news.epoch, news.seq, self._at + len(data)
             if data:
-                stream, size = news.data["stream"], size + len(data)
+                stream, size = OutputStream(news.data["stream"]), size + len(data)
                 parts.append(data)
         if parts:
             yield Chunk(self._cursor(), stream, b"".join(parts))

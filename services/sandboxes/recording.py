@@ -7,7 +7,8 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from models.sandboxes import SandboxExecution
 from services.base import Deps
@@ -15,8 +16,16 @@ from services.events.base import BusUnavailableError
 from services.sandboxes.rows import topic
 
 log = logging.getLogger("noosphere.sandboxes")
-Stream = Literal["STDOUT", "STDERR"]
-STREAMS: tuple[Stream, Stream] = ("STDOUT", "STDERR")
+
+
+class OutputStream(StrEnum):
+    """Where a program writes."""
+
+    STDOUT = "STDOUT"
+    STDERR = "STDERR"
+
+
+STREAMS = tuple(OutputStream)
 # Chunks of one execution follow each other at this distance at least; the first goes at once.
 FLUSH_S = 0.025
 ENTRY_BYTES = 65_536
@@ -26,7 +35,7 @@ _GIVE_UP_S = 60.0
 MARK = "\n[… further output was not kept]\n"
 
 
-def encode(stream: Stream, at: int, data: bytes) -> dict[str, Any]:
+def encode(stream: OutputStream, at: int, data: bytes) -> dict[str, Any]:
     """Give the log entry of `data`; `at` counts the bytes of both streams before it."""
     text = data.decode("utf-8", "replace")
     if "\ufffd" in text:
@@ -46,11 +55,11 @@ class Kept:
     """The beginning of each stream, up to `limit` bytes of it, and how much there was in all."""
 
     limit: int
-    texts: dict[Stream, bytearray] = field(
+    texts: dict[OutputStream, bytearray] = field(
         default_factory=lambda: {stream: bytearray() for stream in STREAMS}
     )
-    sizes: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
-    cut: set[Stream] = field(default_factory=set)
+    sizes: dict[OutputStream, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+    cut: set[OutputStream] = field(default_factory=set)
 
     @staticmethod
     def of(row: SandboxExecution, limit: int) -> "Kept":
@@ -69,7 +78,7 @@ class Kept:
         """Bytes of both streams so far: where the next chunk begins."""
         return sum(self.sizes.values())
 
-    def add(self, stream: Stream, data: bytes) -> None:
+    def add(self, stream: OutputStream, data: bytes) -> None:
         """Count a chunk, and keep it while there is room."""
         self.sizes[stream] += len(data)
         if stream in self.cut:
@@ -83,7 +92,7 @@ class Kept:
         else:
             text += data
 
-    def text(self, stream: Stream) -> str:
+    def text(self, stream: OutputStream) -> str:
         """Give the text kept; a mark at its end says that there was more."""
         text = self.texts[stream].decode("utf-8", "replace")
         return text + MARK if stream in self.cut else text
@@ -91,10 +100,10 @@ class Kept:
     def values(self) -> dict[str, Any]:
         """Give the columns of the row."""
         return {
-            "stdout": self.text("STDOUT"),
-            "stderr": self.text("STDERR"),
-            "stdout_bytes": self.sizes["STDOUT"],
-            "stderr_bytes": self.sizes["STDERR"],
+            "stdout": self.text(OutputStream.STDOUT),
+            "stderr": self.text(OutputStream.STDERR),
+            "stdout_bytes": self.sizes[OutputStream.STDOUT],
+            "stderr_bytes": self.sizes[OutputStream.STDERR],
         }
 
 
@@ -108,18 +117,18 @@ class OutputLog:
     def __init__(self, deps: Deps, execution_id: str) -> None:
         self._deps = deps
         self._topic = topic(execution_id)
-        self._queue: deque[tuple[Stream, bytes]] = deque()
+        self._queue: deque[tuple[OutputStream, bytes]] = deque()
         self._queued_bytes = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._rest: dict[Stream, bytes] = dict.fromkeys(STREAMS, b"")
+        self._rest: dict[OutputStream, bytes] = dict.fromkeys(STREAMS, b"")
         self._flushing = asyncio.Lock()
         self._is_broken = False
         self.kept = Kept(deps.options.execution_output_bytes)
         self.head = 0
 
-    async def write(self, stream: Stream, data: bytes) -> None:
+    async def write(self, stream: OutputStream, data: bytes) -> None:
         """Queue a chunk."""
         self._queue.append((stream, data))
         self._queued_bytes += len(data)
@@ -159,7 +168,7 @@ class OutputLog:
                     data = data[whole:]
                 self._rest[stream] = data
 
-    def _take(self) -> tuple[Stream, bytes]:
+    def _take(self) -> tuple[OutputStream, bytes]:
         stream, first = self._queue.popleft()
         chunks = [first]
         while self._queue and self._queue[0][0] == stream:
@@ -170,7 +179,7 @@ class OutputLog:
             self._room.set()
         return stream, data
 
-    async def _append(self, stream: Stream, data: bytes) -> None:
+    async def _append(self, stream: OutputStream, data: bytes) -> None:
         if not self._is_broken:
             await self._log(encode(stream, self.kept.total, data))
         self.kept.add(stream, data)

@@ -25,12 +25,12 @@ from sandbox.errors import (
 from services.base import Deps, work
 from services.events.base import BusUnavailableError
 from services.sandboxes import rows
-from services.sandboxes.recording import Kept, OutputLog, Stream, snapshot
+from services.sandboxes.recording import Kept, OutputLog, OutputStream, snapshot
 
 log = logging.getLogger("noosphere.sandboxes")
 # The log of an execution outlives it by so long; afterwards readers get the row.
 LOG_TTL_S = 3600.0
-_STREAMS: Mapping[str, Stream] = {"stdout": "STDOUT", "stderr": "STDERR"}
+_STREAMS = {"stdout": OutputStream.STDOUT, "stderr": OutputStream.STDERR}
 # Stored while it runs every second; more rarely as it grows, so that writes stay below 64 KiB/s.
 _CHECKPOINT_BYTES_PER_S = 65_536
 _NOT_STARTED = 126
@@ -110,7 +110,7 @@ async def run(deps: Deps, client: SandboxClient, current: Run) -> None:
         )
     except SandboxError as error:
         # Told where a shell would tell it: there is no such directory, for example.
-        await output.write("STDERR", f"{error.message}\n".encode())
+        await output.write(OutputStream.STDERR, f"{error.message}\n".encode())
         await output.finish()
         is_refused = isinstance(error, InvalidArgumentError | ResourceExhaustedError)
         lost = CANCELED if current.is_canceled else LOST

@@ -27,7 +27,7 @@ class Resources:
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     pids: int | None = None
-    network_bytes_per_s: int | None = None
+    network_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
         error = _out_of_range(wanted, name, low, high)
         if error is not None:
             errors.append(error)
-    if given.network_bytes_per_s is not None:
+    if given.network_bytes_per_second is not None:
         _refuse(
             errors,
             UserErrorCode.INVALID,
             f"A network limit cannot be enforced by driver {driver}; leave it out.",
             "resources",
-            "network_bytes_per_s",
+            "network_bytes_per_second",
         )
     if errors:
         raise UserErrors(errors)
@@ -175,9 +175,14 @@ def _env_errors(variables: Mapping[str, str]) -> list[UserError]:
     return errors
 
 
-def lifetime(options: Options, timeout_s: int | None, *, name: str = "timeout_s") -> int:
+def lifetime(options: Options, timeout_s: int | None) -> int:
     """Give the life of a sandbox in seconds. Raises UserError INVALID or LIMIT."""
-    return seconds(timeout_s, name, default=options.sandbox_ttl_s, most=options.sandbox_max_ttl_s)
+    return seconds(
+        timeout_s,
+        "timeout_seconds",
+        default=options.sandbox_ttl_s,
+        most=options.sandbox_max_ttl_s,
+    )
 
 
 def seconds(value: int | None, name: str, *, default: int, most: int) -> int:
