@@ -71,6 +71,11 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     cache_ok = True
 
+    @property
+    def python_type(self) -> type[datetime]:
+        """The type of its values; page cursors are read by it."""
+        return datetime
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Store UTC without a zone; a naive time is a bug."""
         if value is None:

@@ -386,7 +386,10 @@ def _typed(column: Any, value: Any) -> Any:
     python_type = column.type.python_type
     try:
         if hasattr(python_type, "fromisoformat"):
-            return python_type.fromisoformat(value)
+            at = python_type.fromisoformat(value)
+            if at.tzinfo is None:
+                raise ValueError("cursors hold aware times")
+            return at
         return python_type(value)
     except (TypeError, ValueError) as error:
         raise RequestError("BAD_USER_INPUT", "This cursor does not belong to this list.") from error

@@ -23,7 +23,7 @@ _WIDER = 5
 _LOOKED_AT_MIN, _LOOKED_AT_MAX = 50, 500
 # What was true once comes after what is true.
 _PAST_WEIGHT = 0.6
-# Cosine from which a memory found is one that was wanted; unrelated sentences stay near 0.1.
+# Relevance from which a memory found is one that was wanted; unrelated sentences stay near 0.1.
 _WANTED = 0.3
 
 
@@ -70,21 +70,21 @@ async def search(
         lambda: shelf.search(vector, looked_at, types=types, include_past=include_superseded)
     )
     rows = await _rows(deps, viewer, [id_ for id_, _ in found], include_superseded)
-    cosines = dict(found)
+    relevance = dict(found)
     matches = sorted(
-        (_match(row, cosines[row.id]) for row in rows),
+        (_match(row, relevance[row.id]) for row in rows),
         key=lambda match: (-match.score, match.memory.id),
     )[:first]
-    wanted = [match.memory.id for match in matches if cosines[match.memory.id] >= _WANTED]
+    wanted = [match.memory.id for match in matches if relevance[match.memory.id] >= _WANTED]
     await touch(deps, user_id, wanted)
     return [Match(match.memory, min(1.0, match.score)) for match in matches]
 
 
-def _match(memory: Memory, cosine: float) -> Match:
+def _match(memory: Memory, relevance: float) -> Match:
     at = now()
     accessed = memory.last_accessed_at
     score = rank(
-        max(0.0, cosine),
+        max(0.0, relevance),
         memory.importance,
         (at - memory.created_at).total_seconds(),
         None if accessed is None else (at - accessed).total_seconds(),

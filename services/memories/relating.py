@@ -41,7 +41,7 @@ async def neighbours(
     vector: Vectors,
 ) -> list[Neighbour]:
     """Give the current memories on a shelf that matter to a content, the nearest first."""
-    found = await library.run(shelf.search, vector, _NEIGHBOURS)
+    found = await library.run(shelf.nearest, vector, _NEIGHBOURS)
     rows = {
         row.id: row
         for row in await connection.execute(

@@ -78,6 +78,7 @@ class Shelf:
     _current: ExactIndex = field(default_factory=ExactIndex)
     _past: ExactIndex = field(default_factory=ExactIndex)
     _types: dict[str, MemoryType] = field(default_factory=dict)
+    _successors: dict[str, str] = field(default_factory=dict)
     # Memories without a vector of the present model: imported, or made by an earlier model.
     _unread: set[str] = field(default_factory=set)
 
@@ -95,6 +96,7 @@ class Shelf:
         with self._guard:
             self._current, self._past = ExactIndex(), ExactIndex()
             self._types.clear()
+            self._successors.clear()
             self._unread.clear()
 
     def put(self, ids: Iterable[str], rows: Sequence[Any], model: str) -> None:
@@ -104,6 +106,7 @@ class Shelf:
             for id_ in ids:
                 row = found.get(id_)
                 self._unread.discard(id_)
+                self._successors.pop(id_, None)
                 if row is None:
                     self._types.pop(id_, None)
                     self._current.remove(id_)
@@ -113,6 +116,8 @@ class Shelf:
                 here, there = self._current, self._past
                 if row.valid_until is not None:
                     here, there = there, here
+                if row.superseded_by_id is not None:
+                    self._successors[id_] = row.superseded_by_id
                 there.remove(id_)
                 vector = _vector(row, model)
                 if vector is None:
@@ -129,15 +134,37 @@ class Shelf:
         types: Collection[MemoryType] | None = None,
         include_past: bool = False,
     ) -> list[tuple[str, float]]:
-        """Give the `k` nearest memories with their cosines, best first."""
+        """Give the `k` most relevant memories, best first, with their relevance.
+
+        That is the cosine with `vector`; and what took the place of a memory is as relevant as that
+        was: "I moved to Busan" answers where one lives, for it superseded "I live in Seoul".
+        """
         with self._guard:
             among = None
             if types is not None:
-                among = [id_ for id_, type_ in self._types.items() if type_ in types]
-            found = self._current.search(vector, k, among)
-            if include_past:
-                found += self._past.search(vector, k, among)
-        return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
+                among = {id_ for id_, type_ in self._types.items() if type_ in types}
+            found = dict(self._current.search(vector, k, among))
+            past = self._past.search(vector, k, among)
+            for id_, score in past:
+                heir = self._heir(id_)
+                if heir in self._current and (among is None or heir in among):
+                    found[heir] = max(score, found.get(heir, score))
+        if include_past:
+            found.update(past)
+        return sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+
+    def nearest(self, vector: Vectors, k: int) -> list[tuple[str, float]]:
+        """Give the `k` current memories nearest to `vector` with their cosines, best first."""
+        with self._guard:
+            return self._current.search(vector, k)
+
+    def _heir(self, id_: str) -> str:
+        """Follow what took the place of a memory to the end."""
+        seen = {id_}
+        while (successor := self._successors.get(id_)) is not None and successor not in seen:
+            seen.add(successor)
+            id_ = successor
+        return id_
 
 
 def _vector(row: Any, model: str) -> Vectors | None:
@@ -247,7 +274,12 @@ async def _rows(connection: AsyncConnection, user_id: str, ids: Sequence[str]) -
     return (
         await connection.execute(
             select(
-                Memory.id, Memory.type, Memory.valid_until, Memory.embedding, Memory.embedding_model
+                Memory.id,
+                Memory.type,
+                Memory.valid_until,
+                Memory.superseded_by_id,
+                Memory.embedding,
+                Memory.embedding_model,
             ).where(Memory.id.in_(ids), Memory.user_id == user_id)
         )
     ).all()

@@ -1,5 +1,6 @@
 """The tools that ship with the application."""
 
+import asyncio
 import zoneinfo
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import select
 from models.conversations import Message
 from models.states import MemoryType, RunState, ToolEnvironment
 from services import memories
-from services.language import zones
+from services.language import planning, scripts, zones
 from services.language.memories import candidate
 from services.tools.base import Arguments, BuiltIn, Done, ToolContext, ToolError
 
@@ -18,6 +19,7 @@ _CODE_MAX_CHARS = 65_536
 # execution.
 _OUTPUT_MAX_CHARS = 8_000
 _CODE_TIMEOUT_S = 60
+_TITLE_MAX_CHARS = 120
 # The sandbox ends the code at its timeout; the tool waits longer for that news.
 _MARGIN_S = 30
 
@@ -32,12 +34,13 @@ def _clipped(text: str) -> str:
 
 async def _run_code(context: ToolContext, arguments: Arguments) -> Done:
     """Run code in the conversation's sandbox; code that ends badly fails, its output still told."""
+    timeout_s = min(_CODE_TIMEOUT_S, context.deps.options.execution_max_timeout_s)
     ran = await context.deps.sandboxes.run_code(
         context.viewer,
         code=arguments["code"],
         language=arguments["language"],
         conversation_id=context.conversation_id,
-        timeout_s=_CODE_TIMEOUT_S,
+        timeout_s=timeout_s,
         on_output=context.on_output,
     )
     value = {
@@ -53,16 +56,16 @@ async def _run_code(context: ToolContext, arguments: Arguments) -> Done:
         return Done(value, ran.sandbox_id)
     raise ToolError(
         "EXIT_CODE" if reason == "EXITED" else reason,
-        _complaint(reason, ran.exit_code, ran.stderr),
+        _complaint(reason, ran.exit_code, ran.stderr, timeout_s),
         details=value,
         sandbox_id=ran.sandbox_id,
         status=RunState.TIMED_OUT if reason == "TIMED_OUT" else RunState.FAILED,
     )
 
 
-def _complaint(reason: str, exit_code: int | None, stderr: str) -> str:
+def _complaint(reason: str, exit_code: int | None, stderr: str, timeout_s: int) -> str:
     if reason == "TIMED_OUT":
-        return f"The code ran longer than {_CODE_TIMEOUT_S} seconds and was stopped."
+        return f"The code ran longer than {timeout_s} seconds and was stopped."
     said = {
         "EXITED": f"The code exited with status {exit_code}",
         "OOM_KILLED": "The code used more memory than the sandbox has",
@@ -130,24 +133,28 @@ async def _recall(context: ToolContext, arguments: Arguments) -> Done:
 
 async def _create_plan(context: ToolContext, arguments: Arguments) -> Done:
     """Cut a goal into steps and keep them as a plan."""
+    # Plans check their steps with the registry, so they come to know each other late.
     from services import plans
-    from services.language import planning
 
-    outlined = planning.outline(arguments["goal"])
+    goal = arguments["goal"]
+    try:
+        outlined = await asyncio.to_thread(planning.outline, goal)
+    except ValueError as error:
+        raise ToolError("INVALID", f"{error} Say in words what shall be reached.") from error
     steps = [
         plans.StepInput(
             description=step.description,
             tool=step.tool,
-            arguments=step.arguments,
-            depends_on=list(step.depends_on),
+            arguments=step.arguments if step.tool else None,
+            depends_on=step.depends_on,
         )
-        for step in outlined.steps
+        for step in outlined
     ]
     plan = await plans.create(
         context.deps,
         context.viewer,
-        title=outlined.title,
-        description=arguments["goal"],
+        title=_title(goal),
+        description=goal,
         steps=steps,
     )
     return Done(
@@ -160,6 +167,11 @@ async def _create_plan(context: ToolContext, arguments: Arguments) -> Done:
             ],
         }
     )
+
+
+def _title(goal: str) -> str:
+    line = " ".join(scripts.clean(goal).split())
+    return line if len(line) <= _TITLE_MAX_CHARS else f"{line[: _TITLE_MAX_CHARS - 1].rstrip()}…"
 
 
 async def _run_plan(context: ToolContext, arguments: Arguments) -> Done:
