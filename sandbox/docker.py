@@ -7,12 +7,14 @@ finds them. The agent travels in the command line: no bind mount, so the engine 
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import aiodocker
+import aiohttp  # The transport of aiodocker, whose errors it lets through.
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
@@ -47,6 +49,10 @@ from sandbox.errors import (
 )
 from sandbox.events import Broadcast
 
+log = logging.getLogger(__name__)
+
+_BROKEN = (DockerError, aiohttp.ClientError, OSError, TimeoutError)
+_CONNECTION_FAILED = 900  # aiodocker's own status: no answer came at all.
 ENGINE_TIMEOUT_S = 30.0
 CHECK_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 20.0
@@ -84,7 +90,7 @@ class AttachChannel:
         while not self._closed:
             try:
                 message = await self._stream.read_out()
-            except (DockerError, OSError):
+            except _BROKEN:
                 break
             if message is None:
                 break
@@ -108,7 +114,7 @@ class AttachChannel:
             raise SandboxLostError("The sandbox is gone.")
         try:
             await self._stream.write_in(b"")
-        except (RuntimeError, AssertionError, OSError, DockerError) as error:
+        except (RuntimeError, AssertionError, *_BROKEN) as error:
             raise SandboxLostError("The sandbox is gone.") from error
 
     async def aclose(self) -> None:
@@ -154,7 +160,7 @@ class DockerDriver:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await docker.version()
                 self._info = dict(await docker.system.info())
-        except (TimeoutError, OSError, DockerError) as error:
+        except _BROKEN as error:
             await docker.close()
             raise DriverUnavailableError(f"No Docker engine answers. {INSTALL}") from error
         except BaseException:
@@ -265,7 +271,7 @@ class DockerDriver:
             raise TemplateError(
                 f"The image {image!r} cannot be pulled.", engine=error.message
             ) from error
-        except OSError as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise DriverUnavailableError("The Docker engine does not answer.") from error
 
     # Life of a sandbox.
@@ -525,12 +531,14 @@ class DockerDriver:
         while True:
             events: Any = self._engine.events  # Without annotations of its own.
             subscriber = events.subscribe(create_task=False)
-            with contextlib.suppress(DockerError, OSError, TimeoutError):
+            try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(events.run(filters=filters))
                     while (event := await subscriber.get()) is not None:
                         delay_s = 0.1
                         self._pass_on(event)
+            except* _BROKEN as broken:
+                log.warning("The Docker engine's events broke off: %s", broken.exceptions[0])
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 10.0)
 
@@ -563,11 +571,13 @@ class _answers:  # noqa: N801 - reads as a verb where it is used.
             raise TimeoutError_(f"The Docker engine did not {self._what} in time.") from late
         if isinstance(error, DockerError):
             raise self._translate(error) from error
-        if isinstance(error, OSError):
+        if isinstance(error, aiohttp.ClientError | OSError):
             raise DriverUnavailableError("The Docker engine does not answer.") from error
 
     def _translate(self, error: DockerError) -> SandboxError:
         message = str(error.message)
+        if error.status == _CONNECTION_FAILED:
+            return DriverUnavailableError("The Docker engine does not answer.")
         if error.status == 404:
             return NotFoundError("There is no such sandbox or image.")
         if error.status in (304, 409):

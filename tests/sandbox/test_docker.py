@@ -1,14 +1,16 @@
 """What only Docker has: containers that outlive the server, and images."""
 
 import asyncio
+import contextlib
 import io
 import tarfile
 from contextlib import aclosing
+from pathlib import Path
 
 import aiodocker
 import pytest
 
-from sandbox.base import DriverEventKind, SandboxState
+from sandbox.base import DriverEventKind, SandboxSpec, SandboxState
 from sandbox.client import Reason, SandboxClient
 from sandbox.docker import DockerDriver
 from sandbox.errors import DriverUnavailableError, NotFoundError, TemplateError
@@ -135,3 +137,41 @@ async def test_an_engine_that_is_not_there_is_told(tmp_path: object) -> None:
         await driver.check()
     assert (await driver.capabilities()).unavailable is not None
     await driver.aclose()
+
+
+async def test_an_engine_that_hangs_up_is_told(tmp_path: Path) -> None:
+    def answer(body: bytes) -> bytes:
+        head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+        return f"{head}{len(body)}\r\n\r\n".encode() + body
+
+    version = answer(b'{"ApiVersion": "1.41"}')
+    info = answer(b'{"OSType": "linux", "SecurityOptions": ["name=seccomp,profile=default"]}')
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer as an engine until the driver has started, then cut every connection."""
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if b"/version" in head:
+                writer.write(version)
+            elif b"/info" in head:
+                writer.write(info)
+            else:
+                break
+            await writer.drain()
+        writer.close()
+
+    async def quiet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await serve(reader, writer)
+        writer.close()
+
+    path = tmp_path / "engine.sock"
+    async with await asyncio.start_unix_server(quiet, path):
+        driver = DockerDriver(url=f"unix://{path}")
+        await driver.start()
+        try:
+            with pytest.raises(DriverUnavailableError, match="does not answer"):
+                await driver.list({})
+            with pytest.raises(DriverUnavailableError, match="does not answer"):
+                await driver.create(SandboxSpec("box", "image"))
+        finally:
+            await driver.aclose()
