@@ -1,0 +1,276 @@
+"""Who may see what. A field of the schema that is not stated here fails the tests.
+
+The kinds of fields of objects, for a viewer who sees the object:
+
+    PLAIN     the object's own values
+    PART      objects that live and die with it
+    LINK      objects that stand for themselves: seen only by who sees them anyway
+    SHARED    objects that everybody signed in sees
+    PERSONAL  objects that not even an administrator sees of other people
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a field leads to, tried from the row `target` (by default its type's own)."""
+
+    kind: str
+    target: str | None = None
+
+
+PLAIN = Field("PLAIN")
+PART = Field("PART")
+LINK = Field("LINK")
+SHARED = Field("SHARED")
+PERSONAL = Field("PERSONAL")
+
+
+def _plain(names: str) -> dict[str, Field]:
+    return dict.fromkeys(names.split(), PLAIN)
+
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "User": _plain("id username displayName email isActive createdAt updatedAt lastLoginAt")
+    | {
+        "roles": PART,
+        "sessions": PERSONAL,
+        "memories": PART,
+        "conversations": PART,
+        "plans": PART,
+        "sandboxes": PART,
+    },
+    "Role": _plain("id name description permissions"),
+    "Session": _plain(
+        "id ipAddress userAgent createdAt lastActiveAt expiresAt isCurrent isExpired"
+    ),
+    "Conversation": _plain("id title status createdAt updatedAt")
+    | {"user": PART, "messages": PART, "sandboxes": LINK},
+    "Message": _plain(
+        "id role content status createdAt updatedAt completedAt provider model inputTokens "
+        "outputTokens costUsd"
+    )
+    | {
+        "conversation": PART,
+        "author": LINK,
+        "replyTo": LINK,
+        "toolCalls": PART,
+        "citedMemories": LINK,
+        "context": PART,
+        "error": PART,
+    },
+    "MessageToolCall": _plain(
+        "id toolName arguments status result round textOffset createdAt completedAt"
+    )
+    | {"execution": LINK, "message": PART},
+    "MessageContext": _plain("id createdAt") | {"messages": LINK, "memories": LINK},
+    "Memory": _plain(
+        "id type content importance accessCount lastAccessedAt validFrom validUntil createdAt "
+        "updatedAt isCurrent"
+    )
+    | {
+        "user": PART,
+        "sourceMessage": LINK,
+        "supersededBy": Field("LINK", "OldMemory"),
+        "supersedes": LINK,
+        "related": LINK,
+    },
+    "Plan": _plain("id title description status startedAt completedAt createdAt updatedAt")
+    | {"user": PART, "steps": PART, "executions": LINK},
+    "PlanStep": _plain(
+        "id orderIndex description tool arguments status startedAt completedAt executionDetails"
+    )
+    | {"plan": PART, "dependsOn": LINK},
+    "PlanExecution": _plain("id status startedAt completedAt result errorDetails")
+    | {"plan": LINK, "steps": PART},
+    "PlanStepExecution": _plain(
+        "id status attempt output result errorCode errorMessage startedAt completedAt"
+    )
+    | {"step": LINK, "toolExecution": LINK, "execution": PART},
+    "Tool": _plain(
+        "id name description category version isEnabled environment inputSchema timeoutSeconds "
+        "createdAt updatedAt"
+    )
+    | {"parameters": SHARED},
+    "ToolParameter": _plain("id name description type isRequired defaultValue"),
+    "ToolExecution": _plain(
+        "id parameters result status errorCode errorMessage createdAt startedAt completedAt"
+    )
+    | {"tool": SHARED, "user": PART},
+}
+# Types without rows of their own: each is seen only within the object or answer it is part of.
+STRUCTURES = {
+    "AuthSession",
+    "MemoryMatch",
+    "MessageError",
+    "PageInfo",
+    "UserError",
+    # Events of conversations
+    "MessageAdded",
+    "MessageDelta",
+    "MessageCompleted",
+    "MessageFailed",
+    "ToolCallStarted",
+    "ToolCallFinished",
+    "ConversationReset",
+    # Events of executions of plans
+    "PlanStepStarted",
+    "PlanStepOutput",
+    "PlanStepFinished",
+    "PlanExecutionFinished",
+    "PlanExecutionReset",
+}
+# What every signed-in person sees.
+EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate"}
+
+
+@dataclass(frozen=True)
+class Query:
+    """A root field.
+
+    LOOKUP  one object by its id: null for whoever may not see it
+    LIST    one's own objects, an administrator's too; ALL: everybody's for an administrator
+    SHARED  what everybody signed in sees, and nobody else
+    ANY     objects of all kinds by their ids, tested by themselves
+    """
+
+    kind: str
+    type: str = ""
+    arguments: str = ""
+    selection: str = "{ nodes { id } }"
+
+
+QUERIES: dict[str, Query] = {
+    "viewer": Query("LIST", "User", selection="{ id }"),
+    "node": Query("ANY"),
+    "nodes": Query("ANY"),
+    "users": Query("ALL", "User"),
+    "roles": Query("SHARED", "Role", selection="{ id }"),
+    "conversation": Query("LOOKUP", "Conversation"),
+    "conversations": Query("LIST", "Conversation"),
+    "message": Query("LOOKUP", "Message"),
+    "memory": Query("LOOKUP", "Memory"),
+    "memories": Query("LIST", "Memory"),
+    # Nothing is embedded in this world: that a search is one's own is tested with memories.
+    "memorySearch": Query(
+        "SEARCH", "Memory", '(query: "sesame")', selection="{ memory { id } score }"
+    ),
+    "plan": Query("LOOKUP", "Plan"),
+    "plans": Query("LIST", "Plan"),
+    "planExecution": Query("LOOKUP", "PlanExecution"),
+    "tools": Query("SHARED", "Tool"),
+    "tool": Query("LOOKUP", "Tool"),
+    "toolExecution": Query("LOOKUP", "ToolExecution"),
+    "toolExecutions": Query("LIST", "ToolExecution"),
+}
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A root field that follows an object; who may not see the object is told it is absent."""
+
+    type: str
+    argument: str
+
+
+SUBSCRIPTIONS: dict[str, Subscription] = {
+    "conversationEvents": Subscription("Conversation", "conversationId"),
+    "planExecutionEvents": Subscription("PlanExecution", "executionId"),
+}
+
+OK, ABSENT, FORBIDDEN, UNAUTHENTICATED = "OK", "NOT_FOUND", "FORBIDDEN", "UNAUTHENTICATED"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A root field that changes something, and the outcome for each kind of viewer.
+
+    `variables` hold the types of the ids they need as `<Type>`; a reader's are their own. OK means
+    that the viewer may: what the input or the state then leads to is tested elsewhere.
+    """
+
+    document: str
+    variables: dict[str, object] = field(default_factory=dict)
+    anonymous: str = UNAUTHENTICATED
+    stranger: str = ABSENT
+    owner: str = OK
+    admin: str = ABSENT
+    reader: str = FORBIDDEN
+
+
+def _by_id(name: str, type_: str, **outcomes: str) -> Mutation:
+    document = f"mutation($id: ID!) {{ {name}(id: $id) {{ errors {{ code message path }} }} }}"
+    return Mutation(document, {"id": f"<{type_}>"}, **outcomes)
+
+
+def _by_input(name: str, type_: str, input_: dict[str, object], **outcomes: str) -> Mutation:
+    document = (
+        f"mutation($input: {name[0].upper()}{name[1:]}Input!) "
+        f"{{ {name}(input: $input) {{ errors {{ code message path }} }} }}"
+    )
+    return Mutation(document, {"input": input_}, **outcomes)
+
+
+def _update(name: str, type_: str, input_: dict[str, object], **outcomes: str) -> Mutation:
+    document = (
+        f"mutation($id: ID!, $input: {name[0].upper()}{name[1:]}Input!) "
+        f"{{ {name}(id: $id, input: $input) {{ errors {{ code message path }} }} }}"
+    )
+    return Mutation(document, {"id": f"<{type_}>", "input": input_}, **outcomes)
+
+
+_ANYBODY = {"anonymous": OK, "stranger": OK, "admin": OK, "reader": OK}
+_MEMBERS = {"stranger": OK, "admin": OK, "reader": OK}
+_WRITERS = {"stranger": OK, "admin": OK}
+_ADMINS = {"stranger": FORBIDDEN, "owner": FORBIDDEN, "admin": OK}
+
+MUTATIONS: dict[str, Mutation] = {
+    "userRegister": _by_input(
+        "userRegister",
+        "User",
+        {"username": "<new>", "email": "<new>@example.org", "password": "correct horse"},
+        **_ANYBODY,
+    ),
+    "sessionCreate": _by_input(
+        "sessionCreate", "User", {"login": "<new>", "password": "correct horse"}, **_ANYBODY
+    ),
+    "sessionRefresh": Mutation(
+        "mutation($token: String!) { sessionRefresh(refreshToken: $token) {"
+        " errors { code message path } } }",
+        {"token": "nobody's token"},
+        **_ANYBODY,
+    ),
+    # One's sign-ins are one's own, whatever one's roles.
+    "sessionRevoke": _by_id("sessionRevoke", "Session", reader=OK),
+    "userUpdate": _by_input("userUpdate", "User", {"displayName": "Somebody"}, **_MEMBERS),
+    "userChangePassword": _by_input(
+        "userChangePassword",
+        "User",
+        {"currentPassword": "wrong horse", "newPassword": "correct horse"},
+        **_MEMBERS,
+    ),
+    "userRolesSet": _by_input(
+        "userRolesSet", "User", {"userId": "<User>", "roles": ["user"]}, **_ADMINS
+    ),
+    "conversationCreate": _by_input(
+        "conversationCreate", "Conversation", {"title": "Trees"}, **_WRITERS
+    ),
+    "conversationUpdate": _update("conversationUpdate", "Conversation", {"title": "Trees"}),
+    "conversationDelete": _by_id("conversationDelete", "Conversation"),
+    "messageSend": _by_input(
+        "messageSend", "Conversation", {"conversationId": "<Conversation>", "content": "Hello"}
+    ),
+    "messageStop": _by_id("messageStop", "Message", admin=OK),
+    "messageRetry": _by_id("messageRetry", "Message"),
+    "memoryCreate": _by_input("memoryCreate", "Memory", {"content": "I like trees"}, **_WRITERS),
+    "memoryUpdate": _update("memoryUpdate", "Memory", {"importance": 0.7}),
+    "memoryDelete": _by_id("memoryDelete", "Memory"),
+    "planCreate": _by_input(
+        "planCreate", "Plan", {"title": "Trees", "steps": [{"description": "Plant"}]}, **_WRITERS
+    ),
+    "planDelete": _by_id("planDelete", "Plan"),
+    "planExecute": _by_id("planExecute", "Plan"),
+    "planExecutionCancel": _by_id("planExecutionCancel", "PlanExecution", admin=OK),
+    "toolUpdate": _update("toolUpdate", "Tool", {"isEnabled": True}, **_ADMINS),
+}

@@ -1,0 +1,24 @@
+"""What each kind of viewer may change; in a world of its own, because it is changed."""
+
+import pytest
+
+from tests.api.access.expectations import MUTATIONS, OK
+from tests.api.access.test_access import filled, outcome
+from tests.api.access.world import WHO, World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# What ends things comes last, so that the others find them.
+_LAST = ("conversationDelete", "memoryDelete", "planDelete", "sandboxDelete", "sessionRevoke")
+ORDER = sorted(MUTATIONS, key=lambda name: (name in _LAST, list(MUTATIONS).index(name)))
+
+
+@pytest.mark.parametrize("who", WHO)
+async def test_who_may_change_something_is_not_turned_away(world: World, who: str) -> None:
+    for name in ORDER:
+        mutation = MUTATIONS[name]
+        if getattr(mutation, who) != OK:
+            continue
+        variables = filled(world, who, mutation.variables)
+        answer = await world.api.raw(mutation.document, world.person(who), **variables)
+        assert outcome(answer) == OK, (name, answer)
