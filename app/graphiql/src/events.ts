@@ -39,17 +39,22 @@ export function merge(events: readonly StreamEvent[]): Row[] {
 
 /** The remaining fields on one line; of a single object its fields, of ids and names the values. */
 function compact(value: Record<string, unknown>): string {
-  const entries = Object.entries(value).filter(([, item]) => item !== null && item !== undefined);
+  const entries = Object.entries(value).filter(([, item]) => !isEmpty(item));
   // A single object, as a message or a step, speaks for itself: the row's type names it.
   if (entries.length === 1 && typeof entries[0]![1] === "object") return inline(entries[0]![1]);
   return entries.map(([name, item]) => `${name}: ${inline(item)}`).join("  ");
+}
+
+/** What a row need not say: nulls, empty texts and empty lists. */
+function isEmpty(value: unknown): boolean {
+  return value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
 }
 
 function inline(value: unknown): string {
   if (value === null || typeof value !== "object") return String(value);
   if (Array.isArray(value)) return `[${value.map(inline).join(", ")}]`;
   const parts = Object.entries(value)
-    .filter(([name, item]) => name !== "__typename" && item !== null)
+    .filter(([name, item]) => name !== "__typename" && !isEmpty(item))
     .map(([name, item]) => (name === "id" ? null : `${name} ${typeof item === "string" ? quote(item) : inline(item)}`));
   return parts.filter(Boolean).join(", ") || String((value as { id?: unknown }).id ?? "{}");
 }

@@ -241,6 +241,9 @@ subscription WatchOutput(
   ) {
     __typename
     cursor
+    ... on SandboxOutputReset {
+      execution { status stdout }
+    }
     ... on SandboxOutputChunk { stream text }
     ... on SandboxExecutionExited {
       execution { status exitCode reason }

@@ -1,11 +1,14 @@
 """GraphiQL in a browser against the product, as a visitor meets it."""
 
 import itertools
+import re
 import secrets
 from urllib.parse import urlsplit
 
 import pytest
+from graphql import build_schema, parse, validate
 
+import schema
 from tests.api.graphiql.driver import QUERY, RESPONSE, VARIABLES, GraphiQL
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -118,80 +121,109 @@ def test_an_id_nobody_has_created_yet_is_asked_for(graphiql: GraphiQL) -> None:
     assert "Conversation" in message
 
 
-def test_the_first_minute_runs_tab_by_tab(graphiql: GraphiQL) -> None:
-    assert graphiql.tabs() == EXAMPLES
-    _sign_in(graphiql)
+def test_every_example_fits_the_schema(graphiql: GraphiQL) -> None:
+    # Tabs are kept half a second after the page has opened.
+    graphiql.until("localStorage['graphiql:tabState']")
+    tabs = graphiql.stored("graphiql:tabState")["tabs"]
+    assert [tab["title"] for tab in tabs] == EXAMPLES
+    contract = build_schema(schema.build().as_str())
+    for tab in tabs:
+        assert validate(contract, parse(tab["query"])) == [], tab["title"]
 
+
+def _converse(graphiql: GraphiQL) -> str:
+    """Sign in, create a conversation by the second example, and give its id."""
+    _sign_in(graphiql)
     graphiql.tab("Converse")
     graphiql.run()
     created = graphiql.response("conversationCreate")["data"]["conversationCreate"]
     assert created["errors"] == []
+    return str(created["conversation"]["id"])
 
+
+def _completed(graphiql: GraphiQL) -> list[str]:
+    return [text for kind, text, _ in graphiql.events() if kind == "MessageCompleted"]
+
+
+def test_the_example_conversation_streams_its_answer(graphiql: GraphiQL) -> None:
+    conversation = _converse(graphiql)
     graphiql.tab("Watch")
     graphiql.run()
-    graphiql.stream("Watch", "live")
-    filled = graphiql.find(".noo-filled").text
-    assert created["conversation"]["id"] in filled
+    graphiql.stream("Watch", "live", at_least=1)
+    assert conversation in graphiql.find(".noo-filled").text
 
     graphiql.tab("RunCode")
     graphiql.run()
     assert graphiql.response("messageSend")["data"]["messageSend"]["errors"] == []
     graphiql.event("MessageCompleted")
     kinds = [kind for kind, _, _ in graphiql.events()]
-    assert "MessageAdded" in kinds
-    assert "MessageDelta" in kinds
-    answers = [text for kind, text, _ in graphiql.events() if kind == "MessageCompleted"]
-    assert any("1024" in text for text in answers)
+    assert {"MessageAdded", "ToolCallStarted", "ToolCallFinished", "MessageDelta"} <= set(kinds)
+    assert "1024" in _completed(graphiql)[0]
     # The stream went on behind the other tab, whose response shows all of it on return.
     graphiql.tab("Watch")
     events = graphiql.response("MessageCompleted")["events"]
     cursors = [event["conversationEvents"]["cursor"] for event in events]
-    assert len(set(cursors)) == len(cursors) >= 3
+    assert len(set(cursors)) == len(cursors) >= 6
+    assert graphiql.complaints() == []
 
+
+def test_the_example_of_memory_recalls_in_a_new_conversation(graphiql: GraphiQL) -> None:
+    conversation = _converse(graphiql)
     graphiql.tab("Remember")
     graphiql.run_all()
     asked = graphiql.response("AskUnits")
-    assert (
-        asked["NewTopic"]["conversationCreate"]["conversation"]["id"]
-        != created["conversation"]["id"]
-    )
+    assert asked["Remember"]["messageSend"]["errors"] == []
+    assert asked["NewTopic"]["conversationCreate"]["conversation"]["id"] != conversation
     graphiql.choose_stream("WatchTopic")
     graphiql.event("MessageCompleted")
-    answers = [text for kind, text, _ in graphiql.events() if kind == "MessageCompleted"]
-    assert any("metric" in text.lower() for text in answers)
+    (answer,) = _completed(graphiql)
+    assert "metric" in answer.lower()
+    assert "citedMemories" in answer
 
+
+def test_the_example_plan_is_a_diamond_and_completes(graphiql: GraphiQL) -> None:
+    _sign_in(graphiql)
     graphiql.tab("Plan")
     graphiql.run_all()
     steps = graphiql.response("WatchPlan")["Plan"]["planCreate"]["plan"]["steps"]
-    by_index = {step["orderIndex"]: step for step in steps}
-    depends = [
-        sorted(one["orderIndex"] for one in by_index[index]["dependsOn"])
-        for index in sorted(by_index)
-    ]
-    first = min(by_index)
-    assert depends == [[], [first], [first], [first + 1, first + 2]]
-    graphiql.stream("WatchPlan", "done", at_least=9)
+    depends = {
+        step["orderIndex"]: sorted(one["orderIndex"] for one in step["dependsOn"]) for step in steps
+    }
+    assert depends == {0: [], 1: [0], 2: [0], 3: [1, 2]}
+    graphiql.stream("WatchPlan", "done")
     graphiql.choose_stream("WatchPlan")
     graphiql.event("PlanExecutionFinished")
-    kinds = [kind for kind, _, _ in graphiql.events()]
-    assert kinds.count("PlanStepFinished") == 4
-    assert "COMPLETED" in graphiql.events()[-1][1]
+    events = graphiql.events()
+    # What had finished before the stream opened is in the snapshot it begins with.
+    assert events[0][0] == "PlanExecutionReset"
+    finished = [text for kind, text, _ in events if kind == "PlanStepFinished"]
+    assert all("COMPLETED" in text for text in finished)
+    pattern = r"status COMPLETED, step orderIndex (\d)"
+    snapshot = {int(index) for index in re.findall(pattern, events[0][1])}
+    followed = {int(text.split("orderIndex ")[1][0]) for text in finished}
+    assert snapshot | followed == {0, 1, 2, 3}
+    assert len(followed) == len(finished)
+    assert [text for text in finished if "Compare" in text and "True" in text]
+    assert "COMPLETED" in events[-1][1]
 
+
+def test_the_example_loop_prints_its_lines_one_after_the_other(graphiql: GraphiQL) -> None:
+    _sign_in(graphiql)
     graphiql.tab("Sandbox")
     graphiql.run_all()
     graphiql.response("WatchOutput")
-    graphiql.stream("WatchOutput", "done", at_least=2)
+    graphiql.stream("WatchOutput", "done")
     graphiql.choose_stream("WatchOutput")
     graphiql.event("SandboxExecutionExited")
     events = graphiql.events()
-    output = "\n".join(text for kind, text, _ in events if kind == "SandboxOutputChunk")
+    # What was printed before the stream opened may be in a snapshot it begins with.
+    output = "\n".join(text for _, text, _ in events[:-1])
     positions = [output.find(f"line {number}") for number in range(1, 11)]
     assert -1 not in positions
     assert all(left < right for left, right in itertools.pairwise(positions))
     # The loop takes two seconds: lines that came as they were printed came at different times.
     assert len({at for kind, _, at in events if kind == "SandboxOutputChunk"}) >= 3
     assert "exitCode 0" in events[-1][1]
-    assert graphiql.complaints() == []
 
 
 def test_stop_ends_a_stream_and_a_change_of_tabs_does_not(graphiql: GraphiQL) -> None:
