@@ -1,8 +1,11 @@
 """Uvicorn as this product runs it: it says where to look, and drains its sockets first."""
 
+import asyncio
 import gc
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -22,6 +25,21 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._application = app.state.server
         self._on_ready = on_ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and let the process close what it opened afterwards.
+
+        Uvicorn's own way raises the signal again at the end, which would end the process at once.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the application and listen."""
