@@ -24,6 +24,7 @@ from services.base import ANONYMOUS, Deps, Viewer, work
 from services.events.local import LocalBus
 from services.language.embeddings import Embedder
 from services.options import Options
+from services.plans import running as _running  # noqa: F401 - registers how plans are run.
 
 
 class NoSandboxes:
