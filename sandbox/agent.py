@@ -177,21 +177,54 @@ def search_path(program: bytes, env: "dict[bytes, bytes]") -> bytes:
 SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
-def shim(argv: "list[bytes]", cwd: bytes, env: "dict[bytes, bytes]", pipes: "list[int]") -> None:
+def parse_exec(body: bytes) -> "tuple[int, int, int, int, list[bytes], bytes, dict[bytes, bytes]]":
+    """Timeout in ms, output limit, credit, flags, command, directory, environment."""
+    timeout_ms, limit, credit, flags, count, pairs = EXEC_HEAD.unpack_from(body)
+    at = EXEC_HEAD.size
+    strings = []
+    for _ in range(count + 1 + 2 * pairs):
+        value, at = unpack(body, at)
+        if b"\0" in value:
+            raise Refused("INVALID", "A NUL byte cannot be part of a command.")
+        strings.append(value)
+    if not count:
+        raise Refused("INVALID", "The command is empty.")
+    env = dict(zip(strings[count + 1 :: 2], strings[count + 2 :: 2]))
+    return timeout_ms, limit, credit, flags, strings[:count], strings[count], env
+
+
+def read_all(fd: int) -> bytes:
+    data = b""
+    while True:
+        part = os.read(fd, 65536)
+        if not part:
+            return data
+        data += part
+
+
+def shim(root: bytes, pipes: "list[int]", body: "bytes | None") -> None:
     """Become the reaper of one execution: start it, outlive all its descendants, report.
 
-    Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains).
+    A spare shim has no body yet: it waits for one on the fifth pipe, and ends when that closes
+    without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains).
     """
     for target, fd in enumerate(pipes):
         os.dup2(fd, target, inheritable=target < 3)
-    os.closerange(4, 1024)
+    os.closerange(len(pipes), 1024)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # The descriptors of the agent are closed, so nothing of worth can be opened in here.
-    prctl(PR_SET_DUMPABLE, 1)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.setsid()
+    if body is None:
+        body = read_all(4)
+        os.close(4)
+        if not body:
+            return
+    # The descriptors of the agent are closed, so nothing of worth can be opened in here.
+    prctl(PR_SET_DUMPABLE, 1)
     set_oom_score(b"1000")
+    _, _, _, _, argv, cwd, env = parse_exec(body)
+    cwd = os.path.join(root, cwd)
     try:
         os.chdir(cwd)
         path = search_path(argv[0], env)
@@ -422,6 +455,8 @@ class Agent:
         self.readers = {}  # type: dict[int, Reader]
         self.writers = {}  # type: dict[int, Writer]
         self.last_tick = time.monotonic()
+        self.spare = None  # type: tuple[int, list[int]] | None
+        self.wants_spare = True
 
     # Channel out.
 
@@ -522,33 +557,35 @@ class Agent:
     # Executions.
 
     def on_exec(self, op: int, body: bytes) -> None:
-        timeout_ms, limit, credit, flags, count, pairs = EXEC_HEAD.unpack_from(body)
-        at = EXEC_HEAD.size
-        strings = []
-        for _ in range(count + 1 + 2 * pairs):
-            value, at = unpack(body, at)
-            if b"\0" in value:
-                raise Refused("INVALID", "A NUL byte cannot be part of a command.")
-            strings.append(value)
-        argv, cwd = strings[:count], strings[count]
-        env = dict(zip(strings[count + 1 :: 2], strings[count + 2 :: 2]))
-        if not argv:
-            raise Refused("INVALID", "The command is empty.")
-        cwd = os.path.join(self.workspace.root, cwd)
+        timeout_ms, limit, credit, flags, _, _, _ = parse_exec(body)
         execution = Execution(op, timeout_ms / 1000, limit, credit)
-        self.spawn(execution, argv, cwd, env, bool(flags & EXEC_STDIN))
-
-    def spawn(
-        self,
-        execution: Execution,
-        argv: "list[bytes]",
-        cwd: bytes,
-        env: "dict[bytes, bytes]",
-        with_stdin: bool,
-    ) -> None:
-        ours, theirs = self.open_pipes(with_stdin)
         execution.oom_before = self.oom_kills()
+        pid, ours = self.hand_over(body) or self.fork_shim(body)
+        self.wants_spare = True
+        execution.shim = pid
+        self.shims[pid] = execution
+        self.running[op] = execution
+        if flags & EXEC_STDIN:
+            execution.stdin = ours[0]
+        else:
+            os.close(ours[0])
+        for index, fd in enumerate(ours[1:3]):
+            execution.streams[fd] = index
+        execution.report = ours[3]
+        for fd in ours[1:]:
+            self.poll.register(fd, select.EPOLLIN)
+            self.handlers[fd] = execution
+
+    def fork_shim(self, body: "bytes | None") -> "tuple[int, list[int]]":
+        """Its PID, and our ends of its pipes: stdin, stdout, stderr, report[, request]."""
+        ours, theirs = [], []  # type: list[int], list[int]
         try:
+            for writes in (
+                (True, False, False, False) if body else (True, False, False, False, True)
+            ):
+                read, write = os.pipe()
+                ours.append(write if writes else read)
+                theirs.append(read if writes else write)
             pid = os.fork()
         except OSError:
             for fd in ours + theirs:
@@ -556,46 +593,48 @@ class Agent:
             raise
         if pid == 0:
             try:
-                shim(argv, cwd, env, theirs)
+                shim(self.workspace.root, theirs, body)
             finally:
                 os._exit(0)
         for fd in theirs:
             os.close(fd)
         for fd in ours:
             os.set_blocking(fd, False)
-        execution.shim = pid
-        self.shims[pid] = execution
-        self.running[execution.op] = execution
-        if with_stdin:
-            execution.stdin = ours.pop(0)
-        for index in (0, 1):
-            execution.streams[ours[index]] = index
-            self.poll.register(ours[index], select.EPOLLIN)
-            self.handlers[ours[index]] = execution
-        execution.report = ours[2]
-        self.poll.register(ours[2], select.EPOLLIN)
-        self.handlers[ours[2]] = execution
+        return pid, ours
 
-    @staticmethod
-    def open_pipes(with_stdin: bool) -> "tuple[list[int], list[int]]":
-        """Our ends ([stdin,] stdout, stderr, report) and the shim's (always all four)."""
-        ours, theirs = [], []  # type: list[int], list[int]
+    def prepare_spare(self) -> None:
+        """Fork a shim ahead of need: the next execution then starts without that delay."""
+        self.wants_spare = False
+        if self.spare is None:
+            try:
+                self.spare = self.fork_shim(None)
+            except OSError:
+                return  # No room now; executions fork their own and say so if there is none.
+
+    def hand_over(self, body: bytes) -> "tuple[int, list[int]] | None":
+        """Give a request to the spare; None if there is none or the request fills its pipe."""
+        if self.spare is None or len(body) > 4096:
+            return None
+        pid, ours = self.spare
+        self.spare = None
+        request = ours.pop()
         try:
-            if with_stdin:
-                read, write = os.pipe()
-                ours.append(write)
-                theirs.append(read)
-            else:
-                theirs.append(os.open("/dev/null", os.O_RDONLY))
-            for _ in range(3):
-                read, write = os.pipe()
-                ours.append(read)
-                theirs.append(write)
+            os.write(request, body)
         except OSError:
-            for fd in ours + theirs:
+            # Code of the same uid has killed it.
+            for fd in ours:
                 os.close(fd)
-            raise
-        return ours, theirs
+            return None
+        finally:
+            os.close(request)
+        send_signal(pid, signal.SIGCONT)
+        return pid, ours
+
+    def forget_spare(self) -> None:
+        if self.spare is not None:
+            for fd in self.spare[1]:
+                os.close(fd)
+            self.spare = None
 
     def on_stdin(self, op: int, body: bytes) -> None:
         execution = self.running.get(op)
@@ -859,6 +898,8 @@ class Agent:
                 return
             if pid == 0:
                 return
+            if self.spare is not None and pid == self.spare[0]:
+                self.forget_spare()
             execution = self.shims.pop(pid, None)
             if execution is None or execution.empty:
                 continue
@@ -877,6 +918,8 @@ class Agent:
         for _ in range(64):
             table = processes()
             mine = {p for p, (parent, _) in table.items() if parent == os.getpid()}
+            if self.spare is not None:
+                mine.discard(self.spare[0])
             orphans = {p for p in mine - set(self.shims) if table[p][1] not in (b"Z", b"X")}
             if not orphans:
                 return
@@ -1137,6 +1180,8 @@ class Agent:
                 else:
                     self.on_pipe(fd)
             self.flush()
+            if self.wants_spare:
+                self.prepare_spare()
             if self.waiting < HIGH_WATER:
                 self.resume()
 
