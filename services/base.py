@@ -133,7 +133,10 @@ class Work:
             except BusUnavailableError:
                 log.warning("bus unavailable, an announcement was lost", extra={"topic": topic})
         for action in self._after:
-            await action()
+            try:
+                await action()
+            except BusUnavailableError:
+                log.warning("bus unavailable, a signal was lost")
 
     async def _number(self, topic: str) -> list[tuple[str, dict[str, Any]]]:
         """Write the topic's events with the next numbers, under the lock of the topic's row."""

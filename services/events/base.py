@@ -17,11 +17,24 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.errors import UnavailableError
+
 Json = Mapping[str, Any]
 
 
-class BusUnavailableError(Exception):
-    """The bus does not answer (Redis is down, or the process is closing)."""
+class BusUnavailableError(UnavailableError):
+    """The bus does not answer (Redis is down, or the process is closing).
+
+    Clients are told to try again; `detail`, which is also its text, is for the log.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("A part of the server does not answer right now; try again soon.", 1.0)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Give what happened, for the log."""
+        return self.detail
 
 
 @dataclass(frozen=True, slots=True)
