@@ -61,7 +61,7 @@ async def _send(
         earlier = await _sent_before(unit, conversation_id, content, key)
         if earlier is not None:
             return earlier
-        await _admit(unit, conversation)
+        await _admit(unit, conversation, path="conversation_id")
         message = Message(
             conversation_id=conversation_id,
             user_id=viewer.user_id,
@@ -121,12 +121,12 @@ async def _sent_before(
     return sent.frozen(), reply.frozen()
 
 
-async def _admit(unit: Work, conversation: Conversation) -> None:
+async def _admit(unit: Work, conversation: Conversation, *, path: str) -> None:
     if conversation.status is not ConversationStatus.ACTIVE:
         raise UserError(
             UserErrorCode.CONFLICT,
             "The conversation is archived; set its status to ACTIVE first.",
-            ("conversation_id",),
+            (path,),
         )
     limit = unit.deps.options.answers_queued_max
     waiting = await unit.session.scalar(
@@ -139,7 +139,7 @@ async def _admit(unit: Work, conversation: Conversation) -> None:
             UserErrorCode.LIMIT,
             f"{limit} messages of this conversation wait for an answer already; "
             "wait for one, or stop it.",
-            ("conversation_id",),
+            (path,),
         )
 
 
@@ -167,13 +167,19 @@ def end(
     unit.record(threads.topic(message.conversation_id), kind, {"message_id": message.id})
 
 
-async def _answer_of(unit: Work, viewer: Viewer, message_id: str) -> Message:
+async def _answer_of(
+    unit: Work, viewer: Viewer, message_id: str, *, may_manage: bool
+) -> tuple[Message, Conversation]:
+    """Lock a message of the viewer, or of anybody with `may_manage`, unless it was deleted."""
     message = await unit.lock(Message, message_id)
     if message is not None:
         conversation = await unit.session.get(Conversation, message.conversation_id)
-        is_own = conversation is not None and conversation.user_id == viewer.user_id
-        if is_own or viewer.may("everything:manage"):
-            return message
+        if (
+            conversation is not None
+            and conversation.status is not ConversationStatus.DELETED
+            and (conversation.user_id == viewer.user_id or may_manage)
+        ):
+            return message, conversation
     raise UserError(UserErrorCode.NOT_FOUND, "There is no such message.", ("id",))
 
 
@@ -190,7 +196,9 @@ async def stop(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
         )
     async with deps.bus.attach(threads.topic(conversation_id or "none")) as tap:
         async with work(deps) as unit:
-            message = await _answer_of(unit, viewer, message_id)
+            message, _ = await _answer_of(
+                unit, viewer, message_id, may_manage=viewer.may("everything:manage")
+            )
             if message.role is not MessageRole.ASSISTANT:
                 raise UserError(
                     UserErrorCode.INVALID, "Only the assistant's answers can be stopped.", ("id",)
@@ -230,7 +238,7 @@ async def retry(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
     """
     viewer.require("conversations:write")
     async with work(deps) as unit:
-        message = await _answer_of(unit, viewer, message_id)
+        message, conversation = await _answer_of(unit, viewer, message_id, may_manage=False)
         if message.role is not MessageRole.ASSISTANT or message.status not in (
             MessageStatus.FAILED,
             MessageStatus.STOPPED,
@@ -240,8 +248,9 @@ async def retry(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
                 "Only an answer that failed or was stopped can be tried again.",
                 ("id",),
             )
-        conversation = await threads.owned(unit, viewer, message.conversation_id, path="id")
-        await _admit(unit, conversation)
+        # Answers that wait are counted under the conversation's lock, as when one is sent.
+        await unit.lock(Conversation, conversation.id)
+        await _admit(unit, conversation, path="id")
         await restart(unit, message)
         tasks.enqueue(unit, ANSWER, {"id": message.id}, lane=conversation.id, priority=10)
         await unit.session.flush()

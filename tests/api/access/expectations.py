@@ -152,9 +152,8 @@ QUERIES: dict[str, Query] = {
     "message": Query("LOOKUP", "Message"),
     "memory": Query("LOOKUP", "Memory"),
     "memories": Query("LIST", "Memory"),
-    # Nothing is embedded in this world: that a search is one's own is tested with memories.
     "memorySearch": Query(
-        "SEARCH", "Memory", '(query: "sesame")', selection="{ memory { id } score }"
+        "LIST", "Memory", '(query: "sesame")', selection="{ memory { id } score }"
     ),
     "plan": Query("LOOKUP", "Plan"),
     "plans": Query("LIST", "Plan"),
