@@ -20,7 +20,7 @@ _SECRETS = {
     "REDIS_PASSWORD": "two",
     "NOOSPHERE_SECRET_KEY": "three",
 }
-_PROXY_VARIABLES = {"NOOSPHERE_SITE", "NOOSPHERE_HTTP_PORT", "NOOSPHERE_HTTPS_PORT"}
+_PROXY_VARIABLES = {"NOOSPHERE_BIND", "NOOSPHERE_FIRST", "NOOSPHERE_SECOND"}
 
 
 def _config(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ server of the user's own; nothing is started in its place.
 | browser    | NOOSPHERE_TEST_BROWSER, NOOSPHERE_TEST_CHROMEDRIVER      |
 | node       | NOOSPHERE_TEST_NODE, NOOSPHERE_TEST_NPM                  |
 | compose    | NOOSPHERE_TEST_COMPOSE                                   |
-| caddy      | NOOSPHERE_TEST_CADDY                                     |
+| haproxy    | NOOSPHERE_TEST_HAPROXY                                   |
 """
 
 import os

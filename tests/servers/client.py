@@ -28,7 +28,7 @@ VARIABLES = {
     "browser": ("NOOSPHERE_TEST_BROWSER", "NOOSPHERE_TEST_CHROMEDRIVER"),
     "node": ("NOOSPHERE_TEST_NODE", "NOOSPHERE_TEST_NPM"),
     "compose": ("NOOSPHERE_TEST_COMPOSE",),
-    "caddy": ("NOOSPHERE_TEST_CADDY",),
+    "haproxy": ("NOOSPHERE_TEST_HAPROXY",),
 }
 
 

@@ -18,7 +18,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.servers import browser, bubblewrap, caddy, compose, docker, mysql, node, packages, redis
+from tests.servers import (
+    browser,
+    bubblewrap,
+    compose,
+    docker,
+    haproxy,
+    mysql,
+    node,
+    packages,
+    redis,
+)
 from tests.servers.base import Place, UnavailableError
 
 SERVERS: dict[str, ModuleType] = {
@@ -29,7 +39,7 @@ SERVERS: dict[str, ModuleType] = {
     "browser": browser,
     "node": node,
     "compose": compose,
-    "caddy": caddy,
+    "haproxy": haproxy,
 }
 # The sum of what the slowest server's steps may take.
 _START_TIMEOUT_S = 1500.0
