@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ async def below(pid: int) -> list[int]:
 
 
 @pytest.fixture
-async def killed(wrapped: Boxes, tmp_path: Path) -> tuple[Path, list[int]]:
+async def killed(wrapped: Boxes, tmp_path: Path) -> AsyncIterator[tuple[Path, list[int]]]:
     """The state directory of a server killed with a sandbox running, and what ran under it."""
     folder = tmp_path / "killed"
     server = await serve(folder, "wait")
@@ -80,7 +81,11 @@ async def killed(wrapped: Boxes, tmp_path: Path) -> tuple[Path, list[int]]:
     finally:
         server.send_signal(signal.SIGKILL)
         await server.wait()
-    return folder, pids
+    yield folder, pids
+    cleaner = BubblewrapDriver(state_dir=folder)
+    await cleaner.start()
+    await cleaner.remove("left")
+    await cleaner.aclose()
 
 
 async def test_sandboxes_end_with_a_killed_server(killed: tuple[Path, list[int]]) -> None:
