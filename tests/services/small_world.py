@@ -35,11 +35,13 @@ class NoSandboxes:
 
 
 @asynccontextmanager
-async def process(path: Path, *, sandboxes: Any = None, **options: Any) -> AsyncIterator[Deps]:
-    """Open one process over the SQLite file `path`; several may share it."""
+async def process(
+    path: Path, *, url: str | None = None, sandboxes: Any = None, **options: Any
+) -> AsyncIterator[Deps]:
+    """Open one process over the SQLite file `path`, or the database `url`; several may share it."""
     for module in pkgutil.iter_modules(models.__path__):
         importlib.import_module(f"models.{module.name}")
-    db, bus, embedder = Database(f"sqlite+aiosqlite:///{path}"), LocalBus(None), Embedder()
+    db, bus, embedder = Database(url or f"sqlite+aiosqlite:///{path}"), LocalBus(None), Embedder()
     await bus.start()
     made = Deps(
         options=Options(data_dir=path.parent, **options),
