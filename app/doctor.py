@@ -1,4 +1,4 @@
-"""What works here: configuration, database, bus, provider, and what each sandbox driver enforces."""
+"""What works here: database, bus, provider, and what each sandbox driver enforces."""
 
 import asyncio
 import platform
