@@ -123,8 +123,8 @@ def _sole_owner(settings: Settings) -> Iterator[None]:
         except OSError as error:
             raise ConfigurationError(
                 f"NOOSPHERE_DATA_DIR={settings.data_dir} is in use by another process: "
-                "stop it, take another directory, or set NOOSPHERE_REDIS_URL so that several processes can work "
-                "together"
+                "stop it, take another directory, or set NOOSPHERE_REDIS_URL so that several "
+                "processes can work together"
             ) from error
         yield
 

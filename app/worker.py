@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from prometheus_client import Counter, Gauge
 
 from models.system import Task
-from services import system, tasks, workflows
+from services import system, tasks, tools, workflows
 from services.base import Deps
-from services.events.base import BusUnavailableError
+from services.events.base import BusUnavailableError, NodeUnavailableError
 from services.plans import running
 
 log = logging.getLogger("noosphere.worker")
@@ -20,6 +20,8 @@ HANDLERS = (workflows, running)
 _POLL_S = 1.0
 _ORPHANS_S = 3.0
 _CLEAN_S = 3600.0
+_LOST_TOOLS_S = 30.0
+_OUTAGE_S = 1.0
 _SETTLE_S = 10.0
 _TASKS = Counter("noosphere_tasks", "Tasks ended, by type and outcome.", ["type", "outcome"])
 _RUNNING = Gauge("noosphere_tasks_running", "Tasks this process runs now.")
@@ -38,11 +40,21 @@ class Worker:
 
     async def run(self) -> None:
         """Claim and run tasks until cancelled; returns after everything was given back."""
+        while True:
+            try:
+                await self._run_all()
+            except Exception:
+                # Database or bus are away: they come back, and the worker must be there then.
+                log.exception("the worker was interrupted; it goes on")
+            await asyncio.sleep(_POLL_S)
+
+    async def _run_all(self) -> None:
         await tasks.free_own(self._deps)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claim(group))
             group.create_task(self._every(self._deps.options.task_lease_s / 3, self._renew))
             group.create_task(self._every(_CLEAN_S, self._clean))
+            group.create_task(self._every(_LOST_TOOLS_S, self._settle_lost_tools))
             suspects: set[str] = set()
             group.create_task(self._every(_ORPHANS_S, lambda: self._free_orphans(suspects)))
 
@@ -53,7 +65,9 @@ class Worker:
                 claimed: list[Task] = []
                 if slots > 0:
                     try:
-                        claimed = await tasks.claim(self._deps, limit=min(slots, 20))
+                        claimed = await tasks.claim(
+                            self._deps, limit=min(slots, 20), running=tuple(self._running)
+                        )
                     except Exception:
                         # A database that is away comes back; the worker must still be there then.
                         log.exception("tasks could not be claimed; trying again")
@@ -96,6 +110,11 @@ class Worker:
             await tasks.release(self._deps, task, delay_s=later.delay_s)
             return "postponed"
         except Exception as error:
+            if _is_outage(error):
+                # Nobody's fault: it must not use up the tries of the task.
+                log.warning("task %s waits for the bus", task.task_type, extra={"task_id": task.id})
+                await tasks.release(self._deps, task, delay_s=_OUTAGE_S)
+                return "postponed"
             log.exception(
                 "task %s failed", task.task_type, extra={"task_id": task.id, **task.payload}
             )
@@ -133,6 +152,11 @@ class Worker:
         if any(dropped.values()):
             log.info("old rows dropped", extra=dropped)
 
+    async def _settle_lost_tools(self) -> None:
+        lost = await tools.settle_lost(self._deps)
+        if lost:
+            log.warning("runs of tools settled whose process had ended: %d", lost)
+
     async def _free_orphans(self, suspects: set[str]) -> None:
         """Free the tasks of nodes found dead twice in a row."""
         alive = await self._deps.bus.nodes()
@@ -156,6 +180,13 @@ class Worker:
                 log.warning("bus unavailable; the worker goes on")
             except Exception:
                 log.exception("housekeeping failed; trying again later")
+
+
+def _is_outage(error: Exception) -> bool:
+    """Tell whether a task failed because the bus did not answer, and for nothing else."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_outage, error.exceptions))
+    return isinstance(error, BusUnavailableError) and not isinstance(error, NodeUnavailableError)
 
 
 @asynccontextmanager

@@ -448,7 +448,10 @@ _EVENT_FIELDS = ("message_id", "tool_call_id")
 async def _event(info: Info, item: streams.Item, conversation_id: str) -> ConversationEvent:
     if isinstance(item, streams.Appended):
         return MessageDelta(
-            cursor=item.cursor, message_id=item.key, offset=item.offset, text=item.text
+            cursor=item.cursor,
+            message_id=item.key.split(":")[0],
+            offset=item.offset,
+            text=item.text,
         )
     if isinstance(item, streams.Restarted):
         await info.context.pin(item.connection, item.release)

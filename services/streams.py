@@ -12,7 +12,7 @@ misses is read again. So a lost signal costs time, never data.
 import asyncio
 import base64
 import itertools
-import time
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -20,16 +20,20 @@ from typing import Any
 
 import orjson
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.system import Event, Topic
 from services.base import Deps
 from services.errors import RequestError
-from services.events.base import News, Tap
+from services.events.base import BusUnavailableError, News, Tap
 
+log = logging.getLogger("noosphere.streams")
 # A follower that heard nothing for so long looks again, in case a signal was lost.
 _IDLE_S = 5.0
 _BATCH = 500
+# How long a writer waits before it tries a bus again that did not answer.
+_AWAY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +143,41 @@ class Source:
     replays: bool = False
 
 
-async def append_text(deps: Deps, topic: str, key: str, offset: int, text: str) -> None:
-    """Add to a growing text: kept by the bus, then sent to followers."""
-    await deps.bus.append(topic, {"key": key, "offset": offset, "text": text})
+async def append_text(deps: Deps, topic: str, key: str, offset: int, text: str) -> int:
+    """Add to a growing text: kept by the bus, then sent to followers. Gives its number in the log.
+
+    Raises BusUnavailableError.
+    """
+    return await deps.bus.append(topic, {"key": key, "offset": offset, "text": text})
 
 
 async def read_text(deps: Deps, topic: str, key: str, stored: str) -> str:
-    """Give a growing text: what is stored of it, and what the bus has beyond that."""
-    log = await deps.bus.read(topic)
-    return _extend(stored, log.entries, key)
+    """Give a growing text: what is stored of it, and what the bus, if it answers, has beyond."""
+    return _extend(stored, await _entries(deps, topic), key)
+
+
+async def resume_text(deps: Deps, topic: str, key: str, stored: str) -> tuple[str, bool]:
+    """Give a growing text as it was sent, for another writer to go on with.
+
+    The second value is False when more may have been sent than is known: the log was lost. Raises
+    BusUnavailableError.
+    """
+    entries = (await deps.bus.read(topic)).entries
+    ends = [_end(news) for news in entries if news.data.get("key") == key]
+    text = _extend(stored, entries, key)
+    return text, not stored or len(text) <= max(ends, default=0)
+
+
+async def _entries(deps: Deps, topic: str) -> Sequence[News]:
+    try:
+        return (await deps.bus.read(topic)).entries
+    except BusUnavailableError:
+        # The writer stores what it cannot send.
+        return ()
+
+
+def _end(news: News) -> int:
+    return int(news.data["offset"]) + len(news.data["text"])
 
 
 def _extend(text: str, entries: Sequence[News], key: str) -> str:
@@ -234,42 +264,65 @@ class _Follower:
 
     async def _catch_up(self) -> AsyncGenerator[Item, None]:
         """Give all events after the last one, then what growing texts have gained."""
-        is_complete = False
         while not self.is_over:
-            async with self.deps.db.reading() as connection:
-                if self.source.is_complete is not None:
-                    # Asked before the events are read: what ends a topic is its last event.
-                    is_complete = await self.source.is_complete(connection)
-                rows = (
-                    await connection.execute(
-                        select(Event.seq, Event.type, Event.payload)
-                        .where(Event.topic == self.source.topic, Event.seq > self.seq)
-                        .order_by(Event.seq)
-                        .limit(_BATCH)
-                    )
-                ).all()
-            for row in rows:
-                async with aclosing(self._event(Fact(*row))) as items:
-                    async for item in items:
-                        yield item
-                if self.is_over:
-                    return
-            if len(rows) < _BATCH:
-                self.is_over = is_complete
+            facts, is_kept, is_complete = await self._page()
+            if not is_kept or any(map(self.source.restarts, facts)):
+                # What lies before a new beginning need not be told.
+                items = self._restart()
+            else:
+                items = self._events(facts)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+            if is_kept and len(facts) < _BATCH:
+                self.is_over = self.is_over or is_complete
                 break
-        async for item in self._gained():
-            yield item
+        if not self.is_over:
+            async for item in self._gained():
+                yield item
+
+    async def _page(self) -> tuple[list[Fact], bool, bool]:
+        """Give the next events, whether none before them is missing, and whether more can come."""
+        is_complete = False
+        async with self.deps.db.reading() as connection:
+            if self.source.is_complete is not None:
+                # Asked before the events are read: what ends a topic is its last event.
+                is_complete = await self.source.is_complete(connection)
+            rows = await connection.execute(
+                select(Event.seq, Event.type, Event.payload)
+                .where(Event.topic == self.source.topic, Event.seq > self.seq)
+                .order_by(Event.seq)
+                .limit(_BATCH)
+            )
+            facts = [Fact(*row) for row in rows]
+            # Asked after them: what was dropped before they were read has raised the floor.
+            topic = (
+                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
+            ).first()
+        if topic is None:
+            return facts, self.epoch == "", is_complete
+        self.epoch = self.epoch or topic.epoch
+        is_kept = topic.epoch == self.epoch and topic.first_seq - 1 <= self.seq <= topic.seq
+        return facts, is_kept, is_complete
+
+    async def _events(self, facts: Sequence[Fact]) -> AsyncGenerator[Item, None]:
+        for fact in facts:
+            async with aclosing(self._event(fact)) as items:
+                async for item in items:
+                    yield item
+            if self.is_over:
+                return
 
     async def _gained(self) -> AsyncGenerator[Item, None]:
         """Give, as one append each, what texts have beyond what the follower has."""
         if not self.offsets:
             return
-        log = await self.deps.bus.read(self.source.topic)
+        entries = await _entries(self.deps, self.source.topic)
         async with self.deps.db.reading() as connection:
             stored = await self.source.growing(connection)
         for key in list(self.offsets):
             if key in stored:
-                item = self._append(key, 0, _extend(stored[key], log.entries, key))
+                item = self._append(key, 0, _extend(stored[key], entries, key))
                 if item is not None:
                     yield item
 
@@ -325,8 +378,9 @@ class _Follower:
             self.offsets[begun] = 0
         self.seq = event.seq
         if self.source.restarts(event):
-            async for item in self._restart():
-                yield item
+            async with aclosing(self._restart()) as items:
+                async for item in items:
+                    yield item
             return
         self.is_over = self.source.is_last(event)
         yield Happened(self._cursor(), event.seq, event.type, event.payload)
@@ -336,12 +390,14 @@ class TextWriter:
     """Gathers the small pieces of one growing text and sends them every few milliseconds.
 
     `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`;
-    every
-    `options.text_checkpoint_s` seconds `checkpoint(text)` stores what was sent.
+    every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what there is. A bus that is
+    away only delays the sending, and followers get the text from where it is stored; a database
+    that is away only delays the storing.
 
     A writer that goes on after a crash begins with the `text` sent so far. What it is given from
     `replay_from` on is compared with that text and not sent again, as long as it is the same; where
-    it differs, `rewind(text)` is called with the part that holds, and writing goes on from there.
+    it differs, `rewind(text)` is called with the part that holds; it stores that and gives the key
+    under which writing goes on from there.
     """
 
     def __init__(
@@ -351,61 +407,102 @@ class TextWriter:
         key: str,
         *,
         checkpoint: Callable[[str], Awaitable[None]],
-        rewind: Callable[[str], Awaitable[None]] | None = None,
+        rewind: Callable[[str], Awaitable[str]] | None = None,
         text: str = "",
         replay_from: int | None = None,
     ) -> None:
         self._deps, self._topic, self._key = deps, topic, key
         self._checkpoint, self._rewind = checkpoint, rewind
-        self._sent = text
+        self._sent = self._stored = text
         self.text = text if replay_from is None else text[:replay_from]
-        self._window_s = deps.options.text_flush_ms / 1000
+        self._head = 0
+        self._is_away = False
         self._pending = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._checkpointed_at = time.monotonic()
+        self._storing = asyncio.Lock()
 
     async def write(self, piece: str) -> None:
-        """Add a piece to the text."""
+        """Add a piece to the text. Raises what `rewind` raises."""
         self.text += piece
         if len(self.text) > len(self._sent):
             self._pending.set()
         elif not self._sent.startswith(self.text):
-            await self._diverge()
+            async with self._sending:
+                await self._diverge()
 
     async def run(self) -> None:
-        """Send what gathers until cancelled."""
+        """Send and store what gathers until cancelled. Raises what `rewind` raises."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_sending())
+            group.create_task(self._keep_storing())
+
+    async def _keep_sending(self) -> None:
+        window_s = self._deps.options.text_flush_ms / 1000
         while True:
             await self._pending.wait()
-            await self.flush()
-            await asyncio.sleep(self._window_s)
+            is_sent = await self.flush()
+            await asyncio.sleep(window_s if is_sent else max(window_s, _AWAY_S))
 
-    async def flush(self) -> None:
-        """Send what has gathered, and store it when the last checkpoint is old."""
+    async def _keep_storing(self) -> None:
+        while True:
+            await asyncio.sleep(self._deps.options.text_checkpoint_s)
+            await self.store()
+
+    async def flush(self) -> bool:
+        """Send what has gathered; False when the bus does not answer. Nothing is lost then."""
         async with self._sending:
             self._pending.clear()
-            text = self.text
-            if len(text) > len(self._sent):
-                if not text.startswith(self._sent):
-                    await self._diverge()
-                start = len(self._sent)
-                await append_text(self._deps, self._topic, self._key, start, text[start:])
-                self._sent = text
-            if time.monotonic() - self._checkpointed_at > self._deps.options.text_checkpoint_s:
-                self._checkpointed_at = time.monotonic()
-                await self._checkpoint(self._sent)
+            if len(self.text) > len(self._sent) and not self.text.startswith(self._sent):
+                await self._diverge()
+            text, start = self.text, len(self._sent)
+            if len(text) <= start:
+                return True
+            try:
+                head = await append_text(self._deps, self._topic, self._key, start, text[start:])
+                if head <= self._head:
+                    # The log began anew (Redis lost it): it is made whole again.
+                    head = await append_text(self._deps, self._topic, self._key, 0, text)
+            except BusUnavailableError as error:
+                self._pending.set()
+                if not self._is_away:
+                    log.warning("text is sent later: %s", error, extra={"topic": self._topic})
+                self._is_away = True
+                return False
+            self._head, self._sent, self._is_away = head, text, False
+            return True
+
+    async def store(self) -> bool:
+        """Store what there is, unless it is stored; False when the database does not answer."""
+        async with self._storing:
+            # While a crash is made good for, the text sent before is longer than the one at hand.
+            text = self.text if self.text.startswith(self._sent) else self._sent
+            if text == self._stored:
+                return True
+            try:
+                await self._checkpoint(text)
+            except SQLAlchemyError as error:
+                log.warning("text is stored later: %s", error, extra={"topic": self._topic})
+                return False
+            self._stored = text
+            return True
 
     async def settle(self) -> None:
-        """Send the rest; the text is complete as it is, whatever was sent before a crash."""
+        """Send the rest; the text is complete as it is, whatever was sent before a crash.
+
+        What a bus that is away did not take, followers get from where the caller stores it.
+        """
         await self.flush()
-        if len(self._sent) > len(self.text):
-            await self._diverge()
+        async with self._sending:
+            if len(self._sent) > len(self.text):
+                await self._diverge()
 
     async def _diverge(self) -> None:
         pairs = zip(self.text, self._sent, strict=False)
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         kept = self._sent[:same]
-        self._sent = kept
-        if self._rewind is not None:
-            await self._rewind(kept)
+        async with self._storing:
+            if self._rewind is not None:
+                self._key = await self._rewind(kept)
+            self._sent = self._stored = kept
         if len(self.text) > len(kept):
             self._pending.set()

@@ -5,7 +5,7 @@ lease while it works; when the lease runs out (the worker was killed), another c
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -90,23 +90,29 @@ def enqueue(
     return task
 
 
-async def claim(deps: Deps, *, limit: int) -> list[Task]:
-    """Lease up to `limit` tasks that are due to this node, the most urgent and oldest first."""
-    earlier = aliased(Task)
+async def claim(deps: Deps, *, limit: int, running: Collection[str] = ()) -> list[Task]:
+    """Lease up to `limit` tasks that are due to this node, the most urgent and oldest first.
+
+    Those in `running` are not taken: this node runs them, though a lease may just have run out.
+    """
+    other = aliased(Task)
     at = now()
     due = or_(
         and_(Task.status == TaskStatus.PENDING, Task.run_at <= at),
         and_(Task.status == TaskStatus.RUNNING, Task.leased_until < at),
     )
+    is_earlier = and_(
+        other.id < Task.id, other.status.in_((TaskStatus.PENDING, TaskStatus.RUNNING))
+    )
+    # Ids are made by many clocks: one that runs is waited for, whatever its id.
+    is_held = and_(other.status == TaskStatus.RUNNING, other.leased_until >= at)
     is_first = ~exists().where(
-        earlier.lane == Task.lane,
-        earlier.id < Task.id,
-        earlier.status.in_((TaskStatus.PENDING, TaskStatus.RUNNING)),
+        other.lane == Task.lane, other.id != Task.id, or_(is_earlier, is_held)
     )
     mine = or_(Task.node_id.is_(None), Task.node_id == deps.bus.node_id)
     statement = (
         select(Task)
-        .where(due, mine, is_first, Task.task_type.in_(kinds))
+        .where(due, mine, is_first, Task.task_type.in_(kinds), Task.id.not_in(running))
         .order_by(Task.priority.desc(), Task.id)
         .limit(limit)
     )
@@ -200,7 +206,12 @@ async def _settle(deps: Deps, task: Task, **values: Any) -> None:
     async with work(deps) as unit:
         await unit.session.execute(
             update(Task)
-            .where(Task.id == task.id, Task.lease_owner == deps.bus.node_id)
+            .where(
+                Task.id == task.id,
+                Task.lease_owner == deps.bus.node_id,
+                # What is settled stays so: a cancellation may come just after.
+                Task.status == TaskStatus.RUNNING,
+            )
             .values(**values)
         )
         unit.after_commit(lambda: deps.bus.publish(WAKE_TOPIC, {}))

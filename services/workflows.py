@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
 from models.conversations import Conversation, Message, MessageToolCall
@@ -18,6 +19,7 @@ from services.accounts.sessions import viewer_of
 from services.base import Deps, Viewer, work
 from services.conversations import messages, prompts, threads
 from services.errors import UserErrorCode
+from services.events.base import BusUnavailableError, Tap
 from services.llm.base import (
     ChatMessage,
     ChatRequest,
@@ -28,7 +30,7 @@ from services.llm.base import (
     TextDelta,
     ToolCall,
 )
-from services.streams import TextWriter, read_text
+from services.streams import TextWriter, read_text, resume_text
 from services.tools import ToolContext
 from services.tools import execute as execute_tool
 from services.tools import specs as tool_specs
@@ -65,6 +67,10 @@ async def _answer_is_dead(deps: Deps, task: Task, reason: str) -> None:
     async with work(deps) as unit:
         message = await unit.lock(Message, task.payload["id"])
         if message is not None and not message.status.is_final:
+            key = messages.text_key(message.id, messages.attempt(message.meta))
+            topic = threads.topic(message.conversation_id)
+            # All that was sent, and perhaps not stored yet, stays.
+            message.content = await read_text(deps, topic, key, message.content)
             messages.end(
                 unit,
                 message,
@@ -158,7 +164,12 @@ async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
     prompt = [prompts.system()]
     for earlier in past:
         prompt += prompts.chat(earlier, calls[earlier.id])
-    sent = await read_text(deps, topic, message.id, message.content)
+    key = messages.text_key(message.id, messages.attempt(message.meta))
+    sent, is_known = await resume_text(deps, topic, key, message.content)
+    if not is_known:
+        key = await _rewind(deps, message, sent)
+    elif sent != message.content:
+        await _checkpoint(deps, message.id, sent)
     finished = _finished_rounds(calls[message.id])
     own, done = prompts.rounds(sent, finished)
     async with work(deps) as unit:
@@ -166,7 +177,7 @@ async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
     writer = TextWriter(
         deps,
         topic,
-        message.id,
+        key,
         checkpoint=lambda text: _checkpoint(deps, message.id, text),
         rewind=lambda text: _rewind(deps, message, text),
         text=sent,
@@ -191,34 +202,54 @@ async def _checkpoint(deps: Deps, message_id: str, text: str) -> None:
         )
 
 
-async def _rewind(deps: Deps, message: Message, text: str) -> None:
-    """Take back the text after the part that holds: what was sent cannot be written again."""
-    topic = threads.topic(message.conversation_id)
-    await deps.bus.expire(topic, 0)
+async def _rewind(deps: Deps, message: Message, text: str) -> str:
+    """Take back the text after the part that holds: what was sent cannot be written again.
+
+    Gives the key of the text that goes on from there.
+    """
     async with work(deps) as unit:
-        await unit.session.execute(
-            update(Message).where(Message.id == message.id).values(content=text)
+        row = await unit.lock(Message, message.id)
+        if row is None:
+            # Deleted meanwhile: nobody follows it any more.
+            return messages.text_key(message.id, 0)
+        key = messages.take_back(row, text)
+        unit.record(
+            threads.topic(message.conversation_id), "MessageRewound", {"message_id": message.id}
         )
-        unit.record(topic, "MessageRewound", {"message_id": message.id, "length": len(text)})
+        return key
 
 
-async def _watch(draft: _Draft, control: Any, writing: "asyncio.Task[Any]") -> None:
+async def _watch(draft: _Draft, control: Tap, writing: "asyncio.Task[Any]") -> None:
     """Cancel the writing when its stop is asked for; news may get lost, so look at the row."""
     while True:
         news = await control.get(_CONTROL_POLL_S)
+        control.lost()
         if news is not None and news.data.get("stop") not in (draft.message.id, "all"):
             continue
-        async with draft.deps.db.reading() as connection:
-            row = (
-                await connection.execute(
-                    select(Message.stop_requested_at, Conversation.status)
-                    .join(Conversation, Conversation.id == Message.conversation_id)
-                    .where(Message.id == draft.message.id)
-                )
-            ).first()
-        if row is None or row.stop_requested_at or row.status is ConversationStatus.DELETED:
+        try:
+            is_wanted = await _is_wanted(draft)
+        except SQLAlchemyError:
+            log.warning("the answer could not be looked at", exc_info=True)
+            continue
+        if not is_wanted:
             writing.cancel()
             return
+
+
+async def _is_wanted(draft: _Draft) -> bool:
+    async with draft.deps.db.reading() as connection:
+        row = (
+            await connection.execute(
+                select(Message.stop_requested_at, Conversation.status)
+                .join(Conversation, Conversation.id == Message.conversation_id)
+                .where(Message.id == draft.message.id)
+            )
+        ).first()
+    return (
+        row is not None
+        and row.stop_requested_at is None
+        and row.status is not ConversationStatus.DELETED
+    )
 
 
 async def _write(draft: _Draft) -> BaseException | None:
@@ -260,9 +291,7 @@ async def _turn(draft: _Draft, *, with_tools: bool) -> list[ToolCall]:
                 calls.append(event.call)
     if calls:
         draft.prompt.append(
-            ChatMessage(
-                role=Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls
-            )
+            ChatMessage(role=Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls)
         )
     return calls
 
@@ -369,7 +398,10 @@ async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bo
             code, reason = _explain(draft, ended)
             log.warning("answer failed: %s", reason, extra={"message_id": message.id})
             messages.end(unit, message, MessageStatus.FAILED, error_code=code, error_message=reason)
-    await draft.deps.bus.expire(draft.topic, _LOG_TTL_S)
+    try:
+        await draft.deps.bus.expire(draft.topic, _LOG_TTL_S)
+    except BusUnavailableError:
+        log.info("the log of a finished answer goes with those nobody writes to")
 
 
 async def _cancel_open_calls(session: Any, message_id: str) -> None:

@@ -11,6 +11,7 @@ from models.states import MessageStatus
 from services import access, streams
 from services.base import Deps, Viewer
 from services.conversations import threads
+from services.conversations.messages import attempt, text_key
 from services.errors import RequestError
 from services.streams import Fact, Item, Source
 
@@ -40,14 +41,24 @@ async def follow(
 def _source(conversation_id: str) -> Source:
     async def growing(connection: AsyncConnection) -> dict[str, str]:
         rows = await connection.execute(
-            select(Message.id, Message.content).where(
+            select(Message.id, Message.meta, Message.content).where(
                 Message.conversation_id == conversation_id, Message.status.in_(_OPEN)
             )
         )
-        return {row.id: row.content for row in rows}
+        return {text_key(id_, attempt(meta)): content for id_, meta, content in rows}
 
     async def stored(connection: AsyncConnection, key: str) -> str | None:
-        return await connection.scalar(select(Message.content).where(Message.id == key))
+        message_id = key.partition(":")[0]
+        row = (
+            await connection.execute(
+                select(Message.meta, Message.content).where(Message.id == message_id)
+            )
+        ).first()
+        if row is None:
+            return None
+        meta, content = row
+        # The text of an attempt that was given up is not there any more: a reset follows.
+        return str(content) if text_key(message_id, attempt(meta)) == key else None
 
     return Source(
         topic=threads.topic(conversation_id),
@@ -61,11 +72,11 @@ def _source(conversation_id: str) -> Source:
 
 def _begins(fact: Fact) -> str | None:
     if fact.type == "MessageAdded" and fact.payload["is_growing"]:
-        return str(fact.payload["message_id"])
+        return text_key(fact.payload["message_id"], 0)
     return None
 
 
 def _ends(fact: Fact) -> str | None:
     if fact.type in ("MessageCompleted", "MessageFailed"):
-        return str(fact.payload["message_id"])
+        return text_key(fact.payload["message_id"], fact.payload["attempt"])
     return None

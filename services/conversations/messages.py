@@ -6,7 +6,9 @@ given one at a time, in the order of the messages, each knowing what came before
 """
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
@@ -143,6 +145,23 @@ async def _admit(unit: Work, conversation: Conversation, *, path: str) -> None:
         )
 
 
+def text_key(message_id: str, number: int) -> str:
+    """Name the growing text of one attempt at an answer."""
+    return f"{message_id}:{number}"
+
+
+def attempt(meta: Mapping[str, Any] | None) -> int:
+    """Give how often the text of a message was taken back, from its metadata."""
+    return int((meta or {}).get("attempt", 0))
+
+
+def take_back(message: Message, kept: str) -> str:
+    """Begin another attempt at an answer that holds up to `kept`; gives the key of its text."""
+    number = attempt(message.meta) + 1
+    message.content, message.meta = kept, {**(message.meta or {}), "attempt": number}
+    return text_key(message.id, number)
+
+
 def _announce(unit: Work, message: Message) -> None:
     unit.record(
         threads.topic(message.conversation_id),
@@ -164,7 +183,8 @@ def end(
     message.status, message.completed_at = status, at or now()
     message.error_code, message.error_message = error_code, error_message
     kind = "MessageFailed" if status is MessageStatus.FAILED else "MessageCompleted"
-    unit.record(threads.topic(message.conversation_id), kind, {"message_id": message.id})
+    payload = {"message_id": message.id, "attempt": attempt(message.meta)}
+    unit.record(threads.topic(message.conversation_id), kind, payload)
 
 
 async def _answer_of(
@@ -221,6 +241,7 @@ async def stop(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
             if left <= 0:
                 break
             await tap.get(min(left, 0.5))
+            tap.lost()
             row = await _read(deps, message_id) or row
     return row
 
@@ -259,14 +280,13 @@ async def retry(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
 
 async def restart(unit: Work, message: Message) -> None:
     """Empty an answer, so that it can be written again; followers begin anew."""
-
     await unit.session.execute(
         delete(MessageToolCall).where(MessageToolCall.message_id == message.id)
     )
-    message.content, message.status = "", MessageStatus.PENDING
+    take_back(message, "")
+    message.status = MessageStatus.PENDING
     message.stop_requested_at = message.completed_at = None
     message.error_code = message.error_message = None
     message.input_tokens = message.output_tokens = message.cost_usd = None
-    topic, bus = threads.topic(message.conversation_id), unit.deps.bus
+    topic = threads.topic(message.conversation_id)
     unit.record(topic, "MessageRestarted", {"message_id": message.id})
-    await bus.expire(topic, 0)

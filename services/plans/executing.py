@@ -118,6 +118,12 @@ async def finish(
         is_canceled = status is RunState.CANCELED
         step.status = RunState.CANCELED if was_running or is_canceled else RunState.SKIPPED
         step.completed_at = now()
+        if was_running:
+            # All that was sent, and perhaps not stored yet, stays.
+            key = output_key(step.id, step.attempt)
+            step.output = await streams.read_text(
+                unit.deps, topic(execution.id), key, step.output or ""
+            )
         await mirror(unit, step)
         announce(unit, "PlanStepFinished", step)
     execution.status, execution.completed_at = status, now()

@@ -1,6 +1,7 @@
 """The task that runs a plan: ready steps side by side, dependants of failures skipped."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now, row_columns, rows_of
 from models.plans import PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
@@ -16,6 +18,7 @@ from models.system import Task
 from services import memories, tasks
 from services.accounts.sessions import viewer_of
 from services.base import Deps, Viewer, work
+from services.events.base import BusUnavailableError, Tap
 from services.llm.base import (
     ChatMessage,
     ChatRequest,
@@ -31,6 +34,7 @@ from services.tools import Outcome, ToolContext
 from services.tools import execute as execute_tool
 from services.tools import specs as tool_specs
 
+log = logging.getLogger("noosphere.plans")
 _CONTROL_POLL_S = 2.0
 _PROMPT_ROUNDS = 4
 _LOG_TTL_S = 3600.0
@@ -71,12 +75,14 @@ async def run(deps: Deps, task: Task) -> None:
     started = await _load(deps, task.payload["id"])
     if started is None:
         return
-    async with deps.bus.attach(f"control:{started.execution.id}") as control:
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(_schedule(started))
-            watching = group.create_task(_watch(started, control, running))
-            await asyncio.wait({running})
-            watching.cancel()
+    async with (
+        deps.bus.attach(f"control:{started.execution.id}") as control,
+        asyncio.TaskGroup() as group,
+    ):
+        running = group.create_task(_schedule(started))
+        watching = group.create_task(_watch(started, control, running))
+        await asyncio.wait({running})
+        watching.cancel()
     await _finish(started, is_canceled=running.cancelled())
 
 
@@ -121,15 +127,21 @@ async def _load(deps: Deps, execution_id: str) -> _Run | None:
         return _Run(deps, viewer, execution.frozen(), steps, depends_on, rows)
 
 
-async def _watch(run: _Run, control: Any, running: "asyncio.Task[None]") -> None:
+async def _watch(run: _Run, control: Tap, running: "asyncio.Task[None]") -> None:
+    """Cancel the run when that is asked for; news may get lost, so look at the row."""
     while True:
         await control.get(_CONTROL_POLL_S)
-        async with run.deps.db.reading() as connection:
-            requested = await connection.scalar(
-                select(PlanExecution.cancel_requested_at).where(
-                    PlanExecution.id == run.execution.id
+        control.lost()
+        try:
+            async with run.deps.db.reading() as connection:
+                requested = await connection.scalar(
+                    select(PlanExecution.cancel_requested_at).where(
+                        PlanExecution.id == run.execution.id
+                    )
                 )
-            )
+        except SQLAlchemyError:
+            log.warning("the run could not be looked at", exc_info=True)
+            continue
         if requested is not None:
             running.cancel()
             return
@@ -326,4 +338,7 @@ async def _finish(run: _Run, *, is_canceled: bool) -> None:
                 await executing.finish(unit, execution, RunState.FAILED, error=reasons)
             else:
                 await executing.finish(unit, execution, RunState.COMPLETED)
-    await run.deps.bus.expire(executing.topic(run.execution.id), _LOG_TTL_S)
+    try:
+        await run.deps.bus.expire(executing.topic(run.execution.id), _LOG_TTL_S)
+    except BusUnavailableError:
+        log.info("the log of a finished run goes with those nobody writes to")
