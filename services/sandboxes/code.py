@@ -22,8 +22,15 @@ log = logging.getLogger("noosphere.sandboxes")
 CODE_BYTES = executions.STDIN_BYTES
 PURPOSE = "tools"
 Locks = weakref.WeakValueDictionary[str, asyncio.Lock]
-_COMMANDS = {"python": "python3 -", "sh": "/bin/sh -s"}
-_NAMES = {"python": "python", "python3": "python", "py": "python", "sh": "sh", "shell": "sh"}
+_COMMANDS = {"python": "python3 -", "bash": "bash -s", "sh": "/bin/sh -s"}
+_NAMES = {
+    "python": "python",
+    "python3": "python",
+    "py": "python",
+    "bash": "bash",
+    "sh": "sh",
+    "shell": "sh",
+}
 _TRIES = 3
 _CANCEL_S = 10.0
 _MARGIN = timedelta(seconds=30)
