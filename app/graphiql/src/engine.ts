@@ -224,7 +224,7 @@ export class Engine {
     const token = await this.session.token();
     let answer = await post(this.endpoint, params, { token, headers, signal });
     if (token && isUnauthenticated(answer)) {
-      await this.session.refresh();
+      await this.session.refresh(token);
       const fresh = this.session.signed?.token ?? null;
       if (fresh !== token) answer = await post(this.endpoint, params, { token: fresh, headers, signal });
     }

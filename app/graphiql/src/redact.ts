@@ -35,6 +35,8 @@ function inside(value: unknown, spared: readonly string[]): unknown {
   return Object.fromEntries(entries) as unknown;
 }
 
+const APART = new Set(["graphiql:query", "graphiql:variables", "graphiql:headers"]);
+
 /** localStorage for tabs, history and settings, that never keeps a password or a token. */
 export class RedactingStorage {
   constructor(
@@ -46,12 +48,16 @@ export class RedactingStorage {
     return this.storage.length;
   }
 
+  /**
+   * The texts typed last are kept with their tab. GraphiQL keeps them apart as well, and opens one
+   * more tab whenever the two differ, so it does not find them here.
+   */
   getItem(key: string): string | null {
-    return this.storage.getItem(key);
+    return APART.has(key) ? null : this.storage.getItem(key);
   }
 
   setItem(key: string, value: string): void {
-    this.storage.setItem(key, redact(value, this.spared));
+    if (!APART.has(key)) this.storage.setItem(key, redact(value, this.spared));
   }
 
   removeItem(key: string): void {

@@ -39,6 +39,8 @@ const LEASE_KEY = "noosphere:refreshing";
 const MARGIN_MS = 30_000;
 /** A failed refresh (no network, server restarting) is tried again after this, in ms. */
 const RETRY_MS = 5_000;
+/** How long one tab's writes to localStorage may take to reach another, in ms; generous. */
+const SETTLE_MS = 150;
 /** The longest delay a browser's timer can hold, in ms. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -149,9 +151,12 @@ export class Session {
     }
   }
 
-  /** Exchange the refresh token for a new pair; signs out when the server refuses it. */
-  async refresh(): Promise<void> {
-    this.refreshing ??= this.exclusively(() => this.exchange()).finally(() => {
+  /**
+   * Exchange the refresh token for a new pair; signs out when the server refuses it. Does nothing
+   * when `refused`, the token found wanting, has been replaced already.
+   */
+  async refresh(refused: string | null = this.signed?.token ?? null): Promise<void> {
+    this.refreshing ??= this.exclusively(() => this.exchange(refused)).finally(() => {
       this.refreshing = null;
     });
     await this.refreshing;
@@ -167,15 +172,13 @@ export class Session {
     if (!this.adopt(result)) throw new SignInError([{ message: "The server opened no session." }]);
   }
 
-  private async exchange(): Promise<void> {
-    const before = this.signed;
-    const stored = read(this.storage);
-    if (stored?.token !== before?.token) {
-      this.adoptStored();
-      if (stored && remaining(stored) > MARGIN_MS) return;
-    }
+  private async exchange(refused: string | null): Promise<void> {
+    // What another tab has just stored may take a moment to arrive, and using its old refresh
+    // token again would end the session.
+    await pause(SETTLE_MS);
+    if (read(this.storage)?.token !== this.signed?.token) this.adoptStored();
     const current = this.signed;
-    if (!current) return;
+    if (!current || current.token !== refused) return;
     const variables = { refreshToken: current.refreshToken };
     let answer: HttpAnswer;
     try {
@@ -186,9 +189,12 @@ export class Session {
     }
     const payload = answer.result.data?.sessionRefresh as SessionPayload | null | undefined;
     if (payload?.session) {
-      this.store({ ...payload.session, account: current.account }, null);
+      // Somebody who signed out while the answer was under way stays signed out.
+      if (this.signed?.token === current.token) {
+        this.store({ ...payload.session, account: this.signed.account }, null);
+      }
     } else if (payload?.errors?.length || isUnauthenticated(answer)) {
-      this.store(null, "Your session ended. Sign in again.");
+      this.end(current.token);
     } else {
       this.schedule(RETRY_MS);
     }
@@ -197,23 +203,35 @@ export class Session {
   /** Ask who the token belongs to; an unknown token is refreshed once before it is given up. */
   private async check(): Promise<void> {
     try {
-      let answer = await this.viewer();
-      if (isUnauthenticated(answer) || (answer.result.data && !answer.result.data.viewer)) {
-        await this.refresh();
-        if (!this.signed) return;
-        answer = await this.viewer();
+      for (const isLast of [false, true]) {
+        const token = await this.token();
+        if (!token) return;
+        const answer = await post(this.endpoint, { query: VIEWER }, { token });
+        const viewer = answer.result.data?.viewer as Account | null | undefined;
+        if (viewer) {
+          this.name(token, { id: viewer.id, username: viewer.username });
+          return;
+        }
+        if (!isUnauthenticated(answer) && answer.result.data?.viewer !== null) return;
+        if (isLast) this.end(token);
+        else await this.refresh(token);
       }
-      const viewer = answer.result.data?.viewer as Account | null | undefined;
-      const signed = this.signed;
-      if (viewer && signed) this.store({ ...signed, account: { id: viewer.id, username: viewer.username } }, null);
-      else if (answer.result.data) this.store(null, "Your session ended. Sign in again.");
     } catch {
       // The server is away; the stored session is kept and the next request tells more.
     }
   }
 
-  private async viewer() {
-    return post(this.endpoint, { query: VIEWER }, { token: await this.token() });
+  /** Note whose token this is, unless it was replaced meanwhile, by this page or by another tab. */
+  private name(token: string, account: Account): void {
+    const signed = this.signed;
+    if (signed?.token !== token || signed.account?.id === account.id) return;
+    if (read(this.storage)?.token === token) this.store({ ...signed, account }, null);
+  }
+
+  /** Forget a session whose token is refused, unless the token was replaced meanwhile. */
+  private end(token: string): void {
+    if (read(this.storage)?.token === token) this.store(null, "Your session ended. Sign in again.");
+    else this.adoptStored();
   }
 
   private store(signed: Signed | null, notice: string | null): void {
@@ -233,7 +251,10 @@ export class Session {
     const signed = this.signed;
     if (!signed) return;
     const delay = after ?? remaining(signed) - margin(signed);
-    this.timer = setTimeout(() => void this.refresh(), Math.min(Math.max(delay, 0), MAX_TIMER_MS));
+    this.timer = setTimeout(
+      () => void this.refresh(signed.token),
+      Math.min(Math.max(delay, 0), MAX_TIMER_MS),
+    );
   }
 
   /** Run `work` in one tab at a time. Web Locks need a secure context; a lease stands in for them. */

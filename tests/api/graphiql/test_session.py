@@ -63,6 +63,18 @@ def test_two_browser_tabs_share_one_refresh(browser: Chrome, serve: Serve) -> No
     assert graphiql.stored("noosphere:session") is not None
 
 
+def test_a_page_opened_again_has_the_tabs_it_had(browser: Chrome, serve: Serve) -> None:
+    graphiql = _signed_in(browser, serve())
+    before = graphiql.tabs()
+    # Tabs are kept half a second after the last change.
+    graphiql.until("localStorage['graphiql:tabState']")
+    for _ in range(2):
+        browser.switch_to.new_window("tab")
+        graphiql.open()
+        graphiql.until("document.querySelectorAll('.graphiql-tab').length > 0")
+        assert graphiql.tabs() == before
+
+
 def test_a_session_that_ended_elsewhere_is_said_and_forgotten(
     browser: Chrome, serve: Serve
 ) -> None:
