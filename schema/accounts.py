@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 
 from models import accounts as tables
-from resolvers import accounts, memories, sandboxes
+from resolvers import accounts, conversations, memories, plans, sandboxes
 from resolvers.base import Info, PageArgs
 from schema.base import (
     After,
@@ -28,7 +28,9 @@ from services.accounts import users as user_service
 from services.accounts.sessions import Credentials
 
 if TYPE_CHECKING:
+    from schema.conversations import Conversation
     from schema.memories import Memory
+    from schema.plans import Plan
     from schema.sandboxes import Sandbox
 
 
@@ -61,6 +63,12 @@ class User(Node, row=tables.User):
     last_login_at: datetime | None = attr("When the person last signed in with the password.")
     roles: list[Role] = field(accounts.roles, "The person's roles.")
     sessions: Connection[Session] = connection(accounts.sessions, "Open sign-ins, newest first.")
+    conversations: Connection[
+        Annotated["Conversation", strawberry.lazy("schema.conversations")]
+    ] = connection(conversations.of_users, "The person's conversations, the last changed first.")
+    plans: Connection[Annotated["Plan", strawberry.lazy("schema.plans")]] = connection(
+        plans.of_users, "The person's plans, newest first."
+    )
     memories: Connection[Annotated["Memory", strawberry.lazy("schema.memories")]] = connection(
         memories.of_users, "What is remembered of the person, newest first."
     )

@@ -253,7 +253,7 @@ def mutation(
                 found = (error,)
             return payload(errors=[_published(error, input_fields) for error in found])
 
-        parameters = list(inspect.signature(function).parameters.values())[1:]
+        parameters = [_described(p) for p in inspect.signature(function).parameters.values()][1:]
         own = [
             inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
             inspect.Parameter("info", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Info),
@@ -274,12 +274,23 @@ def _input_fields(function: Callable[..., Any]) -> set[str]:
     parameter = inspect.signature(function).parameters.get("input")
     if parameter is None:
         return set()
-    return {
-        item.python_name
+    return {item.python_name for kind in _inputs(parameter) for item in kind.fields}
+
+
+def _described(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Let an argument `input` say what its type says."""
+    if parameter.name != "input":
+        return parameter
+    text = next(kind.description for kind in _inputs(parameter))
+    return parameter.replace(annotation=Annotated[parameter.annotation, arg(text or "")])
+
+
+def _inputs(parameter: inspect.Parameter) -> list[StrawberryObjectDefinition]:
+    return [
+        cast("StrawberryObjectDefinition", kind.__strawberry_definition__)
         for kind in _alternatives(parameter.annotation)
         if hasattr(kind, "__strawberry_definition__")
-        for item in cast("StrawberryObjectDefinition", kind.__strawberry_definition__).fields
-    }
+    ]
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:

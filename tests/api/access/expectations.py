@@ -98,6 +98,34 @@ FIELDS: dict[str, dict[str, Field]] = {
         "id parameters result status errorCode errorMessage createdAt startedAt completedAt"
     )
     | {"tool": SHARED, "user": PART},
+    "SandboxTemplate": _plain(
+        "id name description language imageName imageTag createdAt updatedAt"
+    ),
+    "Sandbox": _plain(
+        "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt"
+    )
+    | {
+        "user": PART,
+        "conversation": LINK,
+        "template": SHARED,
+        "workspace": PART,
+        "resources": PART,
+        "security": PART,
+        "ports": PART,
+        "files": PART,
+        "executions": PART,
+    },
+    "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
+    "SandboxResources": _plain(
+        "id cpuMillis memoryBytes diskBytes networkBytesPerSecond pids timeoutSeconds"
+    ),
+    "SandboxSecurity": _plain("id capabilities network syscalls mounts") | {"envVariables": PART},
+    "SandboxPort": _plain("id containerPort hostPort protocol description createdAt"),
+    "SandboxExecution": _plain(
+        "id command workingDir timeoutSeconds status reason exitCode signal stdout stderr "
+        "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt"
+    )
+    | {"sandbox": PART, "user": LINK, "resourceUsage": PART},
 }
 # Types without rows of their own: each is seen only within the object or answer it is part of.
 STRUCTURES = {
@@ -120,6 +148,13 @@ STRUCTURES = {
     "PlanStepFinished",
     "PlanExecutionFinished",
     "PlanExecutionReset",
+    # What is in a sandbox, and events of executions
+    "SandboxEnvVariable",
+    "SandboxFile",
+    "SandboxResourceUsage",
+    "SandboxOutputChunk",
+    "SandboxExecutionExited",
+    "SandboxOutputReset",
 }
 # What every signed-in person sees.
 EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate"}
@@ -162,6 +197,12 @@ QUERIES: dict[str, Query] = {
     "tool": Query("LOOKUP", "Tool"),
     "toolExecution": Query("LOOKUP", "ToolExecution"),
     "toolExecutions": Query("LIST", "ToolExecution"),
+    "sandbox": Query("LOOKUP", "Sandbox"),
+    "sandboxes": Query("LIST", "Sandbox"),
+    "sandboxExecution": Query("LOOKUP", "SandboxExecution"),
+    "sandboxTemplates": Query("SHARED", "SandboxTemplate"),
+    # Files are read from inside a running sandbox: tested with sandboxes.
+    "sandboxFile": Query("FILE"),
 }
 
 
@@ -176,6 +217,7 @@ class Subscription:
 SUBSCRIPTIONS: dict[str, Subscription] = {
     "conversationEvents": Subscription("Conversation", "conversationId"),
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
+    "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
 }
 
 OK, ABSENT, FORBIDDEN, UNAUTHENTICATED = "OK", "NOT_FOUND", "FORBIDDEN", "UNAUTHENTICATED"
@@ -272,4 +314,24 @@ MUTATIONS: dict[str, Mutation] = {
     "planExecute": _by_id("planExecute", "Plan"),
     "planExecutionCancel": _by_id("planExecutionCancel", "PlanExecution", admin=OK),
     "toolUpdate": _update("toolUpdate", "Tool", {"isEnabled": True}, **_ADMINS),
+    "sandboxCreate": _by_input("sandboxCreate", "Sandbox", {}, **_WRITERS),
+    "sandboxExecute": _by_input(
+        "sandboxExecute", "Sandbox", {"sandboxId": "<Sandbox>", "command": "true"}
+    ),
+    "sandboxExecutionCancel": _by_id("sandboxExecutionCancel", "SandboxExecution", admin=OK),
+    "sandboxPause": _by_id("sandboxPause", "Sandbox", admin=OK),
+    "sandboxResume": _by_id("sandboxResume", "Sandbox", admin=OK),
+    "sandboxStop": _by_id("sandboxStop", "Sandbox", admin=OK),
+    "sandboxDelete": _by_id("sandboxDelete", "Sandbox", admin=OK),
+    "sandboxExtend": Mutation(
+        "mutation($id: ID!) { sandboxExtend(id: $id, seconds: 60) {"
+        " errors { code message path } } }",
+        {"id": "<Sandbox>"},
+    ),
+    "sandboxFileWrite": _by_input(
+        "sandboxFileWrite", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "content": "b"}
+    ),
+    "sandboxFileRemove": _by_input(
+        "sandboxFileRemove", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
+    ),
 }

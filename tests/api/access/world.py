@@ -25,6 +25,7 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import (
+    ExecutionReason,
     MemoryRelationType,
     MemoryType,
     MessageRole,
@@ -263,13 +264,19 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
     inside: dict[str, Any] = {
         "SandboxWorkspace": SandboxWorkspace(),
         "SandboxExecution": SandboxExecution(
-            user_id=ids["User"], command=secret, stdout=secret, status=RunState.COMPLETED
+            user_id=ids["User"],
+            command=secret,
+            stdout=secret,
+            status=RunState.COMPLETED,
+            reason=ExecutionReason.EXITED,
+            exit_code=0,
+            resource_usage={"cpu_ms": 1.0},
         ),
         "SandboxResources": SandboxResources(
             cpu_limit=1, memory_limit=1, disk_limit=1, pids_limit=1, timeout_s=1
         ),
         "SandboxSecurityPolicy": SandboxSecurityPolicy(
-            network_policy={},
+            network_policy={"mode": "none"},
             syscall_policy={},
             mount_policy={},
             env_variables={"TOKEN": secret},
@@ -281,6 +288,7 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
     for name, row in inside.items():
         row.sandbox_id = ids["Sandbox"]
         await _add(unit, ids, name, row)
+    ids["SandboxSecurity"] = ids["SandboxSecurityPolicy"]
 
 
 async def _cross(deps: Deps, mine: Ids, theirs: Ids) -> None:
@@ -325,6 +333,7 @@ async def _cross(deps: Deps, mine: Ids, theirs: Ids) -> None:
         ),
         (PlanExecution, "PlanExecution", {"plan_id": theirs["Plan"]}),
         (Sandbox, "Sandbox", {"conversation_id": theirs["Conversation"]}),
+        (SandboxExecution, "SandboxExecution", {"user_id": theirs["User"]}),
     ]
     async with work(deps) as unit:
         for table, name, values in points:
