@@ -15,7 +15,7 @@ from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, SandboxStatus
 from services.base import Deps, Viewer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, lifecycle, output, rows
+from services.sandboxes import executions, lifecycle, output, rows, wishes
 from services.text import clean
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -76,8 +76,15 @@ async def run(
             f"Code in {language[:50]!r} cannot be run; use {' or '.join(_COMMANDS)}.",
             ("language",),
         )
+    options = deps.options
+    limit_s = wishes.seconds(
+        timeout_s,
+        "timeout_seconds",
+        default=options.execution_timeout_s,
+        most=options.execution_max_timeout_s,
+    )
     execution = await _begin(
-        deps, locks, viewer, conversation_id, command=command, code=code, timeout_s=timeout_s
+        deps, locks, viewer, conversation_id, command=command, code=code, timeout_s=limit_s
     )
     try:
         ended = await _follow(deps, viewer, execution.id, on_output)
@@ -105,7 +112,7 @@ async def _begin(
     *,
     command: str,
     code: str,
-    timeout_s: int | None,
+    timeout_s: int,
 ) -> SandboxExecution:
     """Start the code in a sandbox that is there, as often as one turns out to be gone."""
     key = conversation_id or viewer.id
@@ -131,11 +138,11 @@ async def _begin(
 
 
 async def _sandbox(
-    deps: Deps, viewer: Viewer, conversation_id: str | None, timeout_s: int | None
+    deps: Deps, viewer: Viewer, conversation_id: str | None, timeout_s: int
 ) -> Sandbox:
     """Give a sandbox that lives long enough for the code, a new one if there is none."""
     options = deps.options
-    needed = timedelta(seconds=timeout_s or options.execution_timeout_s) + _MARGIN
+    needed = timedelta(seconds=timeout_s) + _MARGIN
     async with deps.db.reading() as connection:
         found = await connection.execute(
             select(*row_columns(Sandbox))

@@ -56,18 +56,24 @@ async def bubblewrap(tmp_path: Path) -> str:
 IMAGE = os.environ.get("NOOSPHERE_TEST_SANDBOX_IMAGE", "noosphere-sandbox:test")
 
 
+_reasons: dict[str, str] = {}
+
+
 async def _require(kind: str, folder: Path) -> None:
-    driver, reason = await drivers.choose(
-        cast("Any", kind),
-        docker_image=IMAGE,
-        docker_url=None,
-        state_dir=folder / "probe",
-        pull_timeout_s=0.1,
-    )
-    if driver is None:
-        _skip(kind, reason)
-    else:
-        await driver.aclose()
+    """Skip, or fail, the test unless the driver works here; tried once a process."""
+    if kind not in _reasons:
+        driver, reason = await drivers.choose(
+            cast("Any", kind),
+            docker_image=IMAGE,
+            docker_url=None,
+            state_dir=folder / "probe",
+            pull_timeout_s=0.1,
+        )
+        _reasons[kind] = reason if driver is None else ""
+        if driver is not None:
+            await driver.aclose()
+    if _reasons[kind]:
+        _skip(kind, _reasons[kind])
 
 
 @dataclass

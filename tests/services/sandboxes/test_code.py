@@ -1,0 +1,116 @@
+"""Code of conversations and plans."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import func, select
+
+from models.conversations import Conversation
+from models.sandboxes import Sandbox, SandboxExecution
+from models.states import ExecutionReason, RunState
+from services.base import Viewer, work
+from services.errors import UserError, UserErrorCode
+from services.sandboxes import lifecycle, rows
+from tests.services.sandboxes.conftest import Server, finished
+
+pytestmark = pytest.mark.bubblewrap
+
+
+async def conversation(server: Server, viewer: Viewer) -> str:
+    async with work(server.deps) as unit:
+        made = Conversation(user_id=viewer.id)
+        unit.session.add(made)
+        await unit.session.flush()
+        return made.id
+
+
+async def test_code_runs_and_tells_what_it_writes(server: Server, ada: Viewer) -> None:
+    heard: list[str] = []
+
+    async def hear(text: str) -> None:
+        heard.append(text)
+
+    code = "import sys\nprint(2**10)\nprint('oh', file=sys.stderr)\nsys.exit(4)"
+    ran = await server.host.run_code(ada, code=code, on_output=hear)
+    assert (ran.stdout, ran.stderr, ran.exit_code) == ("1024\n", "oh\n", 4)
+    assert ran.reason is ExecutionReason.EXITED
+    assert sorted("".join(heard).splitlines()) == ["1024", "oh"]
+    assert ran.duration_ms >= 0
+    shell = await server.host.run_code(ada, code="echo $((6*7))", language="Shell")
+    assert (shell.stdout, shell.sandbox_id) == ("42\n", ran.sandbox_id)
+
+
+async def test_code_of_one_conversation_shares_a_sandbox(server: Server, ada: Viewer) -> None:
+    first, second = await conversation(server, ada), await conversation(server, ada)
+    code = "open('f', 'a').write('x'); print(open('f').read())"
+    made = await asyncio.gather(
+        *(server.host.run_code(ada, code=code, conversation_id=first) for _ in range(3))
+    )
+    other = await server.host.run_code(ada, code=code, conversation_id=second)
+    assert len({run.sandbox_id for run in made}) == 1
+    assert other.sandbox_id != made[0].sandbox_id
+    assert other.stdout == "x\n"
+    again = await server.host.run_code(ada, code=code, conversation_id=first)
+    assert again.stdout == "xxxx\n"
+
+
+async def test_a_sandbox_that_is_gone_is_replaced(server: Server, ada: Viewer) -> None:
+    first = await server.host.run_code(ada, code="print(1)")
+    await lifecycle.stop(server.deps, ada, sandbox_id=first.sandbox_id)
+    second = await server.host.run_code(ada, code="print(2)")
+    assert second.sandbox_id != first.sandbox_id
+    assert second.stdout == "2\n"
+
+
+async def test_canceling_the_call_cancels_the_execution(server: Server, ada: Viewer) -> None:
+    begun = asyncio.Event()
+
+    async def hear(_: str) -> None:
+        begun.set()
+
+    code = "import time\nprint('begun')\ntime.sleep(600)"
+    call = asyncio.create_task(server.host.run_code(ada, code=code, timeout_s=900, on_output=hear))
+    async with asyncio.timeout(60):
+        await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    async with server.deps.db.reading() as connection:
+        id_ = await connection.scalar(select(SandboxExecution.id))
+    assert id_ is not None
+    ended = await finished(server.deps, ada, id_)
+    assert (ended.status, ended.reason) == (RunState.CANCELED, ExecutionReason.KILLED)
+
+
+async def test_code_that_runs_too_long_is_a_result(server: Server, ada: Viewer) -> None:
+    ran = await server.host.run_code(ada, code="while True: pass", timeout_s=1)
+    assert ran.reason is ExecutionReason.TIMED_OUT
+
+
+async def test_code_that_cannot_be_run_is_refused(server: Server, ada: Viewer) -> None:
+    eve = await server.person("eve")
+    foreign = await conversation(server, eve)
+    for arguments, code in (
+        ({"code": ""}, UserErrorCode.REQUIRED),
+        ({"code": "a\0"}, UserErrorCode.INVALID),
+        ({"code": "x" * 1_048_577}, UserErrorCode.LIMIT),
+        ({"code": "x", "language": "cobol"}, UserErrorCode.INVALID),
+        ({"code": "x", "timeout_s": 10**6}, UserErrorCode.LIMIT),
+        ({"code": "x", "conversation_id": foreign}, UserErrorCode.NOT_FOUND),
+    ):
+        with pytest.raises(UserError) as caught:
+            await server.host.run_code(ada, **arguments)  # type: ignore[arg-type]
+        assert caught.value.code is code
+    async with server.deps.db.reading() as connection:
+        assert await connection.scalar(select(func.count()).select_from(SandboxExecution)) == 0
+
+
+async def test_a_private_sandbox_is_not_taken_for_tools(server: Server, ada: Viewer) -> None:
+    mine = await lifecycle.create(server.deps, ada)
+    ran = await server.host.run_code(ada, code="print(1)")
+    assert ran.sandbox_id != mine.id
+    row = await rows.sandbox(server.deps, ran.sandbox_id)
+    assert row is not None
+    assert row.config == {"purpose": "tools"}
+    async with server.deps.db.reading() as connection:
+        assert await connection.scalar(select(func.count()).select_from(Sandbox)) == 2

@@ -1,0 +1,183 @@
+"""Files of the workspace, through the agent and in the index."""
+
+import base64
+import hashlib
+import os
+
+import pytest
+from sqlalchemy import select
+
+from models.sandboxes import Sandbox, SandboxFile, SandboxWorkspace
+from services.base import Viewer
+from services.errors import UserError, UserErrorCode
+from services.sandboxes import files, lifecycle, rows
+from services.sandboxes.files import FileEncoding
+from tests.services.sandboxes.conftest import Launch, Server, ran
+
+pytestmark = pytest.mark.bubblewrap
+
+
+@pytest.fixture
+async def box(server: Server, ada: Viewer) -> Sandbox:
+    return await lifecycle.create(server.deps, ada)
+
+
+async def index(server: Server) -> list[tuple[str, int, str | None]]:
+    async with server.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(SandboxFile.path, SandboxFile.size_bytes, SandboxFile.mime_type).order_by(
+                SandboxFile.path
+            )
+        )
+        return [tuple(row) for row in found]  # type: ignore[misc]
+
+
+async def size(server: Server) -> int | None:
+    async with server.deps.db.reading() as connection:
+        return await connection.scalar(select(SandboxWorkspace.size_bytes))
+
+
+async def test_files_are_written_read_listed_and_removed(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    deps = server.deps
+    text = "print('héllo 한')\n"
+    made = await files.write(deps, ada, sandbox_id=box.id, path="src/a/main.py", content=text)
+    assert (made.path, made.name, made.size_bytes) == ("src/a/main.py", "main.py", 20)
+    assert made.content_hash == hashlib.sha256(text.encode()).hexdigest()
+    assert made.mime_type == "text/x-python"
+    done = await ran(deps, ada, box.id, "python3 src/a/main.py")
+    assert done.stdout == "héllo 한\n"
+    data = os.urandom(300_000)
+    await files.write(
+        deps,
+        ada,
+        sandbox_id=box.id,
+        path="/workspace/src/../data.bin",
+        content=base64.b64encode(data).decode(),
+        encoding=FileEncoding.BASE64,
+    )
+    assert await files.read(deps, ada, sandbox_id=box.id, path="data.bin") == data
+    await files.write(deps, ada, sandbox_id=box.id, path="data.bin", content="short")
+    assert await index(server) == [
+        ("data.bin", 5, "application/octet-stream"),
+        ("src/a/main.py", 20, "text/x-python"),
+    ]
+    assert await size(server) == 25
+    listed = await files.listing(deps, box, ".")
+    assert [(e.path, e.is_directory) for e in listed] == [("data.bin", False), ("src", True)]
+    nested = await files.listing(deps, box, "src/a/")
+    assert [(e.path, e.size_bytes) for e in nested] == [("src/a/main.py", 20)]
+    with pytest.raises(UserError):
+        await files.remove(deps, ada, sandbox_id=box.id, path="src")
+    gone = await files.remove(deps, ada, sandbox_id=box.id, path="src", is_recursive=True)
+    assert (gone.path, gone.is_directory) == ("src", True)
+    assert await index(server) == [("data.bin", 5, "application/octet-stream")]
+    assert await size(server) == 5
+
+
+async def test_the_index_tells_of_sandboxes_that_ended(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    for path in ("a.txt", "d/b.txt", "d/e/c.txt"):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=path, content=path)
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    top = await files.indexed(server.deps, [box], ".")
+    assert [(e.path, e.is_directory) for e in top[box.id]] == [("a.txt", False), ("d", True)]
+    inner = await files.indexed(server.deps, [box], "d")
+    assert [(e.path, e.is_directory) for e in inner[box.id]] == [("d/b.txt", False), ("d/e", True)]
+    with pytest.raises(UserError) as caught:
+        await files.read(server.deps, ada, sandbox_id=box.id, path="a.txt")
+    assert caught.value.code is UserErrorCode.CONFLICT
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("", UserErrorCode.REQUIRED),
+        ("../x", UserErrorCode.INVALID),
+        ("a/../../x", UserErrorCode.INVALID),
+        ("/etc/passwd", UserErrorCode.INVALID),
+        ("/workspace/../etc/passwd", UserErrorCode.INVALID),
+        ("a\0b", UserErrorCode.INVALID),
+        ("a\ud800", UserErrorCode.INVALID),
+        (".", UserErrorCode.INVALID),
+        ("folder/", UserErrorCode.INVALID),
+        ("x" * 256, UserErrorCode.LIMIT),
+    ],
+)
+async def test_paths_that_cannot_be_are_refused(
+    server: Server, ada: Viewer, box: Sandbox, path: str, code: UserErrorCode
+) -> None:
+    for attempt in (
+        files.write(server.deps, ada, sandbox_id=box.id, path=path, content="x"),
+        files.read(server.deps, ada, sandbox_id=box.id, path=path),
+    ):
+        with pytest.raises(UserError) as caught:
+            await attempt
+        assert (caught.value.code, caught.value.path) == (code, ("path",))
+    assert await index(server) == []
+
+
+async def test_links_that_lead_outside_are_not_followed(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    await ran(server.deps, ada, box.id, "ln -s /etc/passwd link; ln -s / root")
+    for path in ("link", "root/etc/passwd"):
+        with pytest.raises(UserError) as caught:
+            await files.read(server.deps, ada, sandbox_id=box.id, path=path)
+        assert caught.value.path == ("path",)
+    with pytest.raises(UserError):
+        await files.write(server.deps, ada, sandbox_id=box.id, path="root/tmp/x", content="x")
+    assert await index(server) == []
+
+
+async def test_what_is_too_large_or_no_content_is_refused(launch: Launch, bubblewrap: str) -> None:
+    server = await launch(bubblewrap, file_max_bytes=1000)
+    deps, ada = server.deps, await server.person("ada")
+    box = await lifecycle.create(deps, ada)
+    base = {"sandbox_id": box.id, "path": "f"}
+    for content, encoding, code in (
+        ("x" * 1001, FileEncoding.UTF8, UserErrorCode.LIMIT),
+        ("é" * 501, FileEncoding.UTF8, UserErrorCode.LIMIT),
+        (base64.b64encode(b"x" * 1001).decode(), FileEncoding.BASE64, UserErrorCode.LIMIT),
+        ("not base64!", FileEncoding.BASE64, UserErrorCode.INVALID),
+        ("abc", FileEncoding.BASE64, UserErrorCode.INVALID),
+        ("é", FileEncoding.BASE64, UserErrorCode.INVALID),
+        ("\ud800", FileEncoding.UTF8, UserErrorCode.INVALID),
+    ):
+        with pytest.raises(UserError) as caught:
+            await files.write(deps, ada, **base, content=content, encoding=encoding)
+        assert (caught.value.code, caught.value.path) == (code, ("content",))
+    await files.write(deps, ada, **base, content="x" * 1000)
+    await ran(deps, ada, box.id, "echo >> f")
+    with pytest.raises(UserError) as caught:
+        await files.read(deps, ada, **base)
+    assert caught.value.code is UserErrorCode.LIMIT
+
+
+async def test_a_full_disk_is_the_users_to_mend(server: Server, ada: Viewer, box: Sandbox) -> None:
+    await ran(server.deps, ada, box.id, "head -c 1G /dev/zero > full 2>/dev/null || true")
+    with pytest.raises(UserError) as caught:
+        await files.write(server.deps, ada, sandbox_id=box.id, path="more", content="x" * 1_000_000)
+    assert caught.value.code is UserErrorCode.LIMIT
+    assert await index(server) == []
+
+
+async def test_only_the_owner_touches_files(server: Server, ada: Viewer, box: Sandbox) -> None:
+    eve, root = await server.person("eve"), await server.person("root", "everything:read")
+    await files.write(server.deps, ada, sandbox_id=box.id, path="f", content="x")
+    for attempt in (
+        files.write(server.deps, eve, sandbox_id=box.id, path="f", content="y"),
+        files.remove(server.deps, eve, sandbox_id=box.id, path="f"),
+        files.read(server.deps, eve, sandbox_id=box.id, path="f"),
+        files.write(server.deps, root, sandbox_id=box.id, path="f", content="y"),
+    ):
+        with pytest.raises(UserError) as caught:
+            await attempt
+        assert (caught.value.code, caught.value.path) == (
+            UserErrorCode.NOT_FOUND,
+            ("sandbox_id",),
+        )
+    assert await files.read(server.deps, root, sandbox_id=box.id, path="f") == b"x"
+    assert await rows.sandbox(server.deps, box.id) is not None

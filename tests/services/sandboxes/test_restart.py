@@ -1,0 +1,259 @@
+"""What survives the loss of a process, and how the rest is settled."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.base import now
+from models.states import ExecutionReason, RunState, SandboxStatus
+from sandbox.base import SandboxSpec
+from sandbox.bubblewrap import BubblewrapDriver
+from services.base import Viewer
+from services.errors import UserError, UserErrorCode
+from services.events.local import LocalBus
+from services.sandboxes import executions, housekeeping, lifecycle, output, rows
+from tests.services.sandboxes.conftest import Launch, Server, collect, finished, ran
+
+
+async def first_chunk(server: Server, viewer: Viewer, execution_id: str) -> output.Item:
+    async with (
+        asyncio.timeout(60),
+        aclosing(output.follow(server.deps, viewer, execution_id)) as items,
+    ):
+        return await anext(items)
+
+
+@pytest.mark.bubblewrap
+async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(
+    launch: Launch, bubblewrap: str
+) -> None:
+    # Nothing was stored in the row yet: all there is, is in the log.
+    server = await launch(bubblewrap, text_checkpoint_s=600.0)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    done = await ran(server.deps, ada, box.id, "echo before")
+    made = await executions.execute(
+        server.deps,
+        ada,
+        sandbox_id=box.id,
+        command="echo heard 한; echo oh >&2; sleep 600",
+        timeout_s=900,
+    )
+    heard = await first_chunk(server, ada, made.id)
+    async with asyncio.timeout(30), server.deps.bus.attach(rows.topic(made.id)) as tap:
+        while (await server.deps.bus.read(rows.topic(made.id))).head < 2:
+            await tap.get(1)
+    await server.crash()
+
+    again = await launch(bubblewrap)
+    row = await rows.sandbox(again.deps, box.id)
+    assert row is not None
+    assert row.status is SandboxStatus.FAILED
+    assert row.failure == "Its host is gone, and the sandbox with it."
+    ended = await rows.execution(again.deps, made.id)
+    assert ended is not None
+    assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
+    assert (ended.stdout, ended.stderr) == ("heard 한\n", "oh\n")
+    assert await rows.execution(again.deps, done.id) == done
+    # A reader goes on where it was, over the restart.
+    rest = await collect(again.deps, ada, made.id, heard.cursor)
+    assert [type(item) for item in rest] == [output.Chunk, output.Exited]
+    refused = executions.execute(again.deps, ada, sandbox_id=box.id, command="true")
+    with pytest.raises(UserError, match="has failed") as caught:
+        await refused
+    assert caught.value.code is UserErrorCode.CONFLICT
+    assert (await lifecycle.create(again.deps, ada)).status is SandboxStatus.RUNNING
+
+
+@pytest.mark.bubblewrap
+async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(
+    launch: Launch, bubblewrap: str
+) -> None:
+    server = await launch(bubblewrap, text_checkpoint_s=0.01)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    command = "for i in $(seq 30); do echo $i; sleep 0.02; done; sleep 600"
+    made = await executions.execute(
+        server.deps, ada, sandbox_id=box.id, command=command, timeout_s=900
+    )
+    text = b""
+    async with (
+        asyncio.timeout(60),
+        aclosing(output.follow(server.deps, ada, made.id)) as items,
+    ):
+        async for item in items:
+            assert isinstance(item, output.Chunk)
+            text += item.data
+            if text.endswith(b"30\n"):
+                break
+    await server.crash()
+    again = await launch(bubblewrap)
+    ended = await rows.execution(again.deps, made.id)
+    assert ended is not None
+    assert ended.stdout == "".join(f"{i}\n" for i in range(1, 31))
+    assert ended.stdout_bytes == len(text)
+
+
+@pytest.mark.bubblewrap
+async def test_a_crash_before_it_began_settles_the_order(
+    launch: Launch, bubblewrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await launch(bubblewrap)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+
+    async def deaf(*_: object, **__: object) -> Mapping[str, Any]:
+        return {}
+
+    monkeypatch.setattr(server.host, "ask", deaf)
+    made = await executions.execute(server.deps, ada, sandbox_id=box.id, command="true")
+    await server.crash()
+    again = await launch(bubblewrap)
+    ended = await rows.execution(again.deps, made.id)
+    assert ended is not None
+    assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
+
+
+@pytest.mark.bubblewrap
+async def test_stopping_the_server_settles_everything(launch: Launch, bubblewrap: str) -> None:
+    server = await launch(bubblewrap)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    made = await executions.execute(
+        server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
+    )
+    await first_chunk(server, ada, made.id)
+    await server.host.aclose()
+    row = await rows.sandbox(server.deps, box.id)
+    assert row is not None
+    assert (row.status, row.failure) == (SandboxStatus.STOPPED, "The server was stopped.")
+    ended = await finished(server.deps, ada, made.id)
+    assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
+    assert ended.stdout == "one\n"
+    with pytest.raises(UserError, match="stopping"):
+        await lifecycle.create(server.deps, ada)
+    await server.host.aclose()
+
+
+@pytest.mark.bubblewrap
+async def test_leftovers_nobody_knows_are_removed(
+    launch: Launch, bubblewrap: str, tmp_path: Path
+) -> None:
+    server = await launch(bubblewrap)
+    node = await server.host.node()
+    await node.driver.create(SandboxSpec("sbx_stray", "host"))
+    records = tmp_path / "sandboxes" / "sandboxes"
+    kept = (records / "sbx_stray.json").read_bytes()
+    await server.crash()
+    # As SIGKILL leaves it: the note of a sandbox whose process and server are gone.
+    dead = kept.replace(b'"server_start": "', b'"server_start": "9')
+    (records / "sbx_stray.json").write_bytes(dead)
+    again = await launch(bubblewrap)
+    assert await (await again.host.node()).driver.list({}) == []
+
+
+@pytest.mark.bubblewrap
+async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
+    launch: Launch, bubblewrap: str, tmp_path: Path
+) -> None:
+    first = await launch(bubblewrap)
+    ada = await first.person("ada")
+    box = await lifecycle.create(first.deps, ada)
+    made = await executions.execute(
+        first.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
+    )
+    await first_chunk(first, ada, made.id)
+    await first.crash()
+    # The same log file, so that this node reads what the other one wrote.
+    bus = LocalBus(tmp_path / "bus.sqlite", "other-node")
+    await bus.start()
+    second = await launch(bubblewrap, bus=bus)
+    row = await rows.sandbox(second.deps, box.id)
+    assert row is not None
+    assert (row.status, row.node_id) == (SandboxStatus.RUNNING, "local")
+    with pytest.raises(UserError) as caught:
+        await executions.execute(second.deps, ada, sandbox_id=box.id, command="true")
+    assert caught.value.code is UserErrorCode.UNAVAILABLE
+    row = await rows.sandbox(second.deps, box.id)
+    assert row is not None
+    assert (row.status, row.node_id) == (SandboxStatus.FAILED, "other-node")
+    for execution in (await finished(second.deps, ada, made.id),):
+        assert (execution.reason, execution.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
+    assert await rows.unfinished(second.deps, sandbox_id=box.id) == []
+
+
+@pytest.mark.bubblewrap
+async def test_dead_nodes_are_taken_over_when_found_dead_twice(
+    launch: Launch, bubblewrap: str, tmp_path: Path
+) -> None:
+    first = await launch(bubblewrap)
+    ada = await first.person("ada")
+    box = await lifecycle.create(first.deps, ada)
+    await first.crash()
+    bus = LocalBus(tmp_path / "other.sqlite", "other-node")
+    await bus.start()
+    second = await launch(bubblewrap, bus=bus)
+    node = await second.host.node()
+    suspects = await housekeeping._dead_nodes(node, set())
+    row = await rows.sandbox(second.deps, box.id)
+    assert row is not None
+    assert (suspects, row.status) == ({"local"}, SandboxStatus.RUNNING)
+    await housekeeping._dead_nodes(node, suspects)
+    row = await rows.sandbox(second.deps, box.id)
+    assert row is not None
+    assert row.status is SandboxStatus.FAILED
+
+
+class Surviving(BubblewrapDriver):
+    """bubblewrap behaving as Docker does: its sandboxes outlive the server object."""
+
+    name = "docker"
+
+    async def check(self) -> None:
+        await self.start()
+
+    async def create(self, spec: SandboxSpec) -> Any:
+        return await super().create(
+            SandboxSpec(spec.sandbox_id, "host", spec.limits, spec.policy, spec.labels)
+        )
+
+    async def aclose(self) -> None:
+        """Keep everything."""
+
+
+@pytest.mark.bubblewrap
+async def test_a_sandbox_that_survived_is_taken_up_again(
+    launch: Launch, bubblewrap: str, tmp_path: Path
+) -> None:
+    driver = Surviving(state_dir=tmp_path / "surviving")
+    try:
+        server = await launch(driver)
+        ada = await server.person("ada")
+        box = await lifecycle.create(server.deps, ada)
+        frozen = await lifecycle.create(server.deps, ada)
+        made = await executions.execute(
+            server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
+        )
+        await first_chunk(server, ada, made.id)
+        await ran(server.deps, ada, box.id, "echo kept > file")
+        await ran(server.deps, ada, frozen.id, "echo cold > file")
+        await lifecycle.pause(server.deps, ada, sandbox_id=frozen.id)
+        await server.crash()
+
+        again = await launch(driver)
+        row = await rows.sandbox(again.deps, box.id)
+        assert row is not None
+        assert row.status is SandboxStatus.RUNNING
+        ended = await finished(again.deps, ada, made.id)
+        assert (ended.reason, ended.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
+        assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
+        await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
+        assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
+        assert ended.completed_at is not None
+        assert ended.completed_at <= now()
+    finally:
+        await BubblewrapDriver.aclose(driver)
