@@ -121,6 +121,18 @@ def test_an_id_nobody_has_created_yet_is_asked_for(graphiql: GraphiQL) -> None:
     assert "Conversation" in message
 
 
+def test_the_examples_can_be_opened_again(graphiql: GraphiQL) -> None:
+    graphiql.write(QUERY, "query Mine { viewer { id } }")
+    graphiql.until("document.querySelector('.graphiql-tab').textContent.includes('Mine')")
+    graphiql.press("Open the examples again")
+    # The first of the new tabs comes to the front.
+    graphiql.until("document.querySelectorAll('.graphiql-tab')[7]?.matches('.graphiql-tab-active')")
+    assert graphiql.tabs() == ["Mine", *EXAMPLES[1:], *EXAMPLES]
+    assert "userRegister" in graphiql.text_of(QUERY)
+    graphiql.run()
+    assert graphiql.response("refreshToken")["data"]["userRegister"]["errors"] == []
+
+
 def test_every_example_fits_the_schema(graphiql: GraphiQL) -> None:
     # Tabs are kept half a second after the page has opened.
     graphiql.until("localStorage['graphiql:tabState']")
