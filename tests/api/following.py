@@ -1,0 +1,186 @@
+"""Clients that come back with their last cursor, and check everything they are told.
+
+A follower holds one subscription over any number of connections and servers: when a connection
+breaks it opens another one from its last cursor. A gap or a duplicate fails it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from websockets.exceptions import WebSocketException
+
+from tests.api import operations as op
+from tests.product import Client
+
+FINAL = {"COMPLETED", "FAILED", "STOPPED"}
+# How long a client waits before it tries a server again that did not let it in.
+_AGAIN_S = 0.05
+
+
+class Follower:
+    """One subscription; `url()` names the server for each connection."""
+
+    query = ""
+
+    def __init__(self, url: Callable[[], str], token: str | None, **variables: Any) -> None:
+        self._url, self._token, self._variables = url, token, variables
+        self._changed = asyncio.Event()
+        # Leave after so many events and come back; 0: stay.
+        self.hop_after = 0
+        self.cursor: str | None = None
+        self.kinds: list[str] = []
+        self.connections = 0
+        self.is_over = False
+
+    @property
+    def resets(self) -> int:
+        """How often it was told to begin anew."""
+        return sum(kind.endswith("Reset") for kind in self.kinds)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Check one event against what was told before."""
+        raise NotImplementedError
+
+    async def run(self) -> None:
+        """Follow until the subscription completes, or for ever."""
+        while not self.is_over:
+            try:
+                await self._connect()
+            except (WebSocketException, OSError, EOFError):
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _connect(self) -> None:
+        client = Client(self._url(), self._token)
+        try:
+            async with client.subscribe(self.query, after=self.cursor, **self._variables) as events:
+                self.connections += 1
+                for count in itertools.count(1):
+                    event = await events.next(within_s=120)
+                    if event is None:
+                        self.is_over = True
+                    else:
+                        self.take(event)
+                        self.cursor = event["cursor"]
+                        self.kinds.append(event["__typename"])
+                    self._changed.set()
+                    if self.is_over or count == self.hop_after:
+                        return
+        finally:
+            await client.aclose()
+
+    async def until(self, condition: Callable[[], object], *, within_s: float = 60.0) -> None:
+        """Wait for something that events bring about."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"it did not come to it; {vars(self)}") from None
+
+
+class ConversationFollower(Follower):
+    """The texts of a conversation as a client shows them."""
+
+    query = op.CONVERSATION_EVENTS
+
+    def __init__(self, url: Callable[[], str], token: str | None, conversation_id: str) -> None:
+        super().__init__(url, token, id=conversation_id)
+        self.texts: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+
+    def take(self, event: dict[str, Any]) -> None:
+        kind, message = event["__typename"], event.get("message")
+        if kind == "ConversationReset":
+            nodes = event["conversation"]["messages"]["nodes"]
+            self.texts = {node["id"]: node["content"] for node in nodes}
+            self.states = {node["id"]: node["status"] for node in nodes}
+        elif kind == "MessageAdded":
+            assert message["id"] not in self.texts, f"told twice: {event}"
+            self.texts[message["id"]] = ""
+            self.states[message["id"]] = "PENDING" if message["role"] == "ASSISTANT" else "SENT"
+        elif kind == "MessageDelta":
+            known = self.texts[message["id"]]
+            assert event["offset"] == len(known), f"{event} after {known!r}"
+            assert self.states[message["id"]] not in FINAL, f"text after the end: {event}"
+            self.texts[message["id"]] = known + event["text"]
+        elif kind in ("MessageCompleted", "MessageFailed"):
+            assert self.states[message["id"]] not in FINAL, f"ended twice: {event}"
+            self.states[message["id"]] = message["status"]
+            if kind == "MessageCompleted":
+                assert message["content"] == self.texts[message["id"]]
+
+    def is_final(self, message_id: str) -> bool:
+        """Whether an answer has ended."""
+        return self.states.get(message_id) in FINAL
+
+
+class PlanFollower(Follower):
+    """The steps of a run, with the output of their newest attempt."""
+
+    query = op.PLAN_EVENTS
+
+    def __init__(self, url: Callable[[], str], token: str | None, execution_id: str) -> None:
+        super().__init__(url, token, id=execution_id)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.outputs: dict[int, str] = {}
+        self.attempts: dict[int, int] = {}
+        self.finished: dict[int, str] = {}
+        self.status: str | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        kind = event["__typename"]
+        assert self.status is None, f"after the end: {event}"
+        if kind == "PlanExecutionReset":
+            self._begin()
+        elif kind == "PlanExecutionFinished":
+            self.status = event["execution"]["status"]
+        elif kind == "PlanStepOutput":
+            step = event["stepExecution"]["step"]["orderIndex"]
+            assert event["offset"] == len(self.outputs[step]), f"{event} after {self.outputs}"
+            self.outputs[step] += event["text"]
+        else:
+            step = event["step"]["orderIndex"]
+            assert step not in self.finished, f"finished before: {event}"
+            if kind == "PlanStepStarted":
+                self.outputs[step] = ""
+                self.attempts[step] = self.attempts.get(step, 0) + 1
+            else:
+                self.finished[step] = event["stepExecution"]["status"]
+                if self.finished[step] == "COMPLETED":
+                    assert event["stepExecution"]["output"] == self.outputs[step]
+
+
+class OutputFollower(Follower):
+    """What an execution wrote."""
+
+    query = op.OUTPUT
+
+    def __init__(self, url: Callable[[], str], token: str | None, execution_id: str) -> None:
+        super().__init__(url, token, id=execution_id)
+        self.text = ""
+        self.execution: dict[str, Any] | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        assert self.execution is None, f"after the end: {event}"
+        if event["__typename"] == "SandboxOutputChunk":
+            self.text += event["text"]
+        elif event["__typename"] == "SandboxOutputReset":
+            self.text = event["execution"]["stdout"]
+        else:
+            self.execution = event["execution"]
+
+
+@asynccontextmanager
+async def following(*followers: Follower) -> AsyncIterator[None]:
+    """Run followers beside the block. What fails one of them fails the block."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(follower.run()) for follower in followers]
+        yield
+        for task in tasks:
+            task.cancel()
