@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from services.language import facts, lexicon, scripts
 from services.language.fact import Fact, attribute
 
+_READ_CHARS = 500
 _SAME = 1.0
 _ALIKE = 0.5
 _OTHER = -1.0
@@ -175,7 +176,7 @@ _KINDS = {
 
 def about(question: str) -> Asked | None:
     """What the question asks for; None where no rule knows."""
-    text = scripts.clean(question).lower()
+    text = scripts.clean(question[:_READ_CHARS]).lower()
     for key, rule in _RULES:
         match = rule.search(text)
         if match is None:
@@ -201,7 +202,7 @@ def about(question: str) -> Asked | None:
 
 # Facts that answer one question each: a question for one of them is not answered by another.
 _SPECIFIC = frozenset(
-    [
+    {
         "name",
         "nickname",
         "age",
@@ -211,9 +212,9 @@ _SPECIFIC = frozenset(
         "hometown",
         "job",
         "employer",
-    ]
-    + ["email", "phone", "marital", "diet", "allergy", "favorite", "my", "the", "native language"]
-    + ["commute", "speak", "timezone", "have"]
+    }
+    | {"email", "phone", "marital", "diet", "allergy", "favorite", "my", "native language"}
+    | {"commute", "speak", "timezone", "have"}
 )
 _TASTES = frozenset(["prefer", "favorite", "like"])
 
@@ -221,18 +222,14 @@ _TASTES = frozenset(["prefer", "favorite", "like"])
 def _fit_one(asked: Asked, fact: Fact) -> float:
     head, _, kind = fact.key.partition(":")
     asked_head, _, asked_noun = asked.key.partition(":")
-    if fact.key == asked.key or (asked_noun and head in {"my", "the"} and kind == asked_noun):
+    if fact.key == asked.key or (asked_noun and head == "my" and kind == asked_noun):
         return _SAME
     if head == asked.key or {head, asked.key} <= _TASTES:
         kinds = {kind.split(" ")[0], kind, lexicon.category(fact.value)} - {"", None}
         if asked.kind is None or asked.kind in kinds:
             return _SAME if head == asked.key else _ALIKE
         return _OTHER if kinds and (asked.kind in _KINDS.values() or head == "favorite") else 0.0
-    if (
-        asked.kind
-        and asked.kind in {kind, _KINDS.get(kind)}
-        and head in {"use", "decision", "the", "my"}
-    ):
+    if asked.kind and asked.kind in {kind, _KINDS.get(kind)} and head in {"use", "decision", "my"}:
         return _ALIKE
     if asked_head in _SPECIFIC and head in _SPECIFIC | _TASTES:
         shared = set(asked_noun.split()) & set(kind.split())

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 
 _ASK = re.compile(
     r"^(?:please |can you |could you |hey,? )*(?:calculate|compute|work out|evaluate|solve"
@@ -41,13 +42,31 @@ _BUILTINS = frozenset({"abs", "round", "min", "max", "sum", "pow"})
 _SHAPE = re.compile(r"[\d\s.+\-*/%(),a-z]{3,200}")
 
 
+def _parsed(code: str) -> ast.Module | None:
+    """The syntax tree, None where this is no Python. Warnings about it are not ours to print."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(code)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            return None
+
+
 def _is_arithmetic(expression: str) -> bool:
     """Whether this is numbers, operators and known functions, with at least one of the latter."""
-    try:
-        tree = ast.parse(expression, mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+    tree = _parsed(expression)
+    if tree is None:
         return False
-    allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Call, ast.Constant, ast.Name, ast.Load)
+    allowed = (
+        ast.Module,
+        ast.Expr,
+        ast.BinOp,
+        ast.UnaryOp,
+        ast.Call,
+        ast.Constant,
+        ast.Name,
+        ast.Load,
+    )
     has_work = False
     for node in ast.walk(tree):
         if isinstance(node, ast.operator | ast.unaryop):
@@ -92,11 +111,8 @@ def shown(code: str) -> str:
 
     So "run `2**10`" shows 1024, as an interactive interpreter would.
     """
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return code
-    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
+    tree = _parsed(code)
+    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
         return code
     value = tree.body[0].value
     if isinstance(value, ast.Call):

@@ -219,7 +219,7 @@ FUNCTIONAL_NOUNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """`key` says what it is about ("residence", "prefer:units", "my:dog's name"), `value` what is so.
+    """`key` says what it is about ("residence", "prefer:units", "my:dog"), `value` what is so.
 
     `is_single`: the key has one value at a time. `is_about_user`: worth remembering unasked.
     """

@@ -14,7 +14,7 @@ __all__ = ["Fact", "parse", "parse_all"]
 
 def parse_all(text: str) -> list[Fact]:
     """Every fact of one sentence, the main one first; empty where no rule reads it."""
-    text = scripts.clean(text)[:_MAX_CHARS]
+    text = scripts.clean(text[:_MAX_CHARS])
     return facts_ko.parse(text) if scripts.has_hangul(text) else facts_en.parse(text)
 
 

@@ -47,6 +47,7 @@ class Relation(StrEnum):
 _SAME_WORDING = 0.93
 _SAME_ACROSS_LANGUAGES = 0.8
 _RELATED = 0.45
+_READ_CHARS = 500
 
 # What a thing looks like says nothing about what it is.
 _LOOKS = frozenset(["color", "length", "tone"])
@@ -306,6 +307,9 @@ def relation(old: str, new: str, similarity: float) -> Relation:
     """
     if normalize(old) == normalize(new):
         return Relation.DUPLICATE
+    if max(len(old), len(new)) > _READ_CHARS:
+        # No statement of one fact is this long; a note is judged by its meaning alone.
+        return Relation.RELATED if similarity >= _RELATED else Relation.UNRELATED
     found = _by_procedure(old, new) or _by_facts(old, new, similarity) or _by_wording(old, new)
     if found is not None:
         return found
@@ -326,11 +330,11 @@ def rank(
 ) -> float:
     """How high a memory stands in an answer, 0 upward; `score` is its relevance in 0…1.
 
-    relevance × (0.8 + 0.2 importance) × (0.9 + 0.1 · 0.995^hours) × (1 + 0.05 · use), with hours since
-    the last access, or since it was made, and use = ln(1 + n) / ln(101), at most 1. Relevance,
-    importance and recency, with their decay of 0.995 an hour, are of Park et al., "Generative
-    Agents" (2023), section 4.1, which adds them up; here they multiply and are bounded, so that all
-    of them together never outweigh a relevance higher by half (0.8 · 0.9 against 1.05).
+    relevance × (0.8 + 0.2 importance) × (0.9 + 0.1 · 0.995^hours) × (1 + 0.05 · use), with hours
+    since the last access, or since it was made, and use = ln(1 + n) / ln(101), at most 1.
+    Relevance, importance and recency, with their decay of 0.995 an hour, are of Park et al.,
+    "Generative Agents" (2023), section 4.1, which adds them up; here they multiply and are bounded,
+    so that all together never outweigh a relevance higher by half (0.8 · 0.9 against 1.05).
     """
     ages = [age_s] if last_access_age_s is None else [age_s, last_access_age_s]
     hours = max(0.0, min(ages)) / 3600

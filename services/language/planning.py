@@ -197,7 +197,7 @@ def outline(goal: str) -> list[OutlineStep]:
     order; code in backticks becomes a `run_code` step. Otherwise: clarify, then gather and check in
     parallel, do, review. Raises ValueError for an empty goal.
     """
-    goal = scripts.clean(goal)[:_MAX_GOAL_CHARS].strip()
+    goal = scripts.clean(goal[:_MAX_GOAL_CHARS]).strip()
     if not re.search(r"\w", goal):
         raise ValueError("A plan needs a goal.")
     fences: list[str] = []

@@ -480,8 +480,8 @@ NO_POSSESSION = re.compile(
     r"|doubt|look)\b"
 )
 NO_POSSESSIONS = frozenset(
-    ["question", "questions", "problem", "problems", "issue", "error", "errors", "idea", "bug"]
-    + ["time", "trouble"]
+    {"question", "questions", "problem", "problems", "issue", "error", "errors", "idea", "bug"}
+    | {"time", "trouble"}
 )
 SINGULAR = {"children": "child", "kids": "child", "kid": "child"}
 PLACE_OF_USE = re.compile(r" (?:at|in) ((?:work|home|school|the office))$")

@@ -34,8 +34,8 @@ TEAM = r"(?:(?:우리는|우리 팀은|저희는|저희 팀은|우리 회사는|
 # "형은 서울": somebody else of whom the fact is true.
 OTHER = re.compile(r"^(?P<who>[가-힣a-z]+?(?: [가-힣]+?)?)(?:은|는|이|가)\s+(?P<rest>\S.*)$")
 PERSONAL = frozenset(
-    ["residence", "birthplace", "age", "marital", "hand", "diet", "allergy", "job", "employer"]
-    + ["like", "dislike", "prefer:", "favorite:", "use:", "habit", "routine", "have", "workplace"]
+    {"residence", "birthplace", "age", "marital", "hand", "diet", "allergy", "job", "employer"}
+    | {"like", "dislike", "prefer:", "favorite:", "use:", "habit", "routine", "have", "workplace"}
 )
 
 

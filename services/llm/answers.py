@@ -189,7 +189,8 @@ def _plan_started(result: Mapping[str, Any], is_korean: bool) -> str:
     status = str(result.get("status") or "").lower()
     ids = f"`{result.get('planId')}`", f"`{result.get('executionId')}`"
     if is_korean:
-        return f"계획 {ids[0]}의 실행 {ids[1]} 상태는 {status or '알 수 없음'}입니다. 각 단계는 실시간으로 볼 수 있습니다."
+        state = status or "알 수 없음"
+        return f"계획 {ids[0]}의 실행 {ids[1]}: {state}. 각 단계를 실시간으로 볼 수 있습니다."
     return (
         f"Plan {ids[0]}, execution {ids[1]}: {status or 'unknown'}. Its steps can be watched live."
     )
@@ -228,7 +229,9 @@ def parsed(content: str) -> Any:
 def of_tool(name: str, result: Any, is_korean: bool) -> str:
     """What to say after a tool answered."""
     if isinstance(result, Mapping):
-        if result.get("error"):
+        # Code that ended badly is an error with its output beside it, and `_ran` tells both.
+        has_output = name == "run_code" and "reason" in result
+        if result.get("error") and not has_output:
             return _failed(result["error"], is_korean)
         if name in _SHOWN:
             return _SHOWN[name](result, is_korean)

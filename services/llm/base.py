@@ -63,7 +63,7 @@ class ChatRequest:
     """Everything one answer is made from.
 
     `memories` are given apart from `messages` so that each provider can present them its own way;
-    `max_output_tokens` bounds the answer; `user_id` is an opaque id for abuse control at the provider.
+    `max_output_tokens` bounds the answer; `user_id` is an opaque id for abuse control.
     """
 
     messages: Sequence[ChatMessage]
@@ -101,7 +101,8 @@ class Usage:
 class Finished:
     """The end of a turn. `reason`: stop, tool_calls, length or content_filter.
 
-    `cited_memory_ids` names memories the text relies on (the embedded provider knows; others give none).
+    `cited_memory_ids` names memories the text relies on: the embedded provider knows them; of
+    others those count that the text cites by their marker.
     """
 
     reason: str
@@ -115,7 +116,8 @@ ChatEvent = TextDelta | ToolCallRequested | Finished
 class ProviderError(Exception):
     """The provider failed. `is_retryable` says whether trying again later may help.
 
-    `code`: UNAVAILABLE, RATE_LIMITED, TIMED_OUT, BAD_RESPONSE, REFUSED (bad key, bad model), TOO_LONG.
+    `code`: UNAVAILABLE, RATE_LIMITED, TIMED_OUT, BAD_RESPONSE, REFUSED (bad key, bad model) or
+    TOO_LONG.
     The message is fit for the user: no keys, no host-internal paths.
     """
 

@@ -9,9 +9,9 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from services.language import calculations, scripts, zones
 from services.language.embeddings import Embedder, Vectors
@@ -33,8 +33,10 @@ from services.llm.intents import Intent, Kind
 
 # A message is read as its nearest example from this cosine on; below, it is out of scope.
 _NEAREST_EXAMPLE = 0.62
+_READ_AT_ONCE_CHARS = 400
 # All delays of one answer together, so that a long output is not slowed down.
 _MAX_TOTAL_DELAY_S = 1.5
+_T = TypeVar("_T")
 _WORD = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
 
 
@@ -145,12 +147,12 @@ class EmbeddedProvider:
         return await self._first(request, intent, message)
 
     async def _intent(self, message: str, locale: str | None) -> Intent:
-        intent = intents.read(message)
+        intent = await _read(intents.read, message)
         if intent is not None:
             return intent
         prose = scripts.without_code(scripts.clean(message)).strip()[:800]
         is_korean = scripts.has_hangul(prose) or (not prose and (locale or "").startswith("ko"))
-        if extract(message) or not prose:
+        if await _read(extract, message) or not prose:
             return Intent(Kind.OTHER, is_korean)
         if self._examples is None:
             self._examples = await self._embedder.embed(
@@ -211,7 +213,7 @@ class EmbeddedProvider:
     async def _other(self, request: ChatRequest, intent: Intent, message: str) -> _Reply:
         """A statement is noted; anything else gets the plain truth, and what memory offers."""
         ko = intent.is_korean
-        noted = extract(message)
+        noted = await _read(extract, message)
         if noted and _has(request, "remember"):
             return _Reply(calls=[("remember", _remember_arguments(item.content)) for item in noted])
         found = await recollection.relevant(
@@ -224,6 +226,13 @@ class EmbeddedProvider:
             return _Reply(f"{parts[0]}\n\n{head} {said.text}", cited=said.cited)
         parts.append(answers.HELP[ko])
         return _Reply("\n\n".join(parts))
+
+
+async def _read(reader: Callable[[str], _T], message: str) -> _T:
+    """Read a message by rules; a long one in a thread, for it takes many milliseconds."""
+    if len(message) <= _READ_AT_ONCE_CHARS:
+        return reader(message)
+    return await asyncio.to_thread(reader, message)
 
 
 def _call(position: int, name: str, arguments: Mapping[str, Any]) -> ToolCall:
