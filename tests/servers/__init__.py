@@ -17,6 +17,7 @@ server of the user's own; nothing is started in its place.
 """
 
 import os
+from typing import NoReturn
 
 from tests.servers.base import UnavailableError
 from tests.servers.client import Session, coordinates
@@ -36,12 +37,17 @@ def require(name: str) -> dict[str, str]:
     Skips the calling test, saying why, if the server cannot be had here; fails it if
     NOOSPHERE_TEST_REQUIRE names the server.
     """
-    # Here, because the keeper imports this package too and shall start at once.
-    import pytest
-
     try:
         return coordinates(name)
     except UnavailableError as error:
-        if name in required():
-            pytest.fail(f"NOOSPHERE_TEST_REQUIRE names {name}, but {error}", pytrace=False)
-        pytest.skip(f"no {name}: {error}")
+        reason = str(error)
+    return _give_up(name, reason)
+
+
+def _give_up(name: str, reason: str) -> NoReturn:
+    # Here, because the keeper imports this package too and shall start at once.
+    import pytest
+
+    if name in required():
+        pytest.fail(f"NOOSPHERE_TEST_REQUIRE names {name}, but {reason}", pytrace=False)
+    pytest.skip(f"no {name}: {reason}")

@@ -46,7 +46,7 @@ class Session:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "tests.servers.keeper"),
-                    *(str(listener.fileno()), str(self._directory)),
+                    *(str(listener.fileno()), str(self._directory), str(os.getpid())),
                 ],
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.PIPE,
@@ -75,6 +75,8 @@ class Session:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        # A process that a test forked and left may hold the pipe open still.
+        self._process.terminate()
         try:
             self._process.wait(_CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,8 @@
 """The process that starts servers when they are first asked for, and ends them with its client.
 
 The client holds the other end of its standard input. Whatever way the client ends, by its last
-line or by SIGKILL, that pipe closes, and the keeper ends its servers and removes their data.
+line or by SIGKILL, that pipe closes, and the keeper ends its servers and removes their data. On
+Linux it also watches the client itself, since a process forked from it may keep the pipe open.
 
 A question is a line of JSON, `{"require": [name, …], "worker": id}` or `{"status": true}`; so is
 the answer. Lines on standard output tell of what takes long.
@@ -10,6 +11,7 @@ the answer. Lines on standard output tell of what takes long.
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -114,12 +116,24 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-async def _keep(listener: socket.socket, directory: Path) -> None:
+def _watch(client: int, ended: asyncio.Event) -> None:
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        descriptor = os.pidfd_open(client)
+    except ProcessLookupError:
+        ended.set()
+        return
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+
+
+async def _keep(listener: socket.socket, directory: Path, client: int) -> None:
     keeper = Keeper(directory)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, ended.set)
+    _watch(client, ended)
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     server = await asyncio.start_unix_server(keeper.answer, sock=listener)
@@ -135,5 +149,5 @@ async def _keep(listener: socket.socket, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    descriptor, home = int(sys.argv[1]), Path(sys.argv[2])
-    asyncio.run(_keep(socket.socket(fileno=descriptor), home))
+    with socket.socket(fileno=int(sys.argv[1])) as opened:
+        asyncio.run(_keep(opened, Path(sys.argv[2]), int(sys.argv[3])))

@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -227,6 +228,42 @@ async def test_servers_end_however_the_run_ends(tmp_path: Path, name: str) -> No
             await asyncio.sleep(0.05)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+_FORKING = """
+import json, os, signal, sys
+from pathlib import Path
+from tests.servers.client import Session, coordinates
+
+session = Session(print)
+url = coordinates("redis")["NOOSPHERE_TEST_REDIS_URL"]
+child = os.fork()
+if child == 0:
+    signal.pause()
+home = os.path.dirname(os.environ["NOOSPHERE_TEST_SERVERS"])
+Path(sys.argv[1]).write_text(json.dumps([home, child]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.redis
+async def test_servers_end_though_a_forked_process_lives_on(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    own = {k: v for k, v in os.environ.items() if not k.startswith("NOOSPHERE_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _FORKING, str(found)),
+        cwd=_ROOT,
+        env=own,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(60):
+        assert await process.wait() == -signal.SIGKILL
+        home, child = json.loads(found.read_text())
+        try:
+            while Path(home).exists():  # noqa: ASYNC110, ASYNC240 - another process removes it.
+                await asyncio.sleep(0.05)
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 _NOTHING_INSTALLED = {"NOOSPHERE_TEST_INSTALL": "0", "PATH": "/nowhere"}
