@@ -13,6 +13,7 @@ _STRICT = 0.5
 # Memories this close to the best one are said as well.
 _CLOSE = 0.06
 _MAX_SAID = 5
+_MAX_SAID_OF_ALL = 12
 
 
 def sentence(content: str) -> str:
@@ -30,15 +31,18 @@ async def relevant(
 ) -> list[RecalledMemory]:
     """The memories that answer the question, best first, at most 5; none if none does.
 
+    A question for all that is known gets up to 12, as the application ranked them.
     A memory about the very thing asked ("what is my name?") comes before one that merely sounds
     alike; with `is_strict` only close ones count.
     """
     unique = list({memory.id: memory for memory in memories if memory.content.strip()}.values())
     if not unique:
         return []
+    asked = asking.about(question)
+    if asked is not None and asked.is_wide and not is_strict:
+        return sorted(unique, key=lambda memory: (-memory.score, memory.id))[:_MAX_SAID_OF_ALL]
     vectors = await embedder.embed([question[:800], *(memory.content for memory in unique)])
     scores = vectors[1:] @ vectors[0]
-    asked = asking.about(question)
     ranked = []
     for memory, score in zip(unique, scores, strict=True):
         fit = asking.fit(asked, memory.content) if asked else 0.0
@@ -50,6 +54,4 @@ async def relevant(
     if not ranked or ranked[0][0] < bound:
         return []
     best = ranked[0][0]
-    is_wide = asked is not None and asked.is_wide
-    close = [memory for score, memory in ranked if score >= (bound if is_wide else best - _CLOSE)]
-    return close[:_MAX_SAID]
+    return [memory for score, memory in ranked if score >= best - _CLOSE][:_MAX_SAID]
