@@ -1,6 +1,7 @@
 import { HISTORY_PLUGIN } from "@graphiql/plugin-history";
 import { type GraphiQLPlugin, ToolbarButton, useGraphiQL, useGraphiQLActions } from "@graphiql/react";
 import { GraphiQL } from "graphiql";
+import { Kind, parse } from "graphql";
 import { useEffect, useLayoutEffect, useRef } from "react";
 import { AccountIcon, AccountPanel, useStored } from "./account";
 import { Engine } from "./engine";
@@ -77,7 +78,7 @@ function isNarrow(): boolean {
 
 /** Open the examples in new tabs, and turn to the first of them. */
 function useRestore(tabs: ReturnType<typeof examples>): () => void {
-  const { addTab, changeTab, updateActiveTabValues } = useGraphiQLActions();
+  const { addTab, changeTab, setOperationFacts, updateActiveTabValues } = useGraphiQLActions();
   const count = useGraphiQL((state) => state.tabs.length);
   const editors = useGraphiQL(({ queryEditor, variableEditor }) => ({ queryEditor, variableEditor }));
   return () => {
@@ -85,7 +86,12 @@ function useRestore(tabs: ReturnType<typeof examples>): () => void {
       addTab();
       editors.queryEditor?.setValue(query);
       editors.variableEditor?.setValue(variables);
-      updateActiveTabValues({ query, variables, operationName: null });
+      // The next addTab keeps this one under the name of the operation it believes to be here.
+      const documentAST = parse(query);
+      const operations = documentAST.definitions.filter((node) => node.kind === Kind.OPERATION_DEFINITION);
+      const operationName = operations[0]?.name?.value;
+      setOperationFacts({ documentAST, operationName, operations });
+      updateActiveTabValues({ query, variables, operationName: operationName ?? null });
     }
     changeTab(count);
   };

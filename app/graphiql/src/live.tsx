@@ -50,7 +50,7 @@ function Chip({ stream, active, choose }: { stream: Stream; active: boolean; cho
   const button = useRef<HTMLButtonElement>(null);
   useEffect(() => {
     if (active) button.current?.scrollIntoView({ block: "nearest", inline: "nearest" });
-  }, [active, total]);
+  }, [active, total, status]);
   return (
     <button
       ref={button}
