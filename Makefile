@@ -3,6 +3,7 @@
 PYTHON  ?=
 ARGS    ?=
 WORKERS ?= 2
+BENCH   ?= queries fanout sandboxes
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -41,11 +42,9 @@ lock: ## Resolve pyproject.toml anew into both lock files (ARGS="--upgrade" for 
 graphiql: ## Rebuild the GraphiQL bundle (needs Node.js; the built bundle is committed).
 	cd app/graphiql && npm ci && npm run build
 
-bench: ## Run the benchmarks.
+bench: ## Run the benchmarks, or some: make bench BENCH=queries.
 	@deploy/environment requirements.lock requirements-dev.lock
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-		echo "== $$file"; $(PY) -m "benchmarks.$$(basename "$$file" .py)" $(ARGS); \
-	done
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) -m "benchmarks.$$name" $(ARGS); done
 
 clean: ## Remove the environment and every cache; data/ stays.
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
