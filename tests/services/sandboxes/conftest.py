@@ -1,7 +1,8 @@
 """A real driver over a database and a bus of each test's own."""
 
 import asyncio
-import os
+import importlib
+import pkgutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
+import models
 from models.accounts import User
 from models.base import Record
 from models.database import Database
 from models.sandboxes import SandboxExecution
-from sandbox import select as drivers
 from sandbox.base import SandboxDriver
 from services import sandboxes
 from services.base import Deps, Viewer, work
@@ -24,13 +25,16 @@ from services.options import Options
 from services.sandboxes import executions, output
 from services.sandboxes.host import SandboxHost
 
+for _module in pkgutil.iter_modules(models.__path__):
+    # Tables refer to each other: all must be known before they are made.
+    importlib.import_module(f"models.{_module.name}")
+
 PERMISSIONS = frozenset({"sandboxes:write", "sandboxes:execute"})
 
 
-def _skip(marker: str, reason: str) -> None:
-    if marker in os.environ.get("NOOSPHERE_TEST_REQUIRE", "").split(","):
-        pytest.fail(f"NOOSPHERE_TEST_REQUIRE names {marker}: {reason}")
-    pytest.skip(reason)
+BOTH_DATABASES = pytest.mark.parametrize(
+    "where", ["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)], indirect=True
+)
 
 
 @pytest.fixture(
@@ -39,41 +43,17 @@ def _skip(marker: str, reason: str) -> None:
         pytest.param("docker", marks=pytest.mark.docker),
     ]
 )
-async def any_kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each driver that works here, by name."""
-    kind = cast("str", request.param)
-    await _require(kind, tmp_path)
-    return kind
+def any_kind(request: pytest.FixtureRequest) -> str:
+    """Each driver, by name."""
+    return cast("str", request.param)
 
 
 @pytest.fixture
-async def bubblewrap(tmp_path: Path) -> str:
-    """bubblewrap's name, where it works."""
-    await _require("bubblewrap", tmp_path)
-    return "bubblewrap"
-
-
-IMAGE = os.environ.get("NOOSPHERE_TEST_SANDBOX_IMAGE", "noosphere-sandbox:test")
-
-
-_reasons: dict[str, str] = {}
-
-
-async def _require(kind: str, folder: Path) -> None:
-    """Skip, or fail, the test unless the driver works here; tried once a process."""
-    if kind not in _reasons:
-        driver, reason = await drivers.choose(
-            cast("Any", kind),
-            docker_image=IMAGE,
-            docker_url=None,
-            state_dir=folder / "probe",
-            pull_timeout_s=0.1,
-        )
-        _reasons[kind] = reason if driver is None else ""
-        if driver is not None:
-            await driver.aclose()
-    if _reasons[kind]:
-        _skip(kind, _reasons[kind])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: SQLite, unless BOTH_DATABASES asks for both."""
+    if getattr(request, "param", "sqlite") == "mysql":
+        return str(request.getfixturevalue("mysql_url"))
+    return f"sqlite+aiosqlite:///{tmp_path / 'noosphere.db'}"
 
 
 @dataclass
@@ -118,21 +98,27 @@ Launch = Callable[..., Awaitable[Server]]
 
 
 @pytest.fixture
-async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
-    """Start servers over the same folder, one after the other."""
+async def launch(
+    request: pytest.FixtureRequest, tmp_path: Path, where: str
+) -> AsyncIterator[Launch]:
+    """Start servers over the same folder and database, one after the other."""
     servers: list[Server] = []
 
     async def start(
         kind: str | SandboxDriver = "bubblewrap", *, bus: Bus | None = None, **options: Any
     ) -> Server:
-        db = Database(f"sqlite+aiosqlite:///{tmp_path / 'noosphere.db'}")
+        docker_url = None
+        if kind == "docker":
+            docker_url = request.getfixturevalue("docker_url")
+            options["sandbox_template_image"] = request.getfixturevalue("docker_image")
+        db = Database(where)
         async with db.engine.begin() as connection:
             await connection.run_sync(Record.metadata.create_all)
         if bus is None:
             bus = LocalBus(tmp_path / "bus.sqlite")
             await bus.start()
-        chosen = Options(**{"sandbox_template_image": IMAGE, "text_checkpoint_s": 0.05, **options})
-        host = SandboxHost(driver=kind, state_dir=tmp_path / "sandboxes")
+        chosen = Options(**{"text_checkpoint_s": 0.05, **options})
+        host = SandboxHost(driver=kind, docker_url=docker_url, state_dir=tmp_path / "sandboxes")
         deps = Deps(chosen, db, bus, cast("Any", None), cast("Any", None), host)
         async with work(deps) as unit:
             await sandboxes.seed(unit)
@@ -149,9 +135,9 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
 
 
 @pytest.fixture
-async def server(launch: Launch, bubblewrap: str) -> Server:
+async def server(launch: Launch) -> Server:
     """A server with the embedded driver."""
-    return await launch(bubblewrap)
+    return await launch("bubblewrap")
 
 
 @pytest.fixture

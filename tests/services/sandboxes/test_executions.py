@@ -13,7 +13,7 @@ from services.base import Viewer
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import executions, lifecycle, output
 from services.sandboxes.recording import MARK
-from tests.services.sandboxes.conftest import Launch, Server, collect, finished, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -138,6 +138,7 @@ async def test_input_and_working_directory_reach_the_command(
     assert "not found" in (absent.stderr or "")
 
 
+@BOTH_DATABASES
 async def test_many_executions_run_side_by_side(server: Server, ada: Viewer, box: Sandbox) -> None:
     # Each waits for the file of the one after it: they end only if all run at once.
     made = [
@@ -153,6 +154,7 @@ async def test_many_executions_run_side_by_side(server: Server, ada: Viewer, box
     assert [row.stdout for row in ended] == [f"{i}\n" for i in range(8)]
 
 
+@BOTH_DATABASES
 async def test_output_is_exact_and_no_character_is_cut(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -180,8 +182,8 @@ async def test_output_is_exact_and_no_character_is_cut(
     assert done.stderr == errors.decode("utf-8", "replace")
 
 
-async def test_what_is_kept_is_bounded_and_says_so(launch: Launch, bubblewrap: str) -> None:
-    server = await launch(bubblewrap, execution_output_bytes=1001)
+async def test_what_is_kept_is_bounded_and_says_so(launch: Launch) -> None:
+    server = await launch(execution_output_bytes=1001)
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
     done = await ran(

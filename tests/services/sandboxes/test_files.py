@@ -12,7 +12,7 @@ from services.base import Viewer
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import files, lifecycle, rows
 from services.sandboxes.files import FileEncoding
-from tests.services.sandboxes.conftest import Launch, Server, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -37,6 +37,7 @@ async def size(server: Server) -> int | None:
         return await connection.scalar(select(SandboxWorkspace.size_bytes))
 
 
+@BOTH_DATABASES
 async def test_files_are_written_read_listed_and_removed(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -76,6 +77,7 @@ async def test_files_are_written_read_listed_and_removed(
     assert await size(server) == 5
 
 
+@BOTH_DATABASES
 async def test_the_index_tells_of_sandboxes_that_ended(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -132,8 +134,8 @@ async def test_links_that_lead_outside_are_not_followed(
     assert await index(server) == []
 
 
-async def test_what_is_too_large_or_no_content_is_refused(launch: Launch, bubblewrap: str) -> None:
-    server = await launch(bubblewrap, file_max_bytes=1000)
+async def test_what_is_too_large_or_no_content_is_refused(launch: Launch) -> None:
+    server = await launch(file_max_bytes=1000)
     deps, ada = server.deps, await server.person("ada")
     box = await lifecycle.create(deps, ada)
     base = {"sandbox_id": box.id, "path": "f"}

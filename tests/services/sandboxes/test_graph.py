@@ -16,7 +16,7 @@ from schema.execution.engine import Engine, Prepared
 from services.access import READ_EVERYTHING
 from services.base import ANONYMOUS, Viewer
 from services.sandboxes import files, lifecycle
-from tests.services.sandboxes.conftest import Launch, Server, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
 
 pytestmark = pytest.mark.bubblewrap
 BOX = "sandbox { id status failure }  errors { code message path }"
@@ -84,6 +84,7 @@ WHOLE = """query ($id: ID!, $path: String = ".") {
 }"""
 
 
+@BOTH_DATABASES
 async def test_a_sandbox_is_shown_with_all_its_parts(engine: Engine, server: Server) -> None:
     ada = await server.person("ada")
     made = await ask(
@@ -341,10 +342,11 @@ async def test_strangers_see_nothing_and_who_reads_everything_sees_all(
         assert seen["sandboxFile"] == {"content": "x"}
 
 
+@BOTH_DATABASES
 async def test_one_statement_a_level_whatever_the_number_of_sandboxes(
-    engine: Engine, launch: Launch, bubblewrap: str
+    engine: Engine, launch: Launch
 ) -> None:
-    server = await launch(bubblewrap)
+    server = await launch()
     # Housekeeping reads now and then, and would be counted.
     await server.host._tasks.aclose()
     ada = await server.person("ada")

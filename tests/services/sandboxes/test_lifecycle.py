@@ -17,7 +17,7 @@ from services.base import ANONYMOUS, Viewer, work
 from services.errors import UnauthenticatedError, UserError, UserErrorCode, UserErrors
 from services.sandboxes import executions, lifecycle, output, rows
 from services.sandboxes.wishes import Resources, Security
-from tests.services.sandboxes.conftest import Launch, Server, finished, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, finished, ran
 
 
 async def count(server: Server) -> int:
@@ -80,6 +80,7 @@ async def test_a_paused_sandbox_stands_still_and_goes_on(launch: Launch, any_kin
     assert (await finished(deps, ada, running.id)).exit_code == 0
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
 async def test_stopping_ends_what_runs(server: Server, ada: Viewer) -> None:
     deps = server.deps
@@ -151,9 +152,10 @@ async def test_without_permission_nothing_is_made(server: Server) -> None:
     assert await count(server) == 0
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
-async def test_the_quota_holds_for_creations_at_once(launch: Launch, bubblewrap: str) -> None:
-    server = await launch(bubblewrap, sandboxes_per_user=2)
+async def test_the_quota_holds_for_creations_at_once(launch: Launch) -> None:
+    server = await launch(sandboxes_per_user=2)
     ada, eve = await server.person("ada"), await server.person("eve")
     made = await asyncio.gather(
         *(lifecycle.create(server.deps, ada) for _ in range(4)), return_exceptions=True
@@ -193,6 +195,7 @@ async def test_limits_out_of_range_are_refused_by_name(server: Server, ada: View
     assert await count(server) == 0
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
 async def test_limits_given_are_those_of_the_sandbox(server: Server, ada: Viewer) -> None:
     small = Resources(cpu_millis=500, memory_bytes=160 * MIB, pids=16)
@@ -269,6 +272,7 @@ async def test_templates_are_found_by_id_and_refused_where_they_cannot_run(
     assert await refusal(unknown) == [(UserErrorCode.NOT_FOUND, ("conversation_id",))]
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
 async def test_a_sandbox_ends_when_its_time_is_over(server: Server, ada: Viewer) -> None:
     deps = server.deps
@@ -287,8 +291,8 @@ async def test_a_sandbox_ends_when_its_time_is_over(server: Server, ada: Viewer)
 
 
 @pytest.mark.bubblewrap
-async def test_extending_adds_time_up_to_the_longest_life(launch: Launch, bubblewrap: str) -> None:
-    server = await launch(bubblewrap, sandbox_max_ttl_s=1000)
+async def test_extending_adds_time_up_to_the_longest_life(launch: Launch) -> None:
+    server = await launch(sandbox_max_ttl_s=1000)
     ada = await server.person("ada")
     sandbox = await lifecycle.create(server.deps, ada, timeout_s=100)
     longer = await lifecycle.extend(server.deps, ada, sandbox_id=sandbox.id, seconds=500)

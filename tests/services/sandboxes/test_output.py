@@ -18,7 +18,7 @@ from services.events.local import LocalBus
 from services.events.store import Retention
 from services.sandboxes import executions, lifecycle, output, rows
 from services.sandboxes.output import Chunk, Exited, Item, Position, Reset
-from tests.services.sandboxes.conftest import Launch, Server, collect, finished, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 pytestmark = pytest.mark.bubblewrap
 SLOW = "for i in 1 2 3 4 5 6; do echo out $i; echo err $i >&2; sleep 0.06; done"
@@ -38,6 +38,7 @@ OUT = b"".join(b"out %d\n" % i for i in range(1, 7))
 ERR = b"".join(b"err %d\n" % i for i in range(1, 7))
 
 
+@BOTH_DATABASES
 async def test_every_cursor_leads_to_the_same_whole(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -141,11 +142,11 @@ async def test_after_the_log_is_gone_the_row_tells(
 
 
 async def test_a_log_trimmed_while_it_runs_begins_anew_from_what_is_stored(
-    launch: Launch, bubblewrap: str, tmp_path: Path
+    launch: Launch, tmp_path: Path
 ) -> None:
     bus = LocalBus(tmp_path / "small.sqlite", retention=Retention(max_entries=30))
     await bus.start()
-    server = await launch(bubblewrap, bus=bus)
+    server = await launch(bus=bus)
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
     # Streams alternate, so that each flush makes several entries.

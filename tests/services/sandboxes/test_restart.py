@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from models.base import now
 from models.states import ExecutionReason, RunState, SandboxStatus
 from sandbox.base import SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
@@ -16,7 +15,8 @@ from services.base import Viewer
 from services.errors import UserError, UserErrorCode
 from services.events.local import LocalBus
 from services.sandboxes import executions, housekeeping, lifecycle, output, rows
-from tests.services.sandboxes.conftest import Launch, Server, collect, finished, ran
+from services.sandboxes.node import INSTALLATION_LABEL, installation
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 
 async def first_chunk(server: Server, viewer: Viewer, execution_id: str) -> output.Item:
@@ -27,12 +27,11 @@ async def first_chunk(server: Server, viewer: Viewer, execution_id: str) -> outp
         return await anext(items)
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
-async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(
-    launch: Launch, bubblewrap: str
-) -> None:
+async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(launch: Launch) -> None:
     # Nothing was stored in the row yet: all there is, is in the log.
-    server = await launch(bubblewrap, text_checkpoint_s=600.0)
+    server = await launch(text_checkpoint_s=600.0)
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
     done = await ran(server.deps, ada, box.id, "echo before")
@@ -49,7 +48,7 @@ async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(
             await tap.get(1)
     await server.crash()
 
-    again = await launch(bubblewrap)
+    again = await launch()
     row = await rows.sandbox(again.deps, box.id)
     assert row is not None
     assert row.status is SandboxStatus.FAILED
@@ -70,10 +69,8 @@ async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(
 
 
 @pytest.mark.bubblewrap
-async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(
-    launch: Launch, bubblewrap: str
-) -> None:
-    server = await launch(bubblewrap, text_checkpoint_s=0.01)
+async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(launch: Launch) -> None:
+    server = await launch(text_checkpoint_s=0.01)
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
     command = "for i in $(seq 30); do echo $i; sleep 0.02; done; sleep 600"
@@ -91,7 +88,7 @@ async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(
             if text.endswith(b"30\n"):
                 break
     await server.crash()
-    again = await launch(bubblewrap)
+    again = await launch()
     ended = await rows.execution(again.deps, made.id)
     assert ended is not None
     assert ended.stdout == "".join(f"{i}\n" for i in range(1, 31))
@@ -100,9 +97,9 @@ async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(
 
 @pytest.mark.bubblewrap
 async def test_a_crash_before_it_began_settles_the_order(
-    launch: Launch, bubblewrap: str, monkeypatch: pytest.MonkeyPatch
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await launch(bubblewrap)
+    server = await launch()
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
 
@@ -112,15 +109,15 @@ async def test_a_crash_before_it_began_settles_the_order(
     monkeypatch.setattr(server.host, "ask", deaf)
     made = await executions.execute(server.deps, ada, sandbox_id=box.id, command="true")
     await server.crash()
-    again = await launch(bubblewrap)
+    again = await launch()
     ended = await rows.execution(again.deps, made.id)
     assert ended is not None
     assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
 
 
 @pytest.mark.bubblewrap
-async def test_stopping_the_server_settles_everything(launch: Launch, bubblewrap: str) -> None:
-    server = await launch(bubblewrap)
+async def test_stopping_the_server_settles_everything(launch: Launch) -> None:
+    server = await launch()
     ada = await server.person("ada")
     box = await lifecycle.create(server.deps, ada)
     made = await executions.execute(
@@ -140,10 +137,8 @@ async def test_stopping_the_server_settles_everything(launch: Launch, bubblewrap
 
 
 @pytest.mark.bubblewrap
-async def test_leftovers_nobody_knows_are_removed(
-    launch: Launch, bubblewrap: str, tmp_path: Path
-) -> None:
-    server = await launch(bubblewrap)
+async def test_leftovers_nobody_knows_are_removed(launch: Launch, tmp_path: Path) -> None:
+    server = await launch()
     node = await server.host.node()
     await node.driver.create(SandboxSpec("sbx_stray", "host"))
     records = tmp_path / "sandboxes" / "sandboxes"
@@ -152,15 +147,16 @@ async def test_leftovers_nobody_knows_are_removed(
     # As SIGKILL leaves it: the note of a sandbox whose process and server are gone.
     dead = kept.replace(b'"server_start": "', b'"server_start": "9')
     (records / "sbx_stray.json").write_bytes(dead)
-    again = await launch(bubblewrap)
+    again = await launch()
     assert await (await again.host.node()).driver.list({}) == []
 
 
+@BOTH_DATABASES
 @pytest.mark.bubblewrap
 async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
-    launch: Launch, bubblewrap: str, tmp_path: Path
+    launch: Launch, tmp_path: Path
 ) -> None:
-    first = await launch(bubblewrap)
+    first = await launch()
     ada = await first.person("ada")
     box = await lifecycle.create(first.deps, ada)
     made = await executions.execute(
@@ -171,7 +167,7 @@ async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
     # The same log file, so that this node reads what the other one wrote.
     bus = LocalBus(tmp_path / "bus.sqlite", "other-node")
     await bus.start()
-    second = await launch(bubblewrap, bus=bus)
+    second = await launch(bus=bus)
     row = await rows.sandbox(second.deps, box.id)
     assert row is not None
     assert (row.status, row.node_id) == (SandboxStatus.RUNNING, "local")
@@ -188,15 +184,15 @@ async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
 
 @pytest.mark.bubblewrap
 async def test_dead_nodes_are_taken_over_when_found_dead_twice(
-    launch: Launch, bubblewrap: str, tmp_path: Path
+    launch: Launch, tmp_path: Path
 ) -> None:
-    first = await launch(bubblewrap)
+    first = await launch()
     ada = await first.person("ada")
     box = await lifecycle.create(first.deps, ada)
     await first.crash()
     bus = LocalBus(tmp_path / "other.sqlite", "other-node")
     await bus.start()
-    second = await launch(bubblewrap, bus=bus)
+    second = await launch(bus=bus)
     node = await second.host.node()
     suspects = await housekeeping._dead_nodes(node, set())
     row = await rows.sandbox(second.deps, box.id)
@@ -225,35 +221,63 @@ class Surviving(BubblewrapDriver):
         """Keep everything."""
 
 
+async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver) -> None:
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    frozen = await lifecycle.create(server.deps, ada)
+    made = await executions.execute(
+        server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
+    )
+    await first_chunk(server, ada, made.id)
+    await ran(server.deps, ada, box.id, "echo kept > file")
+    await ran(server.deps, ada, frozen.id, "echo cold > file")
+    await lifecycle.pause(server.deps, ada, sandbox_id=frozen.id)
+    await server.crash()
+
+    again = await launch(kind)
+    row = await rows.sandbox(again.deps, box.id)
+    assert row is not None
+    assert row.status is SandboxStatus.RUNNING
+    ended = await finished(again.deps, ada, made.id)
+    assert (ended.reason, ended.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
+    assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
+    await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
+    assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
+    for one in (box, frozen):
+        await lifecycle.delete(again.deps, ada, sandbox_id=one.id)
+    node = await again.host.node()
+    labels = {INSTALLATION_LABEL: installation(again.deps)}
+    assert await node.driver.list(labels) == []
+
+
 @pytest.mark.bubblewrap
-async def test_a_sandbox_that_survived_is_taken_up_again(
-    launch: Launch, bubblewrap: str, tmp_path: Path
-) -> None:
+async def test_a_sandbox_that_survived_is_taken_up_again(launch: Launch, tmp_path: Path) -> None:
     driver = Surviving(state_dir=tmp_path / "surviving")
     try:
-        server = await launch(driver)
-        ada = await server.person("ada")
-        box = await lifecycle.create(server.deps, ada)
-        frozen = await lifecycle.create(server.deps, ada)
-        made = await executions.execute(
-            server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
-        )
-        await first_chunk(server, ada, made.id)
-        await ran(server.deps, ada, box.id, "echo kept > file")
-        await ran(server.deps, ada, frozen.id, "echo cold > file")
-        await lifecycle.pause(server.deps, ada, sandbox_id=frozen.id)
-        await server.crash()
-
-        again = await launch(driver)
-        row = await rows.sandbox(again.deps, box.id)
-        assert row is not None
-        assert row.status is SandboxStatus.RUNNING
-        ended = await finished(again.deps, ada, made.id)
-        assert (ended.reason, ended.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
-        assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
-        await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
-        assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
-        assert ended.completed_at is not None
-        assert ended.completed_at <= now()
+        await _survive(await launch(driver), launch, driver)
     finally:
         await BubblewrapDriver.aclose(driver)
+
+
+@pytest.mark.docker
+async def test_containers_are_taken_up_again(launch: Launch) -> None:
+    await _survive(await launch("docker"), launch, "docker")
+
+
+@pytest.mark.docker
+async def test_containers_nobody_knows_are_removed(launch: Launch) -> None:
+    server = await launch("docker")
+    node = await server.host.node()
+    labels = {INSTALLATION_LABEL: installation(server.deps)}
+    image = server.options.sandbox_template_image
+    await node.driver.create(SandboxSpec("sbx_stray", image, labels=labels))
+    foreign = SandboxSpec("sbx_foreign", image, labels={INSTALLATION_LABEL: "another"})
+    await node.driver.create(foreign)
+    await server.crash()
+    again = await launch("docker")
+    driver = (await again.host.node()).driver
+    try:
+        assert await driver.list(labels) == []
+        assert len(await driver.list({INSTALLATION_LABEL: "another"})) == 1
+    finally:
+        await driver.remove("sbx_foreign")
