@@ -24,30 +24,9 @@ _SWAPS = {
     "you'd": "I'd",
 }
 _OBJECT_BEFORE = frozenset(
-    [
-        "to",
-        "for",
-        "with",
-        "about",
-        "of",
-        "from",
-        "by",
-        "at",
-        "on",
-        "in",
-        "than",
-        "like",
-        "tell",
-        "give",
-        "show",
-        "ask",
-        "help",
-        "call",
-        "remind",
-        "send",
-        "let",
-        "and",
-    ]
+    {"to", "for", "with", "about", "of", "from", "by", "at", "on", "in", "than", "like", "and"}
+    | {"tell", "give", "show", "ask", "help", "call", "remind", "send", "let", "want", "need"}
+    | {"expect", "love", "trust", "thank", "teach", "told"}
 )
 _ADVERBS = r"(?:(?:not|really|also|still|always|never|currently|now|often|usually|just)\s+)?"
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?|[^A-Za-z]+")
