@@ -89,10 +89,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
-# An id column: ASCII and binary, so that MySQL compares bytes and indexes a third of the size.
-Id = String(36).with_variant(
-    mysql.VARCHAR(36, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
-)
+class IdType(TypeDecorator[str]):
+    """An id: ASCII and binary, so that MySQL compares bytes and indexes a third of the size.
+
+    A text that can be no id is asked for as the empty one, which nothing has: MySQL would refuse to
+    compare it with an ASCII column, and SQLite to encode half a surrogate pair.
+    """
+
+    impl = String(36).with_variant(
+        mysql.VARCHAR(36, charset="ascii", collation="ascii_bin"), "mysql", "mariadb"
+    )
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Give the id as it is asked for."""
+        return value if value is None or is_id(value) else ""
+
+
+def is_id(value: str) -> bool:
+    """Tell whether a text can be an id at all."""
+    return len(value) <= 36 and value.isascii() and "\x00" not in value
+
+
+Id = IdType()
 # MySQL's TEXT ends at 64 KB; messages and outputs are longer.
 LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 # SQLite numbers rows by itself only for INTEGER PRIMARY KEY.

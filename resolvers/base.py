@@ -9,6 +9,7 @@ import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.accounts import AuthSession
-from models.base import Record, row_columns, rows_of
+from models.base import IdType, Record, UtcDateTime, is_id, row_columns, rows_of
 from services import access
 from services.accounts.sessions import Client, viewer_of
 from services.base import ANONYMOUS, Deps, Viewer
@@ -31,6 +32,8 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 # Concurrent batches of one operation take at most this many connections.
 _CONNECTIONS_PER_OPERATION = 4
+# Beyond every number of a column; infinity and NaN are not below it.
+_NUMBERS_END = 2**63
 # SQLite refuses compound selects of more than 500 parts.
 _UNION_PARTS = 200
 # Tables whose rows are nodes of the graph; filled by the schema.
@@ -374,7 +377,7 @@ def decode_cursor(cursor: str, size: int) -> list[Any]:
         values = orjson.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
         if not isinstance(values, list) or len(values) != size or not isinstance(values[-1], str):
             raise ValueError("not a cursor of this list")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise RequestError(
             "BAD_USER_INPUT",
             "This cursor does not belong to this list; take one from `pageInfo` or `edges`.",
@@ -383,13 +386,28 @@ def decode_cursor(cursor: str, size: int) -> list[Any]:
 
 
 def _typed(column: Any, value: Any) -> Any:
-    python_type = column.type.python_type
+    """Give a cursor's value as its column holds it."""
     try:
-        if hasattr(python_type, "fromisoformat"):
-            at = python_type.fromisoformat(value)
-            if at.tzinfo is None:
-                raise ValueError("cursors hold aware times")
-            return at
-        return python_type(value)
-    except (TypeError, ValueError) as error:
+        return _held(column.type, value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError("BAD_USER_INPUT", "This cursor does not belong to this list.") from error
+
+
+def _held(type_: Any, value: Any) -> Any:
+    if isinstance(type_, UtcDateTime):
+        at = datetime.fromisoformat(value)
+        if at.tzinfo is None:
+            raise ValueError("cursors hold aware times")
+        return at.astimezone(UTC)
+    if isinstance(type_, IdType):
+        if not is_id(value):
+            raise ValueError("not an id")
+        return value
+    if type_.python_type is str:
+        # Half a surrogate pair cannot be encoded; what is no text has no such method at all.
+        str.encode(value)
+        return value
+    number = type_.python_type(value)
+    if not abs(number) < _NUMBERS_END:
+        raise ValueError("not a number that a column holds")
+    return number

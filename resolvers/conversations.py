@@ -8,6 +8,9 @@ from models.memories import Memory
 from models.states import ConversationStatus, MessageStatus
 from models.tools import ToolExecution
 from resolvers.base import Info, Order, Page, PageArgs
+from services.conversations.threads import TITLE_MAX_CHARS
+from services.errors import RequestError, UserError
+from services.text import clean
 
 
 async def one(info: Info, id_: str) -> Conversation | None:
@@ -18,13 +21,24 @@ async def one(info: Info, id_: str) -> Conversation | None:
 async def listed(
     info: Info, page: PageArgs, order: Order, status: ConversationStatus | None, title: str | None
 ) -> Page[Conversation]:
-    """Give a page of the viewer's own conversations."""
+    """Give a page of the viewer's own conversations.
+
+    Raises RequestError BAD_USER_INPUT for a part of a title that no title can have.
+    """
     where = [Conversation.user_id == info.context.viewer.user_id]
     if status is not None:
         where.append(Conversation.status == status)
     if title:
+        _check_title_part(title)
         where.append(Conversation.title.icontains(title, autoescape=True))
     return await info.context.load.list(Conversation, page, order=order, where=where)
+
+
+def _check_title_part(title: str) -> None:
+    try:
+        clean(title, "title_contains", max_chars=TITLE_MAX_CHARS, min_chars=0, multiline=False)
+    except UserError as error:
+        raise RequestError("BAD_USER_INPUT", error.message) from error
 
 
 async def message(info: Info, id_: str) -> Message | None:

@@ -10,6 +10,7 @@ from models.memories import Memory, MemoryRelation
 from models.states import MemoryRelationType, MemoryType
 from resolvers.base import Info, Order, Page, PageArgs
 from services import memories
+from services.errors import RequestError
 from services.memories import Match
 
 
@@ -40,15 +41,20 @@ async def listed(
     if importance_at_least is not None:
         where.append(Memory.importance >= importance_at_least)
     if created_after is not None:
-        where.append(Memory.created_at > _aware(created_after))
+        where.append(Memory.created_at > _aware(created_after, "createdAfter"))
     if created_before is not None:
-        where.append(Memory.created_at < _aware(created_before))
+        where.append(Memory.created_at < _aware(created_before, "createdBefore"))
     return await info.context.load.list(Memory, page, order=order, where=where)
 
 
-def _aware(at: datetime) -> datetime:
-    """Take a time without a zone as UTC."""
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+def _aware(at: datetime, name: str) -> datetime:
+    """Take a time without a zone as UTC. Raises RequestError BAD_USER_INPUT beyond the calendar."""
+    try:
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise RequestError(
+            "BAD_USER_INPUT", f"`{name}` must lie within the years 1 to 9999 in UTC."
+        ) from error
 
 
 async def search(

@@ -19,7 +19,8 @@ async def one(info: Info, id_: str | None, name: str | None) -> Tool | None:
     load = info.context.load
     if id_ is not None:
         return (await load.one(Tool, Tool.id, [id_]))[0]
-    return (await load.one(Tool, Tool.name, [name]))[0]
+    # Names are short words; what is none need not be asked for.
+    return (await load.one(Tool, Tool.name, [name]))[0] if name and name.isascii() else None
 
 
 async def listed(info: Info, page: PageArgs, is_enabled: bool | None) -> Page[Tool]:

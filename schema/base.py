@@ -20,12 +20,21 @@ T = TypeVar("T")
 N = TypeVar("N")
 
 BigInt = NewType("BigInt", int)
+_BIG_INT_END = 2**53
+
+
+def _big_int(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= _BIG_INT_END:
+        raise ValueError("expected a whole number within ±(2^53 - 1)")
+    return value
+
+
 SCALARS: dict[object, Any] = {
     BigInt: strawberry.scalar(
         name="BigInt",
         description="A whole number within ±(2^53 - 1), for sizes in bytes.",
         serialize=int,
-        parse_value=int,
+        parse_value=_big_int,
     )
 }
 

@@ -21,6 +21,7 @@ PERMISSIONS = {
     access.READ_EVERYTHING: "See everybody's rows.",
     "everything:manage": "Stop, cancel and delete what others made.",
 }
+ROLES_MAX = 100
 _USER = {name for name in PERMISSIONS if name.endswith((":write", ":execute"))}
 ROLES: dict[str, tuple[str, set[str]]] = {
     "admin": ("Runs this server: sees everything and manages people.", set(PERMISSIONS)),
@@ -75,11 +76,11 @@ async def grant(unit: Work, user_id: str, names: list[str]) -> None:
     """Give a user exactly these roles. Raises UserError INVALID for an unknown name."""
     session = unit.session
     found = {role.name: role.id for role in await session.scalars(select(Role))}
-    unknown = [name for name in names if name not in found]
-    if unknown:
+    unknown = next((name for name in names if name not in found), None)
+    if unknown is not None:
         raise UserError(
             UserErrorCode.INVALID,
-            f"There is no role {', '.join(unknown)}; there are {', '.join(sorted(found))}.",
+            f"There is no role {unknown[:50]!r}; there are {', '.join(sorted(found))}.",
             ("roles",),
         )
     await session.execute(delete(UserRole).where(UserRole.user_id == user_id))
@@ -106,10 +107,14 @@ async def assign(deps: Deps, viewer: Viewer, *, user_id: str, roles: list[str]) 
     """Give a user exactly these roles.
 
     Raises UserError FORBIDDEN without `accounts:manage`, NOT_FOUND for an unknown user, INVALID for
-    an unknown role, CONFLICT when no administrator would be left.
+    an unknown role, LIMIT for more than 100, CONFLICT when no administrator would be left.
     """
     viewer.require("accounts:manage")
+    if len(roles) > ROLES_MAX:
+        raise UserError(UserErrorCode.LIMIT, f"Give at most {ROLES_MAX} roles at once.", ("roles",))
     async with work(deps) as unit:
+        # Two administrators must not take the role from each other at the same moment.
+        await unit.session.execute(select(Role.id).where(Role.name == "admin").with_for_update())
         user = await unit.lock(User, user_id)
         if user is None:
             raise UserError(UserErrorCode.NOT_FOUND, "There is no such user.", ("user_id",))

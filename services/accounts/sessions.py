@@ -92,7 +92,8 @@ async def create(
     Raises UserError INVALID for a wrong pair (the same whether the user exists or not), and
     RateLimitedError after too many attempts for one login or from one address.
     """
-    name = login.strip().casefold()[:255]
+    # Half a surrogate pair names nobody, and no database could be asked for it.
+    name = login.strip().casefold()[:255].encode(errors="replace").decode()
     await _throttle(deps, f"sign-in:login:{passwords.hash_token(name)}", 1)
     if client.ip_address:
         await _throttle(deps, f"sign-in:ip:{client.ip_address}", _IP_FACTOR)
@@ -184,7 +185,8 @@ async def revoke(deps: Deps, viewer: Viewer, *, session_id: str | None = None) -
     """
     user_id = viewer.id
     async with work(deps) as unit:
-        session = await unit.lock(AuthSession, session_id or viewer.session_id or "")
+        chosen = viewer.session_id if session_id is None else session_id
+        session = await unit.lock(AuthSession, chosen or "")
         if session is None or session.user_id != user_id:
             raise UserError(UserErrorCode.NOT_FOUND, "You have no such session.", ("id",))
         if session.revoked_at is None:

@@ -38,7 +38,7 @@ def test_secrets_and_blobs_are_read_only_when_asked_for() -> None:
     revealed = [
         f"{table.__name__}.{name}"
         for table in TABLES
-        for name in table.Row._fields  # type: ignore[attr-defined]
+        for name in table.Row._fields
         if name.endswith(("_hash", "embedding")) and name != "content_hash"
     ]
     assert revealed == []

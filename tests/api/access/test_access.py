@@ -1,12 +1,17 @@
 """Everything in the graph, tried by everybody: anonymous, a stranger, the owner, an administrator
 and somebody who may only look."""
 
-import itertools
 import json
 from typing import Any
 
 import pytest
-from graphql import GraphQLField, get_named_type, is_composite_type, is_required_argument
+from graphql import (
+    GraphQLField,
+    GraphQLObjectType,
+    get_named_type,
+    is_composite_type,
+    is_required_argument,
+)
 
 from tests.api.access.expectations import (
     ABSENT,
@@ -20,7 +25,7 @@ from tests.api.access.expectations import (
     UNAUTHENTICATED,
 )
 from tests.api.access.graph import NODE_TYPES, object_type
-from tests.api.access.world import SECRET, WHO, World, absent
+from tests.api.access.world import SECRET, WHO, World, absent, filled
 from tests.api.people import everything_stored
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -73,7 +78,7 @@ async def test_nobody_sees_anything_of_another_through_an_id(world: World, type_
 def selection(field: GraphQLField) -> str:
     """Select the plain fields of what a field leads to; of a connection, of its nodes."""
     type_ = get_named_type(field.type)
-    if not is_composite_type(type_):
+    if not isinstance(type_, GraphQLObjectType):
         return ""
     if "nodes" in type_.fields:
         return f"{{ nodes {selection(type_.fields['nodes'])} edges {{ cursor }} }}"
@@ -257,22 +262,6 @@ async def test_following_a_foreign_object_is_refused_as_for_an_absent_one(
 
 
 # ---- mutations
-
-_names = itertools.count()
-
-
-def filled(world: World, who: str, value: Any, *, is_absent: bool = False) -> Any:
-    """Put ids and names in the places of `<Type>` and `<new>`."""
-    if isinstance(value, dict):
-        return {key: filled(world, who, inner, is_absent=is_absent) for key, inner in value.items()}
-    if not isinstance(value, str):
-        return value
-    if "<new>" in value:
-        return value.replace("<new>", f"new{id(world)}-{next(_names)}")
-    if value.startswith("<"):
-        id_ = world.target(who, value.strip("<>"))
-        return absent(id_) if is_absent else id_
-    return value
 
 
 def outcome(answer: Any) -> str:

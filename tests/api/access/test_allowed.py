@@ -3,8 +3,8 @@
 import pytest
 
 from tests.api.access.expectations import MUTATIONS, OK
-from tests.api.access.test_access import filled, outcome
-from tests.api.access.world import WHO, World
+from tests.api.access.test_access import outcome
+from tests.api.access.world import WHO, World, filled
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

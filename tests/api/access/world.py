@@ -4,6 +4,7 @@ The crossed references cannot come about through the product; they are there so 
 of the graph is tried from a row its viewer may see to a row they may not.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ from models.states import (
     SandboxStatus,
 )
 from models.tools import ToolExecution, ToolParameter
+from services import memories
 from services.base import Deps, Work, work
 from tests.api.people import sign_up
 from tests.fixtures import Api, Person
@@ -80,6 +82,23 @@ def absent(id_: str) -> str:
     return new_id(id_.split("_", maxsplit=1)[0])
 
 
+_names = itertools.count()
+
+
+def filled(world: World, who: str, value: Any, *, is_absent: bool = False) -> Any:
+    """Put ids and names in the places of `<Type>` and `<new>`."""
+    if isinstance(value, dict):
+        return {key: filled(world, who, inner, is_absent=is_absent) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    if "<new>" in value:
+        return value.replace("<new>", f"new{id(world)}-{next(_names)}")
+    if value.startswith("<"):
+        id_ = world.target(who, value.strip("<>"))
+        return absent(id_) if is_absent else id_
+    return value
+
+
 async def build(deps: Deps) -> World:
     """Fill an empty database."""
     admin = await sign_up(deps, "admin", "admin")
@@ -92,6 +111,9 @@ async def build(deps: Deps) -> World:
     of_admin = await _belongings(deps, admin, shared)
     of_stranger = await _belongings(deps, stranger, shared)
     await _cross(deps, of_stranger, of_owner)
+    for person in (admin, owner, stranger, reader):
+        # Embeds what was not, so that no later look has anything to write.
+        await memories.search(deps, person.viewer, "trees", first=1)
     return World(
         Api(deps),
         owner,
