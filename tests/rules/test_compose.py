@@ -50,11 +50,16 @@ def test_the_file_is_valid_and_names_the_services() -> None:
     assert "docker.sock" not in whole.stdout
 
 
-@pytest.mark.parametrize("name", sorted(_SECRETS))
-def test_a_secret_that_is_missing_stops_the_start(name: str) -> None:
-    config = _config(**{**_SECRETS, name: ""})
-    assert config.returncode != 0
-    assert "into .env" in config.stderr
+def test_it_starts_without_any_preparation_and_keeps_the_stores_inside() -> None:
+    config = _config()
+    assert config.returncode == 0, config.stderr
+    text = (_ROOT / "docker-compose.yml").read_text()
+    for store in ("mysql", "redis"):
+        block = rf"^  {store}:\n(.*?)(?=^  \S|\Z)"
+        service = re.search(block, text.split("\nservices:")[1], re.MULTILINE | re.DOTALL)
+        assert service is not None
+        assert "networks: [inside]" in service[1]
+        assert "ports:" not in service[1]
 
 
 def test_every_variable_is_a_setting() -> None:
