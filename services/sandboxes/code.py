@@ -1,12 +1,12 @@
 """Running code on behalf of a conversation or a plan."""
 
 import asyncio
+import functools
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy import select
 
@@ -33,7 +33,7 @@ _NAMES = {
 }
 _TRIES = 3
 _CANCEL_S = 10.0
-_MARGIN = timedelta(seconds=30)
+_MARGIN_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ async def run(
     """Run code in the live sandbox of the conversation, or make it one; wait for its end.
 
     Without a conversation the viewer has one sandbox for all such code. A sandbox that turns out to
-    be gone is replaced. `on_output(text)` gets what both streams write, as it is written. Code that
-    fails, runs too long or loses its sandbox is a result. Cancelled, it cancels the execution.
+    be gone is replaced; where the quota leaves no room, the longest unused one made here gives way.
+    `on_output(text)` gets what both streams write, as it is written. Code that fails, runs too long
+    or loses its sandbox is a result. Cancelled, it cancels the execution.
 
     Raises UserError for the arguments (INVALID, REQUIRED, LIMIT), QUOTA, FORBIDDEN, UNAVAILABLE.
     """
@@ -141,39 +142,67 @@ async def _sandbox(
     deps: Deps, viewer: Viewer, conversation_id: str | None, timeout_s: int
 ) -> Sandbox:
     """Give a sandbox that lives long enough for the code, a new one if there is none."""
-    options = deps.options
-    needed = timedelta(seconds=timeout_s) + _MARGIN
-    async with deps.db.reading() as connection:
-        found = await connection.execute(
-            select(*row_columns(Sandbox))
-            .where(
-                Sandbox.user_id == viewer.id,
-                Sandbox.status == SandboxStatus.RUNNING,
-                Sandbox.conversation_id == conversation_id
-                if conversation_id is not None
-                else Sandbox.conversation_id.is_(None),
-            )
-            .order_by(Sandbox.id.desc())
-        )
-        live = [
-            row
-            for row in rows_of(Sandbox, found)
-            if conversation_id is not None or (row.config or {}).get("purpose") == PURPOSE
-        ]
-    for row in live:
-        if row.expires_at is None or row.expires_at > now() + needed:
+    needed_s = timeout_s + _MARGIN_S
+    life_s = min(deps.options.sandbox_max_ttl_s, max(deps.options.sandbox_ttl_s, needed_s))
+    for row in await _running(deps, viewer):
+        if not _serves(row, conversation_id):
+            continue
+        left_s = (row.expires_at - now()).total_seconds() if row.expires_at else life_s
+        if left_s >= max(needed_s, life_s / 2):
             return row
-    return await lifecycle.create(
+        if left_s > 0:
+            # In use: its files shall not go in the middle of a conversation.
+            return await lifecycle.extend(
+                deps, viewer, sandbox_id=row.id, seconds=max(1, int(life_s - left_s))
+            )
+    make = functools.partial(
+        lifecycle.create,
         deps,
         viewer,
         conversation_id=conversation_id,
         purpose=PURPOSE,
-        timeout_s=_life(options.sandbox_ttl_s, needed, options.sandbox_max_ttl_s),
+        timeout_s=life_s,
     )
+    try:
+        return await make()
+    except UserError as error:
+        if error.code is not UserErrorCode.QUOTA or not await _make_room(deps, viewer):
+            raise
+    return await make()
 
 
-def _life(default_s: int, needed: timedelta, most_s: int) -> int:
-    return min(most_s, max(default_s, int(needed.total_seconds()) + 1))
+def _serves(row: Sandbox, conversation_id: str | None) -> bool:
+    if conversation_id is None:
+        return row.conversation_id is None and _is_for_tools(row)
+    return row.conversation_id == conversation_id
+
+
+def _is_for_tools(row: Sandbox) -> bool:
+    return (row.config or {}).get("purpose") == PURPOSE
+
+
+async def _running(deps: Deps, viewer: Viewer) -> list[Sandbox]:
+    """Give the running sandboxes of the viewer, the last used first."""
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(*row_columns(Sandbox))
+            .where(Sandbox.user_id == viewer.id, Sandbox.status == SandboxStatus.RUNNING)
+            .order_by(Sandbox.last_active_at.desc())
+        )
+        return rows_of(Sandbox, found)
+
+
+async def _make_room(deps: Deps, viewer: Viewer) -> bool:
+    """Stop the sandbox made for tools that was longest unused, and say whether there was one.
+
+    What people made for themselves is left to them.
+    """
+    for row in reversed(await _running(deps, viewer)):
+        if _is_for_tools(row) and not await rows.unfinished(deps, sandbox_id=row.id):
+            log.info("a sandbox for tools makes room", extra={"sandbox_id": row.id})
+            await lifecycle.stop(deps, viewer, sandbox_id=row.id)
+            return True
+    return False
 
 
 async def _follow(

@@ -54,7 +54,13 @@ async def execute(
         sandbox.last_active_at = now()
         await unit.session.flush()
         row, host = execution.frozen(), sandbox.frozen()
-    await deps.sandboxes.ask(host, "run", execution_id=row.id)
+    try:
+        await deps.sandboxes.ask(host, "run", execution_id=row.id)
+    except UserError:
+        # A host that is only slow to answer finds the order by itself; one that is gone never will.
+        present = await rows.execution(deps, row.id)
+        if present is None or present.status.is_final:
+            raise
     return row
 
 
@@ -100,5 +106,12 @@ async def cancel(deps: Deps, viewer: Viewer, *, execution_id: str) -> SandboxExe
         execution.cancel_requested_at = execution.cancel_requested_at or now()
         await unit.session.flush()
         row, host = execution.frozen(), sandbox.frozen()
-    await deps.sandboxes.ask(host, "cancel", execution_id=row.id)
+    try:
+        await deps.sandboxes.ask(host, "cancel", execution_id=row.id)
+    except UserError:
+        # With a host that is gone the execution has ended as well.
+        present = await rows.execution(deps, execution_id)
+        if present is None or not present.status.is_final:
+            raise
+        return present
     return await rows.execution(deps, execution_id) or row

@@ -71,16 +71,23 @@ class SandboxHost:
             log.info("sandboxes are being prepared")
 
     async def _prepare(self, deps: Deps) -> None:
-        try:
-            driver, self._why = await self._choose(deps)
-            log.log(logging.INFO if driver else logging.WARNING, "%s", self._why)
-            if driver is not None:
-                self._node = Node(deps, driver)
-            await housekeeping.take_up(deps, self._node)
-        except Exception:
-            log.exception("sandboxes could not be prepared")
-        finally:
-            self._is_ready.set()
+        """Become ready; what fails, such as a database that is away, is tried again."""
+        delay_s = 1.0
+        is_chosen = False
+        while True:
+            try:
+                if not is_chosen:
+                    driver, self._why = await self._choose(deps)
+                    is_chosen = True
+                    log.log(logging.INFO if driver else logging.WARNING, "%s", self._why)
+                    self._node = Node(deps, driver) if driver is not None else None
+                await housekeeping.take_up(deps, self._node)
+                break
+            except Exception:
+                log.exception("sandboxes could not be prepared; trying again")
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, 30.0)
+        self._is_ready.set()
         if self._node is not None:
             self._tasks.start(housekeeping.run(self._node), name="sandbox housekeeping")
             self._tasks.start(self._heed(self._node), name="sandbox events")

@@ -178,12 +178,16 @@ async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     viewer.require("sandboxes:write")
     row = await rows.managed(deps, viewer, sandbox_id, path="id")
     if row.status.is_live:
-        await deps.sandboxes.ask(row, "delete")
-    else:
-        async with work(deps) as unit:
-            found = await unit.lock(Sandbox, row.id)
-            if found is not None and not found.status.is_live:
-                found.status = SandboxStatus.DELETED
+        try:
+            await deps.sandboxes.ask(row, "delete")
+        except UserError:
+            # With a host that is gone the sandbox has ended as well.
+            if (await _present(deps, row)).status.is_live:
+                raise
+    async with work(deps) as unit:
+        found = await unit.lock(Sandbox, row.id)
+        if found is not None and not found.status.is_live:
+            found.status = SandboxStatus.DELETED
     return await _present(deps, row)
 
 

@@ -1,17 +1,18 @@
 """Code of conversations and plans."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
 
 from models.conversations import Conversation
 from models.sandboxes import Sandbox, SandboxExecution
-from models.states import ExecutionReason, RunState
+from models.states import ExecutionReason, RunState, SandboxStatus
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import lifecycle, rows
-from tests.services.sandboxes.conftest import Server, finished
+from tests.services.sandboxes.conftest import Launch, Server, finished
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -114,3 +115,42 @@ async def test_a_private_sandbox_is_not_taken_for_tools(server: Server, ada: Vie
     assert row.config == {"purpose": "tools"}
     async with server.deps.db.reading() as connection:
         assert await connection.scalar(select(func.count()).select_from(Sandbox)) == 2
+
+
+async def test_the_longest_unused_sandbox_of_tools_makes_room(launch: Launch) -> None:
+    server = await launch(sandboxes_per_user=3)
+    ada = await server.person("ada")
+    mine = await lifecycle.create(server.deps, ada)
+    talks = [await conversation(server, ada) for _ in range(3)]
+    first, second = [
+        await server.host.run_code(ada, code="print(1)", conversation_id=talk) for talk in talks[:2]
+    ]
+    again = await server.host.run_code(ada, code="print(1)", conversation_id=talks[0])
+    assert again.sandbox_id == first.sandbox_id
+    third = await server.host.run_code(ada, code="print(3)", conversation_id=talks[2])
+    assert third.stdout == "3\n"
+    statuses = {}
+    for sandbox_id in (mine.id, first.sandbox_id, second.sandbox_id, third.sandbox_id):
+        row = await rows.sandbox(server.deps, sandbox_id)
+        assert row is not None
+        statuses[sandbox_id] = row.status
+    assert statuses == {
+        mine.id: SandboxStatus.RUNNING,
+        first.sandbox_id: SandboxStatus.RUNNING,
+        second.sandbox_id: SandboxStatus.STOPPED,
+        third.sandbox_id: SandboxStatus.RUNNING,
+    }
+
+
+async def test_a_sandbox_in_use_lives_longer(launch: Launch) -> None:
+    server = await launch(sandbox_ttl_s=100)
+    ada = await server.person("ada")
+    talk = await conversation(server, ada)
+    box = await lifecycle.create(server.deps, ada, conversation_id=talk, timeout_s=20)
+    ran = await server.host.run_code(ada, code="print(1)", conversation_id=talk)
+    assert ran.sandbox_id == box.id
+    row = await rows.sandbox(server.deps, box.id)
+    assert row is not None
+    assert row.expires_at is not None
+    assert box.expires_at is not None
+    assert row.expires_at - box.expires_at > timedelta(seconds=60)

@@ -82,9 +82,9 @@ async def test_canceling_what_has_ended_changes_nothing(
 
 
 async def test_an_execution_ends_at_its_timeout(server: Server, ada: Viewer, box: Sandbox) -> None:
-    done = await ran(server.deps, ada, box.id, "echo begun; sleep 600", timeout_s=1)
+    done = await ran(server.deps, ada, box.id, "echo begun; sleep 600", timeout_s=2)
     assert (done.status, done.reason) == (RunState.TIMED_OUT, ExecutionReason.TIMED_OUT)
-    assert (done.timeout_s, done.stdout) == (1, "begun\n")
+    assert (done.timeout_s, done.stdout) == (2, "begun\n")
 
 
 BAD: list[tuple[dict[str, Any], UserErrorCode, str]] = [

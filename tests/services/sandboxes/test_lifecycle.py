@@ -276,7 +276,7 @@ async def test_templates_are_found_by_id_and_refused_where_they_cannot_run(
 @pytest.mark.bubblewrap
 async def test_a_sandbox_ends_when_its_time_is_over(server: Server, ada: Viewer) -> None:
     deps = server.deps
-    sandbox = await lifecycle.create(deps, ada, timeout_s=1)
+    sandbox = await lifecycle.create(deps, ada, timeout_s=3)
     running = await executions.execute(
         deps, ada, sandbox_id=sandbox.id, command="sleep 600", timeout_s=900
     )

@@ -183,6 +183,26 @@ async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
 
 
 @pytest.mark.bubblewrap
+async def test_what_a_dead_node_hosted_can_be_canceled_and_deleted(
+    launch: Launch, tmp_path: Path
+) -> None:
+    first = await launch()
+    ada = await first.person("ada")
+    one, two = [await lifecycle.create(first.deps, ada) for _ in range(2)]
+    made = await executions.execute(
+        first.deps, ada, sandbox_id=one.id, command="sleep 600", timeout_s=900
+    )
+    await first.crash()
+    bus = LocalBus(tmp_path / "bus.sqlite", "other-node")
+    await bus.start()
+    second = await launch(bus=bus)
+    canceled = await executions.cancel(second.deps, ada, execution_id=made.id)
+    assert (canceled.status, canceled.reason) == (RunState.CANCELED, ExecutionReason.KILLED)
+    deleted = await lifecycle.delete(second.deps, ada, sandbox_id=two.id)
+    assert deleted.status is SandboxStatus.DELETED
+
+
+@pytest.mark.bubblewrap
 async def test_dead_nodes_are_taken_over_when_found_dead_twice(
     launch: Launch, tmp_path: Path
 ) -> None:
@@ -281,3 +301,27 @@ async def test_containers_nobody_knows_are_removed(launch: Launch) -> None:
         assert len(await driver.list({INSTALLATION_LABEL: "another"})) == 1
     finally:
         await driver.remove("sbx_foreign")
+
+
+@pytest.mark.bubblewrap
+async def test_a_host_that_cannot_settle_at_once_tries_again(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await launch()
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    await server.crash()
+    take_up, tries = housekeeping.take_up, []
+
+    async def stumble(*arguments: Any) -> None:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError("the database is away")
+        await take_up(*arguments)
+
+    monkeypatch.setattr(housekeeping, "take_up", stumble)
+    again = await launch()
+    await again.host.node()
+    row = await rows.sandbox(again.deps, box.id)
+    assert row is not None
+    assert (len(tries), row.status) == (2, SandboxStatus.FAILED)
