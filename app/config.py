@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     max_query_aliases: int = Field(50, ge=0, description="Most aliases in a query.")
     max_query_tokens: int = Field(5000, ge=10, description="Most tokens in a document.")
     request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
-    max_sockets_per_viewer: int = Field(100, ge=1, description="Open WebSockets of one user.")
+    max_sockets_per_viewer: int = Field(2000, ge=1, description="Open WebSockets of one user.")
     max_operations_per_socket: int = Field(100, ge=1, description="Operations on one WebSocket.")
 
     message_max_chars: int = Field(100_000, ge=1, description="Longest message.")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from app.config import ConfigurationError, Settings
 from app.database import head, migrate, revision
@@ -13,6 +14,7 @@ from models.database import Database
 from services import system
 from services.base import Deps
 from services.events import open_bus
+from services.events.base import Bus, BusUnavailableError
 from services.language.embeddings import Embedder
 from services.llm import open_provider
 from services.llm.base import Provider
@@ -48,7 +50,7 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
         deps = Deps(settings.options(), database, bus, provider, embedder, host)
         try:
             await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
-            await bus.start()
+            await _start(bus, settings)
             await system.seed(deps)
             await host.start(deps)
             warming = asyncio.create_task(_warm(embedder))
@@ -127,6 +129,20 @@ def _sole_owner(settings: Settings) -> Iterator[None]:
                 "processes can work together"
             ) from error
         yield
+
+
+async def _start(bus: Bus, settings: Settings) -> None:
+    try:
+        await bus.start()
+    except BusUnavailableError as error:
+        if not settings.redis_url:
+            raise
+        address = urlsplit(settings.redis_url)
+        shown = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
+        raise ConfigurationError(
+            f"NOOSPHERE_REDIS_URL={shown} does not answer: expected a running Redis that lets this "
+            "process in"
+        ) from error
 
 
 async def _bring_up_to_date(database: Database, *, may_migrate: bool) -> None:

@@ -1,0 +1,141 @@
+"""The command line: help, one clear line for what cannot work, and each command's work."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.product import ROOT, Product
+
+
+def app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m app` to its end."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("NOOSPHERE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    result = app("--help")
+    assert result.returncode == 0
+    for command in ("serve", "worker", "migrate", "seed", "doctor", "schema"):
+        assert command in result.stdout
+        assert app(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "seventy", "integer"),
+        ("PORT", "70000", "65535"),
+        ("DATABASE_URL", "postgresql://host/db", "mysql+aiomysql"),
+        ("DATABASE_URL", "nonsense", "expected a URL"),
+        ("REDIS_URL", "host:6379", "redis://"),
+        ("SANDBOX_DRIVER", "chroot", "bubblewrap"),
+        ("LLM_BASE_URL", "llm.example.org", "https://"),
+        ("CORS_ORIGINS", "app.example.org", "https://"),
+        ("LOG_LEVEL", "loud", "warning"),
+        ("ACCESS_TOKEN_TTL", "-1", "greater"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_one_line_that_names_it(
+    name: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    settings = {"NOOSPHERE_DATA_DIR": str(tmp_path / "data"), f"NOOSPHERE_{name}": value}
+    result = app("serve", **settings)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert f"NOOSPHERE_{name}" in line
+    assert value in line
+    assert expected in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_secret_is_not_shown_when_it_is_refused(tmp_path: Path) -> None:
+    result = app("serve", NOOSPHERE_LLM_API_KEY="sk-secret", NOOSPHERE_DATA_DIR=str(tmp_path))
+    assert result.returncode == 2
+    assert "NOOSPHERE_LLM_MODEL" in result.stderr
+    assert "sk-secret" not in result.stderr
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        result = app("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert f"NOOSPHERE_PORT={port}" in line
+
+
+def test_a_data_directory_serves_one_process(tmp_path: Path) -> None:
+    running = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").start()
+    try:
+        result = app("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    finally:
+        running.close()
+    assert result.returncode == 2
+    assert "in use by another process" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_database_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
+    url = "mysql+aiomysql://noosphere:hidden@127.0.0.1:1/noosphere"
+    result = app("serve", "--port", "0", "--data-dir", str(tmp_path), NOOSPHERE_DATABASE_URL=url)
+    assert result.returncode == 2
+    assert "NOOSPHERE_DATABASE_URL" in result.stderr
+    assert "hidden" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_redis_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
+    result = app("worker", "--data-dir", str(tmp_path), NOOSPHERE_REDIS_URL="redis://127.0.0.1:1/0")
+    assert result.returncode == 2
+    assert "NOOSPHERE_REDIS_URL" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_alone_asks_for_redis(tmp_path: Path) -> None:
+    result = app("worker", "--data-dir", str(tmp_path / "data"))
+    assert result.returncode == 2
+    assert "NOOSPHERE_REDIS_URL" in result.stderr
+
+
+def test_migrate_goes_up_and_down_and_says_where_it_is(tmp_path: Path) -> None:
+    directory = ("--data-dir", str(tmp_path / "data"))
+    assert "was at nothing, now at 0001" in app("migrate", *directory).stdout
+    assert "was at 0001, now at None" in app("migrate", *directory, "base").stdout
+    assert "now at 0001" in app("migrate", *directory).stdout
+
+
+def test_an_outdated_database_is_refused_when_it_may_not_be_migrated(tmp_path: Path) -> None:
+    result = app(
+        "serve", "--port", "0", "--data-dir", str(tmp_path), NOOSPHERE_MIGRATE_ON_START="false"
+    )
+    assert result.returncode == 2
+    assert "python -m app migrate" in result.stderr
+
+
+def test_schema_prints_the_committed_contract() -> None:
+    result = app("schema")
+    assert result.returncode == 0
+    assert result.stdout == (ROOT / "schema" / "schema.graphql").read_text(encoding="utf-8")
+
+
+def test_doctor_tells_what_works_here(tmp_path: Path) -> None:
+    result = app("doctor", "--data-dir", str(tmp_path / "data"), NOOSPHERE_SANDBOX_DRIVER="off")
+    assert result.returncode == 0, result.stderr
+    assert "database" in result.stdout
+    assert "bubblewrap" in result.stdout
