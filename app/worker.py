@@ -18,7 +18,7 @@ Action = Callable[[], Awaitable[None]]
 # Importing these modules registers their tasks.
 HANDLERS = (workflows, running)
 _POLL_S = 1.0
-_ORPHANS_S = 3.0
+_ORPHANS_S = 1.5
 _CLEAN_S = 3600.0
 _LOST_TOOLS_S = 30.0
 _OUTAGE_S = 1.0

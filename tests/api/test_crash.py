@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.bubblewrap, pytest.mark.timeout(300)]
 
 # Far longer than any test waits: work must be taken up without waiting for a lease to run out.
 LEASE_S = "600"
+# What is interrupted more often is given up, and FAILED.
+MOST = 3
 SLOW = "import time\nfor i in range(10):\n    print(i, flush=True)\n    time.sleep(0.1)"
 COUNTING = "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.05; done"
 PLAN = {
@@ -203,11 +205,9 @@ async def check_outputs(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "kills"), [("scripted", 4), ("embedded", 3)], ids=["scripted", "embedded"]
+    ("provider", "kills"), [("scripted", MOST), ("embedded", MOST)], ids=["scripted", "embedded"]
 )
-async def test_kills_at_any_point_lose_nothing(
-    tmp_path: Path, provider: str, kills: int, request: pytest.FixtureRequest
-) -> None:
+async def test_kills_at_any_point_lose_nothing(tmp_path: Path, provider: str, kills: int) -> None:
     await _suffer(tmp_path, provider, kills, seed=kills * 1000 + 7)
 
 
@@ -226,7 +226,7 @@ async def _suffer(tmp_path: Path, provider: str, kills: int, seed: int, **enviro
                 "NOOSPHERE_LLM_MODEL": "scripted",
             }
         w = await stack.enter_async_context(world(tmp_path, seed, **environment))
-        for round_ in range(kills):
+        for _ in range(kills):
             await w.ask("what can you do?")
             await w.ask("vary" if provider == "scripted" else "run `print(2**10)`")
             await w.ask("run something")
@@ -237,9 +237,6 @@ async def _suffer(tmp_path: Path, provider: str, kills: int, seed: int, **enviro
             await w.until_told(w.random.randint(1, 80))
             await w.kill()
             await w.start()
-            if round_ == 0:
-                # What was interrupted more than three times is given up: not what is tested here.
-                await check_plans(w, interrupted=True)
         await check_answers(w)
         await check_plans(w, interrupted=True)
         await check_outputs(w)
