@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from collections.abc import Callable
 
 from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import select
@@ -68,18 +69,21 @@ async def register(
     """
     errors: list[UserError] = []
     values: dict[str, str] = {}
-    for name, check, value in (
+    given: tuple[tuple[str, Callable[[str], str], str | None], ...] = (
         ("username", _username, username),
         ("email", _email, email),
         ("password", passwords.check, password),
-        ("display_name", _display_name, display_name if display_name is not None else username),
-    ):
+        ("display_name", _display_name, display_name),
+    )
+    for name, check, value in given:
         try:
-            values[name] = check(value)
+            if value is not None:
+                values[name] = check(value)
         except UserError as error:
             errors.append(error)
     if errors:
         raise UserErrors(errors)
+    values.setdefault("display_name", username.strip())
     if deps.options.registration == "closed":
         raise UserError(
             UserErrorCode.FORBIDDEN,

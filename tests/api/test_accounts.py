@@ -1,0 +1,435 @@
+"""Accounts and sign-ins: who becomes what, and when a sign-in ends."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from app.auth import connect as sign_in_socket
+from app.graphql_protocol import ConnectionState
+from app.runtime import running
+from models.accounts import AuthRefreshToken, AuthSession, User
+from services.accounts import sessions
+from services.base import Deps
+from services.errors import UnauthenticatedError
+from tests.api import operations as op
+from tests.api.people import sign_up
+from tests.fixtures import Api, Person, settings_for
+
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
+REGISTER = """
+mutation($input: UserRegisterInput!) { userRegister(input: $input) {
+  session { id token refreshToken expiresAt refreshExpiresAt }
+  user { id username displayName email roles { name } } errors { code message path } } }
+"""
+SIGN_IN = """
+mutation($login: String!, $password: String!) {
+  sessionCreate(input: {login: $login, password: $password}) {
+    session { id token refreshToken } user { id } errors { code message path } } }
+"""
+REFRESH = """
+mutation($t: String!) { sessionRefresh(refreshToken: $t) {
+  session { id token refreshToken } errors { code message path } } }
+"""
+REVOKE = "mutation($id: ID) { sessionRevoke(id: $id) { errors { code message path } } }"
+SESSIONS = "{ viewer { sessions { nodes { id isCurrent isExpired userAgent ipAddress } } } }"
+CHANGE_PASSWORD = """
+mutation($old: String!, $new: String!) {
+  userChangePassword(input: {currentPassword: $old, newPassword: $new}) {
+    errors { code message path } } }
+"""
+SET_ROLES = """
+mutation($id: ID!, $roles: [String!]!) { userRolesSet(input: {userId: $id, roles: $roles}) {
+  user { id roles { name } } errors { code message path } } }
+"""
+VIEWER = "{ viewer { id username roles { name } } }"
+
+
+def someone(name: str, **more: Any) -> dict[str, Any]:
+    return {"username": name, "email": f"{name}@example.org", "password": "correct horse"} | more
+
+
+def codes(payload: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(error["code"], ".".join(error["path"])) for error in payload["errors"]]
+
+
+async def as_token(api: Api, token: str) -> Person:
+    return Person(await sessions.authenticate(api.deps, token), token, "")
+
+
+@asynccontextmanager
+async def socket(api: Api, token: str) -> AsyncIterator[tuple[ConnectionState, Any]]:
+    """Sign a socket in as the server does; the second value ends when it must be closed."""
+    scope = {"type": "websocket", "headers": [], "client": ("127.0.0.1", 1)}
+    state = await sign_in_socket(api.deps, scope, {"Authorization": f"Bearer {token}"})
+    assert state.revoked is not None
+    ending = asyncio.ensure_future(state.revoked.wait())
+    try:
+        yield state, ending
+    finally:
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+
+
+# ---- registration
+
+
+async def test_the_first_to_register_becomes_administrator_and_the_log_says_so(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="noosphere.accounts"):
+        first = await api.run(REGISTER, input=someone("Ann", displayName="Ann A."))
+    said = [r.getMessage() for r in caplog.records if r.name == "noosphere.accounts"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="noosphere.accounts"):
+        second = await api.run(REGISTER, input=someone("bob"))
+
+    assert first["errors"] == second["errors"] == []
+    assert first["user"]["roles"] == [{"name": "admin"}]
+    assert second["user"]["roles"] == [{"name": "user"}]
+    assert first["user"]["username"] == "ann"
+    assert (first["user"]["displayName"], second["user"]["displayName"]) == ("Ann A.", "bob")
+    assert len(said) == 1
+    assert "admin" in said[0]
+    assert "ann" in said[0]
+    assert not [r for r in caplog.records if r.name == "noosphere.accounts"]
+    found = await api.run(VIEWER, await as_token(api, first["session"]["token"]))
+    assert found["username"] == "ann"
+
+
+async def test_of_many_first_registrations_at_once_one_becomes_administrator(api: Api) -> None:
+    answers = await asyncio.gather(
+        *(api.run(REGISTER, input=someone(f"person{n}")) for n in range(8))
+    )
+
+    assert all(answer["errors"] == [] for answer in answers)
+    roles = sorted(answer["user"]["roles"][0]["name"] for answer in answers)
+    assert roles == ["admin"] + ["user"] * 7
+
+
+async def test_a_name_or_address_can_be_taken_once_whatever_its_spelling(api: Api) -> None:
+    await api.run(REGISTER, input=someone("ann"))
+
+    taken = await api.run(REGISTER, input=someone("ANN", email="Other@Example.org"))
+    address = await api.run(REGISTER, input=someone("eve", email="ANN@example.org"))
+    both = await api.run(REGISTER, input=someone("Ann"))
+    # A name that is somebody's address would let two people sign in with one login.
+    racing = await asyncio.gather(*(api.run(REGISTER, input=someone("twin")) for _ in range(4)))
+
+    assert codes(taken) == [("CONFLICT", "input.username")]
+    assert codes(address) == [("CONFLICT", "input.email")]
+    assert codes(both) == [("CONFLICT", "input.username"), ("CONFLICT", "input.email")]
+    assert sorted(len(answer["errors"]) == 0 for answer in racing) == [False, False, False, True]
+    assert {code for answer in racing for code, _ in codes(answer)} == {"CONFLICT"}
+    async with api.deps.db.reading() as connection:
+        assert await connection.scalar(select(func.count(User.id))) == 2
+
+
+IMPOSSIBLE = [
+    ({"username": "a"}, "username"),
+    ({"username": "a b"}, "username"),
+    ({"username": "x" * 51}, "username"),
+    ({"username": "ann@home"}, "username"),
+    ({"email": "nobody"}, "email"),
+    ({"email": "a@b@c"}, "email"),
+    ({"password": "short"}, "password"),
+    ({"password": "x" * 201}, "password"),
+    ({"displayName": "a\nb"}, "displayName"),
+]
+
+
+async def test_an_account_that_cannot_be_is_refused(api: Api) -> None:
+    for change, path in IMPOSSIBLE:
+        answer = await api.run(REGISTER, input=someone("ann") | change)
+
+        assert [p for _, p in codes(answer)] == [f"input.{path}"]
+        assert answer["session"] is None
+        assert "short" not in answer["errors"][0]["message"]
+    async with api.deps.db.reading() as connection:
+        assert await connection.scalar(select(func.count(User.id))) == 0
+
+
+async def test_all_that_is_wrong_is_told_at_once(api: Api) -> None:
+    answer = await api.run(REGISTER, input={"username": "", "email": "x", "password": "x"})
+
+    assert [path for _, path in codes(answer)] == [
+        "input.username",
+        "input.email",
+        "input.password",
+    ]
+
+
+async def test_where_registration_is_closed_nobody_registers(
+    tmp_path: Path, database_url: str
+) -> None:
+    settings = settings_for(tmp_path, database_url=database_url, registration="closed")
+    async with running(settings) as deps:
+        answer = await Api(deps).run(REGISTER, input=someone("ann"))
+
+        assert codes(answer) == [("FORBIDDEN", "")]
+        async with deps.db.reading() as connection:
+            assert await connection.scalar(select(func.count(User.id))) == 0
+
+
+# ---- signing in
+
+
+async def test_a_person_signs_in_by_name_or_address(api: Api) -> None:
+    made = await api.run(REGISTER, input=someone("ann"))
+    for login in ("ann", "ANN", " ann ", "ann@example.org", "Ann@Example.ORG"):
+        answer = await api.run(SIGN_IN, login=login, password="correct horse")
+        assert answer["errors"] == [], login
+        assert answer["user"]["id"] == made["user"]["id"]
+
+
+async def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(api: Api) -> None:
+    await api.run(REGISTER, input=someone("ann"))
+
+    wrong = await api.raw(SIGN_IN, login="ann", password="wrong horse")
+    unknown = await api.raw(SIGN_IN, login="nobody", password="wrong horse")
+
+    assert wrong == unknown
+    assert codes(wrong["data"]["sessionCreate"]) == [("INVALID", "input.password")]
+
+
+@pytest.fixture
+async def strict(tmp_path: Path, database_url: str) -> AsyncIterator[Api]:
+    """A server that allows three attempts to sign in."""
+    settings = settings_for(
+        tmp_path, database_url=database_url, sign_in_attempts=3, sign_in_window=120
+    )
+    async with running(settings) as deps:
+        yield Api(deps)
+
+
+async def test_too_many_attempts_are_throttled_for_that_login_alone(strict: Api) -> None:
+    for name in ("ann", "bob"):
+        await strict.run(REGISTER, input=someone(name))
+    for login in ("ann", "ANN", "nobody"):
+        for _ in range(3 if login == "nobody" else 1):
+            answer = await strict.run(SIGN_IN, login=login, password="wrong horse")
+            assert codes(answer) == [("INVALID", "input.password")]
+    await strict.run(SIGN_IN, login="ann ", password="wrong horse")
+
+    for login in ("ann", "nobody"):
+        refused = await strict.raw(SIGN_IN, login=login, password="correct horse")
+        (error,) = refused["errors"]
+        assert error["extensions"]["code"] == "RATE_LIMITED"
+        assert 0 < error["extensions"]["retryAfter"] <= 120
+        assert refused["data"] is None
+    other = await strict.run(SIGN_IN, login="bob", password="correct horse")
+    assert other["errors"] == []
+
+
+async def test_a_successful_sign_in_clears_the_count(strict: Api) -> None:
+    await strict.run(REGISTER, input=someone("ann"))
+    for _ in range(3):
+        for _ in range(2):
+            await strict.run(SIGN_IN, login="ann", password="wrong horse")
+        assert (await strict.run(SIGN_IN, login="ann", password="correct horse"))["errors"] == []
+
+
+# ---- refreshing
+
+
+async def test_a_refresh_gives_new_tokens_and_ends_the_old(api: Api) -> None:
+    ann = await sign_up(api.deps, "ann")
+
+    first = (await api.run(REFRESH, t=ann.refresh_token))["session"]
+    second = (await api.run(REFRESH, t=first["refreshToken"]))["session"]
+
+    assert len({ann.token, first["token"], second["token"]}) == 3
+    assert first["id"] == second["id"] == ann.viewer.session_id
+    assert (await as_token(api, second["token"])).id == ann.id
+    for token in (ann.token, first["token"]):
+        with pytest.raises(UnauthenticatedError):
+            await sessions.authenticate(api.deps, token)
+
+
+async def test_a_reused_refresh_token_ends_its_whole_family_and_no_other(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = await sign_up(api.deps, "ann")
+    other = await sign_up(api.deps, "eve")
+    latest = (await api.run(REFRESH, t=ann.refresh_token))["session"]
+    async with socket(api, latest["token"]) as (_, ending):
+        reused = await api.run(REFRESH, t=ann.refresh_token)
+
+        assert reused["session"] is None
+        assert codes(reused) == [("INVALID", "refreshToken")]
+        async with asyncio.timeout(20):
+            await ending
+    with pytest.raises(UnauthenticatedError):
+        await sessions.authenticate(api.deps, latest["token"])
+    # The thief's newest token is dead as well, though it was never used.
+    assert codes(await api.run(REFRESH, t=latest["refreshToken"])) == [("INVALID", "refreshToken")]
+    assert (await as_token(api, other.token)).id == other.id
+    assert "reused" in caplog.text
+    assert ann.refresh_token not in caplog.text
+
+
+async def test_of_many_refreshes_with_one_token_at_once_at_most_one_succeeds(api: Api) -> None:
+    ann = await sign_up(api.deps, "ann")
+
+    answers = await asyncio.gather(*(api.run(REFRESH, t=ann.refresh_token) for _ in range(6)))
+
+    assert sum(answer["session"] is not None for answer in answers) == 1
+    winner = next(answer["session"] for answer in answers if answer["session"])
+    with pytest.raises(UnauthenticatedError):
+        await sessions.authenticate(api.deps, winner["token"])
+
+
+async def test_no_token_is_stored_as_it_is(api: Api) -> None:
+    ann = await sign_up(api.deps, "ann")
+    async with api.deps.db.reading() as connection:
+        tokens = set(await connection.scalars(select(AuthSession.token_hash)))
+        refresh = set(await connection.scalars(select(AuthRefreshToken.token_hash)))
+
+    assert not {ann.token, ann.refresh_token} & (tokens | refresh)
+    assert all(len(value) == 64 for value in tokens | refresh)
+
+
+# ---- sign-ins
+
+
+async def test_one_sees_and_ends_ones_own_sign_ins(api: Api) -> None:
+    await api.run(REGISTER, input=someone("ann"))
+    made = [
+        (await api.run(SIGN_IN, login="ann", password="correct horse"))["session"] for _ in range(2)
+    ]
+    ann = await as_token(api, made[1]["token"])
+
+    listed = (await api.run(SESSIONS, ann))["sessions"]["nodes"]
+    assert [s["isCurrent"] for s in listed] == [True, False, False]
+    assert listed[0] == {
+        "id": made[1]["id"],
+        "isCurrent": True,
+        "isExpired": False,
+        "userAgent": "tests",
+        "ipAddress": "127.0.0.1",
+    }
+    async with socket(api, made[0]["token"]) as (_, ending), socket(api, ann.token) as (_, own):
+        assert (await api.run(REVOKE, ann, id=made[0]["id"]))["errors"] == []
+        async with asyncio.timeout(20):
+            await ending
+        assert not own.done()
+        # Ending it twice is no error.
+        assert (await api.run(REVOKE, ann, id=made[0]["id"]))["errors"] == []
+        with pytest.raises(UnauthenticatedError):
+            await sessions.authenticate(api.deps, made[0]["token"])
+
+        assert (await api.run(REVOKE, ann))["errors"] == []
+        async with asyncio.timeout(20):
+            await own
+    with pytest.raises(UnauthenticatedError):
+        await sessions.authenticate(api.deps, ann.token)
+    assert codes(await api.run(REFRESH, t=made[1]["refreshToken"])) == [("INVALID", "refreshToken")]
+
+
+async def test_changing_the_password_ends_all_other_sign_ins(api: Api) -> None:
+    made = await api.run(REGISTER, input=someone("ann"))
+    other = (await api.run(SIGN_IN, login="ann", password="correct horse"))["session"]
+    ann = await as_token(api, made["session"]["token"])
+    async with socket(api, other["token"]) as (_, ending), socket(api, ann.token) as (_, own):
+        wrong = await api.run(CHANGE_PASSWORD, ann, old="wrong horse", new="new donkey 1")
+        assert codes(wrong) == [("INVALID", "input.currentPassword")]
+        assert not ending.done()
+
+        done = await api.run(CHANGE_PASSWORD, ann, old="correct horse", new="new donkey 1")
+
+        assert done["errors"] == []
+        async with asyncio.timeout(20):
+            await ending
+        assert not own.done()
+    for token in (other["token"],):
+        with pytest.raises(UnauthenticatedError):
+            await sessions.authenticate(api.deps, token)
+    assert codes(await api.run(REFRESH, t=other["refreshToken"])) == [("INVALID", "refreshToken")]
+    assert (await as_token(api, ann.token)).id == ann.id
+    old = await api.run(SIGN_IN, login="ann", password="correct horse")
+    assert codes(old) == [("INVALID", "input.password")]
+    assert (await api.run(SIGN_IN, login="ann", password="new donkey 1"))["errors"] == []
+
+
+async def test_a_refresh_lengthens_an_open_sockets_life(api: Api) -> None:
+    ann = await sign_up(api.deps, "ann")
+    async with socket(api, ann.token) as (state, _):
+        before = state.expires_at
+        assert before is not None
+        async with api.deps.bus.attach(f"session:{ann.viewer.session_id}") as tap:
+            await api.run(REFRESH, t=ann.refresh_token)
+            assert (await tap.get(20)) is not None
+        async with asyncio.timeout(20):
+            while state.expires_at == before:
+                assert await sessions.open_until(api.deps, ann.viewer.session_id or "")
+        assert state.expires_at is not None
+        assert state.expires_at > before
+
+
+# ---- roles
+
+
+async def test_an_administrator_gives_and_takes_roles(api: Api) -> None:
+    admin = await sign_up(api.deps, "admin", "admin")
+    ann = await sign_up(api.deps, "ann")
+
+    unknown = await api.run(SET_ROLES, admin, id=ann.id, roles=["user", "king"])
+    answer = await api.run(SET_ROLES, admin, id=ann.id, roles=["viewer", "user", "viewer"])
+
+    assert codes(unknown) == [("INVALID", "input.roles")]
+    assert "king" in unknown["errors"][0]["message"]
+    assert answer["errors"] == []
+    assert answer["user"]["roles"] == [{"name": "user"}, {"name": "viewer"}]
+
+
+async def test_the_last_administrator_cannot_be_demoted(api: Api) -> None:
+    admin = await sign_up(api.deps, "admin", "admin")
+    ann = await sign_up(api.deps, "ann")
+
+    refused = await api.run(SET_ROLES, admin, id=admin.id, roles=["user"])
+    assert codes(refused) == [("CONFLICT", "input.roles")]
+    assert (await api.run(VIEWER, admin))["roles"] == [{"name": "admin"}]
+
+    assert (await api.run(SET_ROLES, admin, id=ann.id, roles=["admin"]))["errors"] == []
+    assert (await api.run(SET_ROLES, admin, id=admin.id, roles=["user"]))["errors"] == []
+
+
+async def test_two_administrators_cannot_demote_each_other_at_once(api: Api) -> None:
+    people = [await sign_up(api.deps, name, "admin") for name in ("ann", "bob")]
+
+    answers = await asyncio.gather(
+        api.run(SET_ROLES, people[0], id=people[1].id, roles=["user"]),
+        api.run(SET_ROLES, people[1], id=people[0].id, roles=["user"]),
+    )
+
+    assert sorted(len(answer["errors"]) for answer in answers) == [0, 1]
+
+
+async def test_what_an_open_socket_may_do_follows_its_users_roles(api: Api, deps: Deps) -> None:
+    admin = await sign_up(deps, "admin", "admin")
+    ann = await sign_up(deps, "ann", "viewer")
+    async with socket(api, ann.token) as (state, _):
+
+        async def create() -> Any:
+            context = await state.make_context("test")
+            prepared = api.engine.prepare(op.CREATE_CONVERSATION, None, {})
+            assert not isinstance(prepared, list)
+            answer = (await api.engine.execute(prepared, context)).payload()
+            return [e["code"] for e in answer["data"]["conversationCreate"]["errors"]]
+
+        async def until(expected: list[str]) -> None:
+            async with asyncio.timeout(20):
+                while await create() != expected:
+                    pass
+
+        assert await create() == ["FORBIDDEN"]
+        await api.run(SET_ROLES, admin, id=ann.id, roles=["user"])
+        await until([])
+        await api.run(SET_ROLES, admin, id=ann.id, roles=["viewer"])
+        await until(["FORBIDDEN"])
