@@ -6,7 +6,7 @@ from models.accounts import User
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.states import RunState
 from models.tools import ToolExecution
-from resolvers.base import Info, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs, by_id_alone
 
 
 async def one(info: Info, id_: str) -> Plan | None:
@@ -115,7 +115,12 @@ async def event_step(events: Sequence[object], info: Info) -> list[PlanStep | No
 async def event_run(events: Sequence[object], info: Info) -> list[PlanStepExecution | None]:
     """The step runs that events are about."""
     ids = [event.step_execution_id for event in events]  # type: ignore[attr-defined]
-    return await info.context.load.one(PlanStepExecution, PlanStepExecution.id, ids)
+    known = by_id_alone(PlanStepExecution, ids, info)
+    return (
+        known
+        if known is not None
+        else await info.context.load.one(PlanStepExecution, PlanStepExecution.id, ids)
+    )
 
 
 async def event_execution(events: Sequence[object], info: Info) -> list[PlanExecution | None]:
