@@ -19,6 +19,8 @@ Action = Callable[[], Awaitable[None]]
 HANDLERS = (workflows, running)
 _POLL_S = 1.0
 _ORPHANS_S = 1.5
+# A lease that another node was given, because this one seemed dead, is noticed as soon.
+_RENEW_S = 5.0
 _CLEAN_S = 3600.0
 _LOST_TOOLS_S = 30.0
 _OUTAGE_S = 1.0
@@ -52,7 +54,8 @@ class Worker:
         await tasks.free_own(self._deps)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claim(group))
-            group.create_task(self._every(self._deps.options.task_lease_s / 3, self._renew))
+            renew_s = min(self._deps.options.task_lease_s / 3, _RENEW_S)
+            group.create_task(self._every(renew_s, self._renew))
             group.create_task(self._every(_CLEAN_S, self._clean))
             group.create_task(self._every(_LOST_TOOLS_S, self._settle_lost_tools))
             suspects: set[str] = set()

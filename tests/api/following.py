@@ -20,14 +20,20 @@ FINAL = {"COMPLETED", "FAILED", "STOPPED"}
 _AGAIN_S = 0.05
 
 
+def _nothing() -> None:
+    return None
+
+
 class Follower:
     """One subscription; `url()` names the server for each connection."""
 
     query = ""
 
     def __init__(self, url: Callable[[], str], token: str | None, **variables: Any) -> None:
-        self._url, self._token, self._variables = url, token, variables
+        self._url, self._token, self.variables = url, token, variables
         self._changed = asyncio.Event()
+        # Whoever looks at many followers may be called after each event.
+        self.on_event: Callable[[], None] = _nothing
         # Leave after so many events and come back; 0: stay.
         self.hop_after = 0
         self.cursor: str | None = None
@@ -55,7 +61,7 @@ class Follower:
     async def _connect(self) -> None:
         client = Client(self._url(), self._token)
         try:
-            async with client.subscribe(self.query, after=self.cursor, **self._variables) as events:
+            async with client.subscribe(self.query, after=self.cursor, **self.variables) as events:
                 self.connections += 1
                 for count in itertools.count(1):
                     event = await events.next(within_s=120)
@@ -66,10 +72,19 @@ class Follower:
                         self.cursor = event["cursor"]
                         self.kinds.append(event["__typename"])
                     self._changed.set()
+                    self.on_event()
                     if self.is_over or count == self.hop_after:
                         return
         finally:
             await client.aclose()
+
+    async def until_over(self) -> None:
+        """Wait until the subscription has completed."""
+        await self.until(lambda: self.is_over)
+
+    async def until_told(self, count: int) -> None:
+        """Wait until there were so many events."""
+        await self.until(lambda: len(self.kinds) >= count)
 
     async def until(self, condition: Callable[[], object], *, within_s: float = 60.0) -> None:
         """Wait for something that events bring about."""
@@ -93,7 +108,8 @@ class ConversationFollower(Follower):
         self.states: dict[str, str] = {}
 
     def take(self, event: dict[str, Any]) -> None:
-        kind, message = event["__typename"], event.get("message")
+        kind = event["__typename"]
+        message: dict[str, Any] = event.get("message") or {}
         if kind == "ConversationReset":
             nodes = event["conversation"]["messages"]["nodes"]
             self.texts = {node["id"]: node["content"] for node in nodes}
@@ -116,6 +132,14 @@ class ConversationFollower(Follower):
     def is_final(self, message_id: str) -> bool:
         """Whether an answer has ended."""
         return self.states.get(message_id) in FINAL
+
+    async def until_final(self, message_id: str) -> None:
+        """Wait for the end of an answer."""
+        await self.until(lambda: self.is_final(message_id))
+
+    async def until_written(self, message_id: str, chars: int) -> None:
+        """Wait until an answer has so many characters."""
+        await self.until(lambda: len(self.texts.get(message_id, "")) >= chars)
 
 
 class PlanFollower(Follower):

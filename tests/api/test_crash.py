@@ -79,12 +79,14 @@ class World:
         self.outputs: list[OutputFollower] = []
         self.group = asyncio.TaskGroup()
         self.tasks: list[asyncio.Task[None]] = []
+        self.heard = asyncio.Event()
 
     @property
     def followers(self) -> list[Follower]:
         return [*(f for f, _ in self.answers), *self.plans, *self.outputs]
 
     def follow(self, follower: Follower) -> None:
+        follower.on_event = self.heard.set
         self.tasks.append(self.group.create_task(follower.run()))
 
     async def start(self) -> None:
@@ -122,22 +124,16 @@ class World:
         self.outputs.append(OutputFollower(lambda: self.product.url, self.client.token, execution))
         self.follow(self.outputs[-1])
 
-    def told(self) -> int:
-        return sum(len(f.kinds) for f in self.followers)
-
     async def until_told(self, count: int) -> None:
         """Wait until the clients were told so many events more."""
         goal = self.told() + count
         async with asyncio.timeout(60):
             while self.told() < goal:
-                waits = [asyncio.create_task(f._changed.wait()) for f in self.followers]
-                for follower in self.followers:
-                    follower._changed.clear()
-                try:
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for wait in waits:
-                        wait.cancel()
+                self.heard.clear()
+                await self.heard.wait()
+
+    def told(self) -> int:
+        return sum(len(follower.kinds) for follower in self.followers)
 
 
 @asynccontextmanager
@@ -166,8 +162,8 @@ async def world(tmp_path: Path, seed: int, **environment: str) -> AsyncIterator[
 
 async def check_answers(world: World) -> None:
     for follower, reply in world.answers:
-        await follower.until(lambda f=follower, r=reply: f.is_final(r))
-        data = await world.client.run(op.MESSAGES, id=follower._variables["id"])
+        await follower.until_final(reply)
+        data = await world.client.run(op.MESSAGES, id=follower.variables["id"])
         node = next(n for n in data["conversation"]["messages"]["nodes"] if n["id"] == reply)
         assert node["content"] == follower.texts[reply]
         assert node["status"] == "COMPLETED", node
@@ -176,10 +172,8 @@ async def check_answers(world: World) -> None:
 
 async def check_plans(world: World, *, interrupted: bool) -> None:
     for plan in world.plans:
-        await plan.until(lambda p=plan: p.is_over)
-        data = (await world.client.run(op.PLAN_EXECUTION, id=plan._variables["id"]))[
-            "planExecution"
-        ]
+        await plan.until_over()
+        data = (await world.client.run(op.PLAN_EXECUTION, id=plan.variables["id"]))["planExecution"]
         assert plan.status == data["status"] == "COMPLETED", data
         assert plan.finished == dict.fromkeys(range(4), "COMPLETED")
         for step in data["steps"]:
@@ -194,7 +188,7 @@ async def check_plans(world: World, *, interrupted: bool) -> None:
 
 async def check_outputs(world: World) -> None:
     for output in world.outputs:
-        await output.until(lambda o=output: o.is_over)
+        await output.until_over()
         ended = output.execution
         assert ended is not None
         assert (ended["status"], ended["reason"]) == ("FAILED", "SANDBOX_LOST")
@@ -233,7 +227,7 @@ async def _suffer(tmp_path: Path, provider: str, kills: int, seed: int, **enviro
             await w.run_plan()
             await w.execute()
             # Under way all at once; the kill falls on whatever each of them is doing then.
-            await w.outputs[-1].until(lambda o=w.outputs[-1]: o.text)
+            await w.outputs[-1].until_told(1)
             await w.until_told(w.random.randint(1, 80))
             await w.kill()
             await w.start()
