@@ -105,11 +105,11 @@ async def build(deps: Deps) -> World:
     owner = await sign_up(deps, "owner")
     stranger = await sign_up(deps, "stranger")
     reader = await sign_up(deps, "reader", "viewer")
-    shared = await _shared(deps)
-    of_owner = await _belongings(deps, owner, shared)
-    of_reader = await _belongings(deps, reader, shared)
-    of_admin = await _belongings(deps, admin, shared)
-    of_stranger = await _belongings(deps, stranger, shared)
+    shared = await shared_ids(deps)
+    of_owner = await _all_of(deps, owner, shared)
+    of_reader = await _all_of(deps, reader, shared)
+    of_admin = await _all_of(deps, admin, shared)
+    of_stranger = await _all_of(deps, stranger, shared)
     await _cross(deps, of_stranger, of_owner)
     for person in (admin, owner, stranger, reader):
         # Embeds what was not, so that no later look has anything to write.
@@ -128,7 +128,8 @@ async def build(deps: Deps) -> World:
     )
 
 
-async def _shared(deps: Deps) -> Ids:
+async def shared_ids(deps: Deps) -> Ids:
+    """Give the ids of what is everybody's."""
     async with deps.db.reading() as connection:
 
         async def first(column: Any) -> str:
@@ -142,44 +143,39 @@ async def _shared(deps: Deps) -> Ids:
         }
 
 
-async def _belongings(deps: Deps, person: Person, shared: Ids) -> Ids:
+async def _all_of(deps: Deps, person: Person, shared: Ids) -> Ids:
+    ids = {"User": person.id, "Session": person.viewer.session_id or ""}
     async with work(deps) as unit:
-        ids = {"User": person.id, "Session": person.viewer.session_id or ""}
-        await _conversation(unit, ids, shared, f"{SECRET}{person.viewer.username}")
-        await _memories(unit, ids, f"{SECRET}{person.viewer.username}")
-        await _plan(unit, ids, f"{SECRET}{person.viewer.username}")
-        await _sandbox(unit, ids, shared, f"{SECRET}{person.viewer.username}")
-        await unit.session.execute(
-            update(Message)
-            .where(Message.id == ids["Message"])
-            .values(meta={"citedMemoryIds": [ids["Memory"]]})
-        )
-        unit.session.add(
-            _put(
-                ids,
-                "MessageContext",
-                Context(
-                    id=new_id("ctx"),
-                    session_id=ids["Session"],
-                    message_id=ids["Message"],
-                    data={
-                        "messageIds": [ids["Question"]],
-                        "memories": [{"id": ids["Memory"], "score": 0.5}],
-                    },
-                ),
-            )
-        )
+        return await belongings(unit, ids, shared, f"{SECRET}{person.viewer.username}")
+
+
+async def belongings(unit: Work, ids: Ids, shared: Ids, secret: str) -> Ids:
+    """Give a user one of everything; `ids` name the user and a sign-in, and are added to."""
+    await _conversation(unit, ids, shared, secret)
+    await _memories(unit, ids, secret)
+    await _plan(unit, ids, secret)
+    await _sandbox(unit, ids, shared, secret)
+    await unit.session.execute(
+        update(Message)
+        .where(Message.id == ids["Message"])
+        .values(meta={"citedMemoryIds": [ids["Memory"]]})
+    )
+    context = Context(
+        session_id=ids["Session"],
+        message_id=ids["Message"],
+        data={
+            "messageIds": [ids["Question"]],
+            "memories": [{"id": ids["Memory"], "score": 0.5}],
+        },
+    )
+    await _add(unit, ids, "MessageContext", context)
     return ids
-
-
-def _put(ids: Ids, name: str, row: Any) -> Any:
-    ids[name] = row.id
-    return row
 
 
 async def _add(unit: Work, ids: Ids, name: str, row: Any) -> None:
     row.id = new_id(row.prefix)
-    unit.session.add(_put(ids, name, row))
+    ids[name] = row.id
+    unit.session.add(row)
     await unit.session.flush()
 
 
