@@ -1,16 +1,20 @@
-"""Bringing the database up to date."""
+"""Bringing the database up to date.
+
+Alembic takes a tenth of a second to load, so it is loaded only when there is something to migrate:
+revisions are numbered (`0001_core.py`), so the files' names tell which there are.
+"""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from models.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOCK_NAME = "noosphere-migrations"
@@ -21,54 +25,70 @@ class MigrationError(Exception):
     """The database cannot be brought up to date; the message says why."""
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    from alembic.config import Config
+
     config = Config(ROOT / "alembic.ini")
     config.set_main_option("script_location", str(ROOT / "migrations"))
     return config
 
 
+def revisions() -> list[str]:
+    """Give the revisions this code knows, oldest first."""
+    files = sorted((ROOT / "migrations" / "versions").glob("[0-9]*_*.py"))
+    return [file.name.split("_", maxsplit=1)[0] for file in files]
+
+
 def head() -> str:
     """Give the newest revision this code knows."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
-        raise MigrationError("there are no migrations")
-    return revision
+    return revisions()[-1]
 
 
 async def revision(database: Database) -> str | None:
     """Give the revision a database is at; None for an empty one."""
+
+    def read(connection: Connection) -> str | None:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return None if found is None else str(found)
+
     async with database.reading() as connection:
-        return await connection.run_sync(
-            lambda sync: MigrationContext.configure(sync).get_current_revision()
-        )
+        return await connection.run_sync(read)
 
 
 async def migrate(database: Database, target: str = "head") -> None:
     """Bring a database to `target`, one process at a time.
 
-    Raises MigrationError when the database is newer than this code or another process migrates for
-    more than two minutes.
+    Raises MigrationError when the database is newer than this code, the target is unknown, or
+    another process migrates for more than two minutes.
     """
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = revisions()
     current = await revision(database)
     if current is not None and current not in known:
         raise MigrationError(
             f"the database is at revision {current}, which this version does not know; "
             "start a newer version"
         )
+    if target not in ("head", "base", *known):
+        raise MigrationError(
+            f"there is no revision {target}; expected head, base, or one of {', '.join(known)}"
+        )
     if target == "head" and current == head():
         return
-    await _run(database, lambda config: _move(config, target, known))
+    is_down = target == "base" or (
+        current is not None and target in known and known.index(target) < known.index(current)
+    )
+    await _run(database, lambda config: _move(config, target, is_down=is_down))
 
 
-def _move(config: Config, target: str, known: set[str]) -> None:
-    if target == "base" or (target in known and target != head()):
-        command.downgrade(config, target)
-    else:
-        command.upgrade(config, target)
+def _move(config: "Config", target: str, *, is_down: bool) -> None:
+    from alembic import command
+
+    (command.downgrade if is_down else command.upgrade)(config, target)
 
 
-async def _run(database: Database, action: Any) -> None:
+async def _run(database: Database, action: "Callable[[Config], None]") -> None:
     def run(connection: Connection) -> None:
         config = _config()
         config.attributes["connection"] = connection

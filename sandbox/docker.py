@@ -56,10 +56,6 @@ _CONNECTION_FAILED = 900  # aiodocker's own status: no answer came at all.
 ENGINE_TIMEOUT_S = 30.0
 CHECK_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 20.0
-INSTALL = (
-    "Install Docker (Debian, Ubuntu: apt install docker.io) and start it, let this user reach its"
-    " socket, or name another engine."
-)
 _STATES = {
     "created": SandboxState.STOPPED,
     "running": SandboxState.RUNNING,
@@ -153,7 +149,9 @@ class DockerDriver:
         try:
             docker = aiodocker.Docker(url=self._url)
         except (AssertionError, ValueError, OSError, DockerError) as error:
-            raise DriverUnavailableError(f"No Docker engine was found. {INSTALL}") from error
+            raise DriverUnavailableError(
+                f"No Docker engine was found. {docker_config.INSTALL}"
+            ) from error
         # Every sandbox holds one connection, and the client would stop at a hundred.
         docker.session.connector._limit = 0  # type: ignore[union-attr]
         try:
@@ -162,7 +160,9 @@ class DockerDriver:
                 self._info = dict(await docker.system.info())
         except _BROKEN as error:
             await docker.close()
-            raise DriverUnavailableError(f"No Docker engine answers. {INSTALL}") from error
+            raise DriverUnavailableError(
+                f"No Docker engine answers. {docker_config.INSTALL}"
+            ) from error
         except BaseException:
             await docker.close()
             raise

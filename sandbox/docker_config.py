@@ -11,6 +11,11 @@ from sandbox.base import LABEL_PREFIX, MIB, SandboxSpec
 from sandbox.bubblewrap_command import INSIDE_ID, MASKED_FILES, MASKED_FOLDERS
 from sandbox.records import UID_BASE, UID_COUNT
 
+INSTALL = (
+    "Install Docker (Debian, Ubuntu: apt install docker.io) and start it, let this user reach its"
+    " socket, or name another engine."
+)
+
 ID_LABEL = LABEL_PREFIX + "sandbox"
 LIMITS_LABEL = LABEL_PREFIX + "limits"
 ENV_LABEL = LABEL_PREFIX + "env"

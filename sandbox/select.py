@@ -1,12 +1,13 @@
 """Which driver this machine gets, and what each could enforce here."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Literal
 
+from sandbox import docker_config
 from sandbox.base import Capabilities, SandboxDriver
 from sandbox.bubblewrap import BubblewrapDriver
-from sandbox.docker import DockerDriver
 from sandbox.errors import DriverUnavailableError, SandboxError
 
 Kind = Literal["auto", "docker", "bubblewrap", "off"]
@@ -51,7 +52,23 @@ async def choose(
     return None, " ".join([NOTHING, *reasons])
 
 
+def engine_is_likely() -> bool:
+    """Whether anything here points to a Docker engine: the places its own clients look at."""
+    places = ("/run/docker.sock", "/var/run/docker.sock")
+    homes = (".docker/run/docker.sock", ".docker/config.json")
+    return (
+        any(name in os.environ for name in ("DOCKER_HOST", "DOCKER_CONTEXT"))
+        or any(Path(place).exists() for place in places)
+        or any((Path.home() / place).exists() for place in homes)
+    )
+
+
 async def _docker(image: str, url: str | None, pull_timeout_s: float) -> SandboxDriver:
+    # Its client takes a fifth of a second to load, which a machine without an engine need not pay.
+    if url is None and not engine_is_likely():
+        raise DriverUnavailableError(f"No Docker engine was found. {docker_config.INSTALL}")
+    from sandbox.docker import DockerDriver
+
     driver = DockerDriver(url=url)
     try:
         await driver.check()
@@ -82,6 +99,8 @@ async def _bubblewrap(state_dir: Path) -> SandboxDriver:
 
 async def report(*, docker_url: str | None, state_dir: Path) -> list[Capabilities]:
     """What each driver enforces here, or why it cannot work here at all."""
+    from sandbox.docker import DockerDriver
+
     drivers: list[SandboxDriver] = [
         DockerDriver(url=docker_url),
         BubblewrapDriver(state_dir=state_dir),
