@@ -148,8 +148,9 @@ class Work:
             await self.session.execute(
                 insert(Topic).values(id=topic, epoch=secrets.token_hex(4), seq=len(news))
             )
-        head = await self.session.scalar(select(Topic.seq).where(Topic.id == topic))
-        assert head is not None  # noqa: S101 - the row was just written in this transaction.
+        head, epoch = (
+            await self.session.execute(select(Topic.seq, Topic.epoch).where(Topic.id == topic))
+        ).one()
         recorded_at, signals = now(), []
         for seq, (kind, payload) in enumerate(news, head - len(news) + 1):
             await self.session.execute(
@@ -157,7 +158,9 @@ class Work:
                     topic=topic, seq=seq, type=kind, payload=dict(payload), recorded_at=recorded_at
                 )
             )
-            signals.append((topic, {"seq": seq, "type": kind, "payload": dict(payload)}))
+            signals.append(
+                (topic, {"epoch": epoch, "seq": seq, "type": kind, "payload": dict(payload)})
+            )
         return signals
 
 

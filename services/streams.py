@@ -332,6 +332,8 @@ class _Follower:
             items = self._catch_up()
         elif news.seq:
             items = self._text(news)
+        elif news.data.get("epoch") != self.epoch:
+            items = self._catch_up()
         elif news.data.get("seq", 0) == self.seq + 1:
             data = news.data
             items = self._event(Fact(data["seq"], data["type"], data["payload"]))
