@@ -44,6 +44,18 @@ def clean(
     return value
 
 
+def mended(text: str) -> str:
+    """Give a text that can be stored and sent: no half of a surrogate pair, and no NUL.
+
+    Two halves that belong together become their character, any other becomes U+FFFD.
+    """
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def in_range(value: float, name: str, *, low: float, high: float, unit: str = "") -> None:
     """Raise UserError INVALID unless low ≤ value ≤ high (NaN is out of every range)."""
     if not low <= value <= high:

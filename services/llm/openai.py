@@ -180,14 +180,17 @@ class OpenAIProvider:
         stream = await self._open(request, deadline)
         try:
             chunks = aiter(stream)
-            limit_s = self._timeouts.first_chunk_s
+            limit_s, mender = self._timeouts.first_chunk_s, wire.Mender()
             while True:
                 chunk = await self._next(chunks, limit_s, deadline)
                 if chunk is None:
                     break
                 limit_s = self._timeouts.chunk_s
                 for text in self._take(turn, chunk):
-                    yield TextDelta(text)
+                    if whole := mender.feed(text):
+                        yield TextDelta(whole)
+            if rest := mender.rest():
+                yield TextDelta(rest)
         finally:
             # Also on cancellation: the server sees the connection close and stops generating.
             await stream.close()

@@ -13,6 +13,25 @@ from services.llm.base import (
     Role,
     ToolCall,
 )
+from services.text import mended
+
+
+class Mender:
+    """Joins characters cut between two chunks, and replaces what can be no character."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def feed(self, text: str) -> str:
+        """Give a chunk's text without the half of a character at its end."""
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return mended(text)
+
+    def rest(self) -> str:
+        """Give what is left when no chunk follows."""
+        return mended(self._half)
 
 
 def add(calls: dict[int, dict[str, str]], part: Any) -> None:
@@ -38,7 +57,11 @@ def call(parts: Mapping[str, str], position: int) -> ToolCall:
         raise ProviderError(
             "BAD_RESPONSE", "The model called a tool without naming it.", is_retryable=True
         )
-    return ToolCall(parts["id"] or f"call_{position}", parts["name"], parts["arguments"] or "{}")
+    return ToolCall(
+        mended(parts["id"]) or f"call_{position}",
+        mended(parts["name"]),
+        mended(parts["arguments"]) or "{}",
+    )
 
 
 def cited(text: str, memories: Sequence[RecalledMemory]) -> tuple[str, ...]:

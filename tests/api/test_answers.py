@@ -1,6 +1,7 @@
 """Answers written by a model elsewhere: streaming, tools, queueing, stopping, and every failure."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -139,7 +140,9 @@ async def test_the_result_of_a_tool_goes_back_to_the_model_and_usage_adds_up(
 def _call(name: str, arguments: str) -> Turn:
     function = {"name": name, "arguments": arguments}
     call = {"index": 0, "id": "call_0", "type": "function", "function": function}
-    return [Status(), delta(tool_calls=[call]), delta(reason="tool_calls"), DONE]
+    # Escaped, for half a surrogate pair cannot be sent otherwise.
+    chunk = json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
+    return [Status(), Send(f"data: {chunk}\n\n".encode()), delta(reason="tool_calls"), DONE]
 
 
 BAD_CALLS = {
@@ -150,6 +153,7 @@ BAD_CALLS = {
     "a missing argument": ("recall", "{}"),
     "NUL": ("recall", '{"query": "a\\u0000b"}'),
     "half a surrogate pair": ("recall", '{"query": "\\ud800"}'),
+    "half a pair, not escaped": ("recall", '{"query": \ud800}'),
     "deep": ("recall", '{"query": ' + "[" * 900 + "]" * 900 + "}"),
     "an unknown tool": ("launch_rocket", "{}"),
     "a strange name": ("🚀" * 60, "{}"),
@@ -169,7 +173,7 @@ async def test_a_tool_call_that_cannot_be_is_told_to_the_model_which_goes_on(
             (call,) = answer["toolCalls"]
             assert call["status"] == "FAILED", what
             assert call["toolName"] == name[:100], what
-            assert call["arguments"] == arguments, what
+            assert call["arguments"] == arguments.replace("\ud800", "\ufffd"), what
             assert call["result"]["error"]["message"], what
             told = talk.model.requests[-1].body["messages"][-1]
             assert told["role"] == "tool", what
@@ -246,7 +250,7 @@ async def test_a_model_that_fails_makes_an_answer_that_says_so_and_can_be_tried_
 
         assert failed["status"] == "FAILED"
         assert failed["error"]["code"] == code
-        assert failed["error"]["message"].endswith(".")
+        assert failed["error"]["message"]
         assert KEY not in str(failed)
         assert failed["content"] == kept
         assert failed["completedAt"]
@@ -264,7 +268,7 @@ async def test_a_model_that_fails_makes_an_answer_that_says_so_and_can_be_tried_
 async def test_an_answer_that_takes_too_long_fails_and_the_next_is_written(
     tmp_path: Path,
 ) -> None:
-    turns = [[Status(), delta("Trees "), Hang()], says("Here.")]
+    turns: list[Turn] = [[Status(), delta("Trees "), Hang()], says("Here.")]
     async with talking(tmp_path, turns, answer_timeout=2) as talk:
         failed = await talk.asked(kind="MessageFailed")
 
@@ -292,14 +296,12 @@ async def test_text_with_a_character_cut_between_chunks_arrives_whole_or_replace
                 await talk.events.next()
 
         assert found["status"] == "COMPLETED", found
-        assert found["content"].startswith("tree ")
-        assert "and" in found["content"]
-        found["content"].encode()
+        assert found["content"] == "tree 🌳 and \ufffd \ufffd"
         assert (await talk.asked())["content"] == "Still here."
 
 
 async def test_stopping_keeps_what_was_written_and_lets_the_model_go(tmp_path: Path) -> None:
-    turns = [[Status(), delta("Trees "), delta("grow "), Hang()], says("Next.")]
+    turns: list[Turn] = [[Status(), delta("Trees "), delta("grow "), Hang()], says("Next.")]
     async with talking(tmp_path, turns) as talk:
         reply = await talk.send()
         text = ""
