@@ -15,7 +15,7 @@ from app.config import Settings
 from app.runtime import running
 from app.worker import working
 from resolvers.base import Context
-from schema.execution import Engine
+from schema.execution import Engine, Result
 from services.accounts import sessions, users
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer, work
@@ -106,7 +106,7 @@ class Api:
         assert not isinstance(prepared, list), prepared
         context = Context(self.deps, self._viewer(who), "test", Client("127.0.0.1", "tests"))
         source = await self.engine.subscribe(prepared, context)
-        if not hasattr(source, "__aiter__"):
+        if isinstance(source, Result):
             yield Stream(None, source.payload()["errors"])
             return
         try:

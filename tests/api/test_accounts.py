@@ -426,7 +426,8 @@ async def test_what_an_open_socket_may_do_follows_its_users_roles(api: Api, deps
         async def until(expected: list[str]) -> None:
             async with asyncio.timeout(20):
                 while await create() != expected:
-                    pass
+                    # A refusal never waits for anything, and would leave nobody else a turn.
+                    assert await sessions.open_until(deps, ann.viewer.session_id or "")
 
         assert await create() == ["FORBIDDEN"]
         await api.run(SET_ROLES, admin, id=ann.id, roles=["user"])

@@ -351,6 +351,36 @@ async def test_a_used_refresh_token_ends_the_sign_in_everywhere(client: Client) 
         await new.aclose()
 
 
+async def test_a_revoked_sign_in_closes_its_sockets_and_no_others(
+    product: Product, client: Client
+) -> None:
+    other = Client(client.url)
+    await other.register(f"other{abs(hash(client.token)) % 10**9}")
+    sockets = []
+    try:
+        for headers in (client.headers, other.headers):
+            socket = await open_socket(product)
+            await socket.send(json.dumps({"type": "connection_init", "payload": headers}))
+            assert json.loads(await socket.recv())["type"] == "connection_ack"
+            sockets.append(socket)
+
+        await client.run("mutation { sessionRevoke { errors { code } } }")
+
+        # Without the signal it would be found after 20 seconds only.
+        async with asyncio.timeout(15):
+            assert await closing(sockets[0]) == (4403, "Session revoked")
+        await sockets[1].send(
+            json.dumps({"id": "1", "type": "subscribe", "payload": {"query": VIEWER}})
+        )
+        answer = json.loads(await sockets[1].recv())
+        assert answer["payload"]["data"]["viewer"]["username"].startswith("other")
+        assert (await client.raw(VIEWER))["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    finally:
+        for socket in sockets:
+            await socket.close()
+        await other.aclose()
+
+
 async def test_an_expired_token_is_told_as_expired_and_its_socket_closed(tmp_path: Path) -> None:
     server = Product(
         tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off", NOOSPHERE_ACCESS_TOKEN_TTL="3"
