@@ -294,3 +294,16 @@ async def test_who_may_not_change_something_changes_nothing(world: World, who: s
             assert payload["errors"][0]["path"], name
     after = await everything_stored(world.deps)
     assert {table: rows for table, rows in after.items() if rows != before[table]} == {}
+
+
+async def test_a_file_of_a_foreign_sandbox_answers_as_one_of_an_absent_sandbox(
+    world: World,
+) -> None:
+    assert [name for name, query in QUERIES.items() if query.kind == "FILE"] == ["sandboxFile"]
+    document = 'query($id: ID!) { sandboxFile(sandboxId: $id, path: "a") { path content } }'
+    for who in ("anonymous", "stranger"):
+        id_ = world.target(who, "Sandbox")
+        found = await world.api.raw(document, world.person(who), id=id_)
+        missing = await world.api.raw(document, world.person(who), id=absent(id_))
+        assert found == missing, who
+        assert found["data"] == {"sandboxFile": None}, who
