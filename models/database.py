@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
@@ -57,6 +57,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _configure_sqlite)
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine.sync_engine, "do_connect", _connect_mysql)
         self._write_engine = self.engine.execution_options(noosphere_write=True)
 
     @asynccontextmanager
@@ -107,6 +109,22 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _connect_mysql(dialect: Dialect, _record: Any, arguments: Any, options: Any) -> Any:
+    # The drivers connect through `asyncio.wait_for`, which before Python 3.12 swallows a
+    # cancellation that comes just as it succeeds: whoever was cancelled would never end.
+    before = _cancellations()
+    connection = dialect.connect(*arguments, **options)
+    if _cancellations() > before:
+        connection.close()
+        raise asyncio.CancelledError
+    return connection
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _begin_sqlite(connection: Connection) -> None:
