@@ -11,7 +11,7 @@ from strawberry.scalars import JSON
 
 from models import conversations as tables
 from models import states
-from resolvers import conversations
+from resolvers import conversations, language
 from resolvers.base import Info, Order, PageArgs
 from schema.accounts import User
 from schema.base import (
@@ -30,6 +30,7 @@ from schema.base import (
     field,
     mutation,
 )
+from schema.language import Entity, Intent, Sentiment
 from schema.memories import Memory
 from schema.tools import ToolExecution
 from services import streams
@@ -180,6 +181,18 @@ class Message(Node, row=tables.Message):
         conversations.context, "What the answer was made from; null for a person's message."
     )
     error: MessageError | None = field(conversations.errors, "Why it FAILED; null else.")
+    sentiment: Sentiment | None = field(
+        language.sentiment,
+        "Its tone; null for what no person wrote, and until it was read, soon after it was sent.",
+    )
+    intents: list[Intent] = field(
+        language.intents, "What it asks for or does, the surest first; empty until it was read."
+    )
+    entities: list[Entity] = field(
+        language.entities,
+        "Things its first 10,000 characters name, by position, at most 200; empty until it was "
+        "read. They never overlap.",
+    )
 
 
 @strawberry.type(description="A thread of messages between a person and the assistant.")

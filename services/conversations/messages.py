@@ -20,6 +20,7 @@ from services import tasks
 from services.base import Deps, Viewer, Work, work
 from services.conversations import threads
 from services.errors import UserError, UserErrorCode
+from services.language.analyzing import ANALYZE_MESSAGE
 from services.text import clean
 
 ANSWER = "answer"
@@ -92,6 +93,7 @@ async def _send(
         _announce(unit, reply)
         tasks.enqueue(unit, ANSWER, {"id": reply.id}, lane=conversation_id, priority=10)
         tasks.enqueue(unit, EXTRACT_MEMORIES, {"id": message.id})
+        tasks.enqueue(unit, ANALYZE_MESSAGE, {"id": message.id})
         return message.frozen(), reply.frozen()
 
 

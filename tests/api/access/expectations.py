@@ -59,6 +59,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "citedMemories": LINK,
         "context": PART,
         "error": PART,
+        "sentiment": PART,
+        "intents": PART,
+        "entities": PART,
     },
     "MessageToolCall": _plain(
         "id toolName arguments status result round textOffset createdAt completedAt"
@@ -132,6 +135,9 @@ STRUCTURES = {
     "AuthSession",
     "MemoryMatch",
     "MessageError",
+    "Sentiment",
+    "Intent",
+    "Entity",
     "PageInfo",
     "UserError",
     # Events of conversations

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from models.accounts import Role
 from models.base import new_id
 from models.conversations import Context, Conversation, Message, MessageToolCall
+from models.language import MessageEntity, MessageIntent, MessageSentiment
 from models.memories import Memory, MemoryRelation
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.sandboxes import (
@@ -33,6 +34,7 @@ from models.states import (
     MessageStatus,
     RunState,
     SandboxStatus,
+    SentimentLabel,
 )
 from models.tools import ToolExecution, ToolParameter
 from services import memories
@@ -220,6 +222,16 @@ async def _conversation(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
         status=RunState.COMPLETED,
     )
     await _add(unit, ids, "MessageToolCall", call)
+    understood: dict[str, Any] = {
+        "MessageSentiment": MessageSentiment(label=SentimentLabel.NEUTRAL, score=0.0),
+        "MessageIntent": MessageIntent(name=secret, confidence=0.5),
+        "MessageEntity": MessageEntity(
+            type="CODE", name="code", value=secret, start_pos=0, end_pos=len(secret)
+        ),
+    }
+    for name, row in understood.items():
+        row.message_id = ids["Message"]
+        await _add(unit, ids, name, row)
 
 
 async def _memories(unit: Work, ids: Ids, secret: str) -> None:
