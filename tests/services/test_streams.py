@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -221,9 +221,9 @@ class Reader:
 
     def is_up_to_date(self) -> bool:
         """Whether it shows what there is."""
-        return self.texts == {
-            a.id: a.texts[a.key] for a in self.author.answers
-        } and self.final == {a.id for a in self.author.answers if a.is_final}
+        return self.texts == {a.id: a.texts[a.key] for a in self.author.answers} and self.final == {
+            a.id for a in self.author.answers if a.is_final
+        }
 
 
 class Session:
@@ -280,7 +280,9 @@ _NAMES = [
     "reconnect", "return", "deaf", "hear", "away", "back", "log_gone", "forget", "anew",
 ]  # fmt: skip
 STEPS = st.lists(
-    st.tuples(st.sampled_from(_NAMES), st.integers(0, 9), st.integers(1, 9)), max_size=30
+    st.tuples(st.sampled_from(_NAMES), st.integers(0, 9), st.integers(1, 9)),
+    min_size=10,
+    max_size=50,
 )
 
 
@@ -386,22 +388,258 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def mysql_stage(
-    tmp_path_factory: pytest.TempPathFactory, mysql_module_url: str
-) -> Iterator[Stage]:
+def mysql_stage(tmp_path_factory: pytest.TempPathFactory, mysql_module_url: str) -> Iterator[Stage]:
     yield from _stage(tmp_path_factory.mktemp("stage"), database_url=mysql_module_url)
 
 
 @given(steps=STEPS)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_reader_sees_everything_once_and_in_order(stage: Stage, steps: list[Step]) -> None:
     stage.play(steps)
 
 
 @pytest.mark.mysql
 @given(steps=STEPS)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_reader_sees_everything_once_and_in_order_on_mysql(
     mysql_stage: Stage, steps: list[Step]
 ) -> None:
     mysql_stage.play(steps)
+
+
+@pytest.fixture
+async def faulty(deps: Deps) -> FaultyBus:
+    """The bus of `deps`, with faults."""
+    bus = FaultyBus(deps.bus)
+    deps.bus = bus
+    return bus
+
+
+async def author_of(deps: Deps) -> Author:
+    person = await Api(deps).person(next(_names))
+    conversation = await threads.create(deps, person.viewer)
+    return Author(deps, person.viewer, conversation.id)
+
+
+async def test_a_snapshot_is_the_state_at_its_cursor_while_many_write(deps: Deps) -> None:
+    author = await author_of(deps)
+    seen: list[tuple[int, set[str], set[str]]] = []
+
+    async def write() -> None:
+        for _ in range(8):
+            answer = await author.add()
+            await author.write(answer, 2, store=True)
+            await author.end(answer)
+
+    async def look() -> None:
+        items = events.follow(deps, author.viewer, author.conversation_id, None)
+        async with aclosing(items):
+            reader = Reader(author)
+            await reader.take(await anext(items))
+        assert reader.seq is not None
+        seen.append((reader.seq, set(reader.texts), reader.final))
+        for id_ in reader.final:
+            answer = next(a for a in author.answers if a.id == id_)
+            assert reader.texts[id_] == answer.texts[answer.key]
+
+    async def look_often(writing: "asyncio.Future[Any]") -> None:
+        while not writing.done():
+            await look()
+
+    async with asyncio.TaskGroup() as group:
+        writing = asyncio.gather(*(group.create_task(write()) for _ in range(4)))
+        for _ in range(4):
+            group.create_task(look_often(writing))
+
+    async with deps.db.reading() as connection:
+        log = (
+            await connection.execute(
+                select(Event.seq, Event.type, Event.payload)
+                .where(Event.topic == author.topic)
+                .order_by(Event.seq)
+            )
+        ).all()
+    assert [row.seq for row in log] == list(range(1, 65))
+    assert len({seq for seq, _, _ in seen}) > 5
+    for seq, known, final in seen:
+        before = [row for row in log if row.seq <= seq]
+        assert known == {r.payload["message_id"] for r in before if r.type == "MessageAdded"}
+        assert final == {r.payload["message_id"] for r in before if r.type == "MessageCompleted"}
+
+
+async def test_a_reader_that_stalls_holds_no_connection(deps: Deps) -> None:
+    api = Api(deps)
+    person = await api.person(next(_names))
+    conversation = await threads.create(deps, person.viewer)
+    author = Author(deps, person.viewer, conversation.id)
+    pool: Any = deps.db.engine.pool
+
+    async with api.subscribe(op.CONVERSATION_EVENTS, person, id=conversation.id) as stream:
+        for kind in ("ConversationReset", "MessageAdded", "MessageDelta", "MessageCompleted"):
+            if kind == "MessageAdded":
+                answer = await author.add()
+            elif kind == "MessageDelta":
+                await author.write(answer, 3)
+            elif kind == "MessageCompleted":
+                await author.end(answer)
+            event = await stream.next()
+            assert event is not None
+            assert event["__typename"] == kind
+            # Here the reader stalls for as long as it likes.
+            assert pool.checkedout() == 0
+
+
+async def test_leaving_at_a_snapshot_gives_its_connection_back(deps: Deps) -> None:
+    author = await author_of(deps)
+    pool: Any = deps.db.engine.pool
+
+    items = events.follow(deps, author.viewer, author.conversation_id, None)
+    assert isinstance(await anext(items), Restarted)
+    assert pool.checkedout() == 1
+    await items.aclose()
+
+    assert pool.checkedout() == 0
+
+
+async def test_while_the_bus_is_away_text_is_stored_and_sent_later(
+    deps: Deps, faulty: FaultyBus
+) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    await author.write(answer, 2)
+    faulty.is_away = True
+    await author.write(answer, 2, store=True)
+
+    async with deps.db.reading() as connection:
+        stored = await connection.scalar(select(Message.content).where(Message.id == answer.id))
+    assert stored == answer.texts[answer.key]
+    faulty.is_away = False
+    assert await answer.writer.flush()
+
+    log = await faulty.read(author.topic)
+    assert "".join(news.data["text"] for news in log.entries) == answer.texts[answer.key]
+    assert await streams.resume_text(deps, author.topic, answer.key, stored) == (stored, True)
+
+
+async def test_the_end_of_a_text_does_not_wait_for_the_bus(deps: Deps, faulty: FaultyBus) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    reader = Reader(author)
+    session = Session(reader)
+    session.allow(1)
+    faulty.is_away = True
+    await author.write(answer, 4)
+    await author.end(answer)
+    faulty.is_away = False
+    await session.catch_up()
+    await session.close()
+    assert reader.texts[answer.id] == answer.writer.text
+
+
+async def test_a_log_that_began_anew_is_made_whole_again(deps: Deps, faulty: FaultyBus) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    await author.write(answer, 3)
+    await faulty.expire(author.topic, 0)
+    await author.write(answer, 3)
+
+    text, is_whole = await streams.resume_text(deps, author.topic, answer.key, "")
+
+    assert (text, is_whole) == (answer.texts[answer.key], True)
+
+
+async def test_a_lost_log_is_known_when_another_writer_goes_on(
+    deps: Deps, faulty: FaultyBus
+) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    await author.write(answer, 3, store=True)
+    stored = answer.writer.text
+    await faulty.expire(author.topic, 0)
+
+    assert await streams.resume_text(deps, author.topic, answer.key, stored) == (stored, False)
+
+
+async def test_a_writer_that_goes_on_sends_only_what_is_new(deps: Deps) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    await author.write(answer, 3)
+    sent = answer.writer.text
+    head = (await deps.bus.read(author.topic)).head
+    again = author._writer(answer.id, answer.key, sent)
+    again.text = ""
+
+    for character in sent:
+        await again.write(character)
+        await again.flush()
+    assert (await deps.bus.read(author.topic)).head == head
+    await again.write("and more")
+    await again.flush()
+
+    entries = (await deps.bus.read(author.topic)).entries
+    assert [dict(news.data) for news in entries[head:]] == [
+        {"key": answer.key, "offset": len(sent), "text": "and more"}
+    ]
+
+
+async def test_a_text_that_ends_sooner_than_before_is_taken_back(deps: Deps) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    await author.write(answer, 3)
+    sent = answer.writer.text
+    again = author._writer(answer.id, answer.key, sent)
+    again.text = sent[:5]
+    await again.settle()
+
+    assert answer.key == messages.text_key(answer.id, 1)
+    answer.writer = again
+    await author.end(answer)
+    reader = Reader(author)
+    session = Session(reader)
+    await session.catch_up()
+    await session.close()
+    assert reader.texts == {answer.id: sent[:5]}
+
+
+async def test_a_database_that_is_away_delays_the_storing_only(deps: Deps) -> None:
+    author = await author_of(deps)
+    answer = await author.add()
+    stored: list[str] = []
+    is_away = True
+
+    async def checkpoint(text: str) -> None:
+        if is_away:
+            raise OperationalError("UPDATE", {}, Exception("gone away"))
+        stored.append(text)
+
+    writer = TextWriter(deps, author.topic, answer.key, checkpoint=checkpoint)
+    await writer.write("some text")
+    assert await writer.flush()
+    assert not await writer.store()
+    is_away = False
+    assert await writer.store()
+    assert await writer.store()
+    assert stored == ["some text"]
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "é", "bnVsbA", Position("e", -1, {}).encode(), "W10", "WyJlIiwwLFtdXQ", "A" * 4000],
+)
+async def test_what_is_not_a_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        Position.decode(cursor)
+    assert refused.value.code == "BAD_USER_INPUT"
+
+
+async def test_a_cursor_of_the_future_begins_anew(deps: Deps) -> None:
+    author = await author_of(deps)
+    await author.add()
+    async with deps.db.reading() as connection:
+        epoch = await connection.scalar(select(Topic.epoch).where(Topic.id == author.topic))
+    assert epoch is not None
+    after = Position(epoch, 2, {}).encode()
+
+    items = events.follow(deps, author.viewer, author.conversation_id, after)
+    async with aclosing(items):
+        assert isinstance(await anext(items), Restarted)
