@@ -1,5 +1,8 @@
 """From a header or a `connection_init` payload to a viewer, and the life of a signed-in socket."""
 
+import asyncio
+import logging
+import random
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +17,9 @@ from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer
 from services.errors import UnauthenticatedError
 
-_RECHECK_S = 20.0
+log = logging.getLogger("noosphere.auth")
+_RECHECK_S = 60.0
+_RETRY_S = 2.0
 
 
 def bearer(value: str | None) -> str | None:
@@ -82,11 +87,22 @@ class SessionWatch:
 
     async def wait(self) -> None:
         """Return when the sign-in has been revoked, here or in another process."""
-        session_id, user_id = self._viewer.session_id or "", self._viewer.user_id or ""
+        while True:
+            try:
+                await self._watch(self._viewer.session_id or "", self._viewer.user_id or "")
+            except Exception as error:  # noqa: BLE001 - whatever is away comes back.
+                # A database or a bus that is away for a moment is no reason to drop a socket; the
+                # sign-in's own end is kept by a timer.
+                log.warning("a sign-in cannot be watched right now: %s", error)
+                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
+            else:
+                return
+
+    async def _watch(self, session_id: str, user_id: str) -> None:
         topics = (f"session:{session_id}", f"viewer:{user_id}")
         async with self._deps.bus.attach(*topics) as tap:
             while await self._is_open(session_id):
-                news = await tap.get(_RECHECK_S)
+                news = await tap.get(_RECHECK_S * random.uniform(0.8, 1.2))  # noqa: S311
                 if tap.lost() or news is None:
                     continue
                 if news.data.get("revoked"):

@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
 from app.config import ConfigurationError, Settings
 from app.database import head, migrate, revision
 from models.database import Database
@@ -21,6 +24,8 @@ from services.llm.base import Provider
 from services.sandboxes.host import SandboxHost
 
 log = logging.getLogger("noosphere")
+# A server that was killed a moment ago may still hold the database.
+_SOLE_WAIT_S = 10
 
 
 @asynccontextmanager
@@ -49,16 +54,17 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
         )
         deps = Deps(settings.options(), database, bus, provider, embedder, host)
         try:
-            await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
-            await _start(bus, settings)
-            await system.seed(deps)
-            await host.start(deps)
-            warming = asyncio.create_task(_warm(embedder))
-            try:
-                yield deps
-            finally:
-                warming.cancel()
-                await asyncio.gather(warming, return_exceptions=True)
+            async with _sole_user(database, settings):
+                await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
+                await _start(bus, settings)
+                await system.seed(deps)
+                await host.start(deps)
+                warming = asyncio.create_task(_warm(embedder))
+                try:
+                    yield deps
+                finally:
+                    warming.cancel()
+                    await asyncio.gather(warming, return_exceptions=True)
         finally:
             await _close(deps)
 
@@ -128,6 +134,30 @@ def _sole_owner(settings: Settings) -> Iterator[None]:
                 "stop it, take another directory, or set NOOSPHERE_REDIS_URL so that several "
                 "processes can work together"
             ) from error
+        yield
+
+
+@asynccontextmanager
+async def _sole_user(database: Database, settings: Settings) -> AsyncIterator[None]:
+    """Hold a shared database while the in-process bus is used.
+
+    Two servers without Redis would both take themselves for the only one, and run every task twice.
+    """
+    if settings.redis_url or database.is_sqlite:
+        yield
+        return
+    try:
+        connection = await database.engine.connect()
+    except DBAPIError as error:
+        raise _unreachable(database) from error
+    async with connection:
+        name = {"name": f"noosphere:{database.url.database}"[:60], "wait": _SOLE_WAIT_S}
+        if await connection.scalar(text("SELECT GET_LOCK(:name, :wait)"), name) != 1:
+            raise ConfigurationError(
+                "the database is in use by another server without NOOSPHERE_REDIS_URL: stop it, or "
+                "set NOOSPHERE_REDIS_URL for both so that they can work together"
+            )
+        await connection.commit()
         yield
 
 

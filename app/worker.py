@@ -39,6 +39,7 @@ class Worker:
         self._deps = deps
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
+        self._freed = asyncio.Event()
 
     async def run(self) -> None:
         """Claim and run tasks until cancelled; returns after everything was given back."""
@@ -65,16 +66,19 @@ class Worker:
         async with self._deps.bus.attach(tasks.WAKE_TOPIC) as tap:
             while True:
                 slots = self._deps.options.worker_concurrency - len(self._running)
+                if slots <= 0:
+                    self._freed.clear()
+                    await self._freed.wait()
+                    continue
                 claimed: list[Task] = []
-                if slots > 0:
-                    try:
-                        claimed = await tasks.claim(
-                            self._deps, limit=min(slots, 20), running=tuple(self._running)
-                        )
-                    except Exception:
-                        # A database that is away comes back; the worker must still be there then.
-                        log.exception("tasks could not be claimed; trying again")
-                        await asyncio.sleep(_POLL_S)
+                try:
+                    claimed = await tasks.claim(
+                        self._deps, limit=min(slots, 20), running=tuple(self._running)
+                    )
+                except Exception:
+                    # A database that is away comes back; the worker must still be there then.
+                    log.exception("tasks could not be claimed; trying again")
+                    await asyncio.sleep(_POLL_S)
                 for task in claimed:
                     self._running[task.id] = group.create_task(
                         self._run(task), name=f"{task.task_type} {task.id}"
@@ -100,6 +104,7 @@ class Worker:
             log.exception("a task could not be settled", extra={"task_id": task.id})
         finally:
             self._running.pop(task.id, None)
+            self._freed.set()
             _RUNNING.set(len(self._running))
             _TASKS.labels(task.task_type, outcome).inc()
 
@@ -119,20 +124,20 @@ class Worker:
                 await tasks.release(self._deps, task, delay_s=_OUTAGE_S)
                 return "postponed"
             log.exception(
-                "task %s failed", task.task_type, extra={"task_id": task.id, **task.payload}
+                "task %s failed",
+                task.task_type,
+                extra={"task_id": task.id, "payload": task.payload},
             )
             return await self._failed(task, f"{type(error).__name__}: {error}"[:2000])
         await tasks.complete(self._deps, task, result)
         return "completed"
 
     async def _failed(self, task: Task, message: str) -> str:
-        is_dead = await tasks.fail(self._deps, task, message)
-        if not is_dead:
-            return "failed"
         dead = tasks.kinds[task.task_type].dead
-        if dead is not None:
+        if dead is not None and task.retry_count >= task.max_retries:
+            # Before the task is buried: if this is interrupted, it is found and done again.
             await dead(self._deps, task, message)
-        return "dead"
+        return "dead" if await tasks.fail(self._deps, task, message) else "failed"
 
     async def _give_back(self, task: Task) -> None:
         try:
@@ -142,8 +147,10 @@ class Worker:
             log.warning("a task could not be given back", extra={"task_id": task.id})
 
     async def _renew(self) -> None:
-        held = await tasks.renew(self._deps, list(self._running))
-        for task_id in set(self._running) - held:
+        # Only those asked about: a task claimed meanwhile is held without having been renewed.
+        asked = list(self._running)
+        held = await tasks.renew(self._deps, asked)
+        for task_id in set(asked) - held:
             running = self._running.get(task_id)
             if running is not None:
                 log.warning("lease lost, task interrupted", extra={"task_id": task_id})

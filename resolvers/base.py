@@ -135,7 +135,8 @@ def by_id_alone(record: type[R], ids: Sequence[str], info: Info) -> list[R | Non
 
 
 def _identity(parent: Any) -> Hashable:
-    return (type(parent), parent.id) if hasattr(parent, "id") else id(parent)
+    # A parent without an id stands for itself, and is kept by the loader as long as its answer.
+    return (type(parent), parent.id) if hasattr(parent, "id") else cast("Hashable", parent)
 
 
 def _freeze(value: Any) -> Hashable:

@@ -254,6 +254,8 @@ def mutation(
 
         @functools.wraps(function)
         async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
+            # Mutations run one after the other; each is answered from the state it made.
+            info.context.begin_event()
             try:
                 return payload(**await function(info, **arguments))
             except UserErrors as errors:

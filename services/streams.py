@@ -13,6 +13,7 @@ import asyncio
 import base64
 import itertools
 import logging
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ from services.events.base import BusUnavailableError, News, Tap
 
 log = logging.getLogger("noosphere.streams")
 # A follower that heard nothing for so long looks again, in case a signal was lost.
-_IDLE_S = 5.0
+_IDLE_S = 15.0
+# What a cursor may hold: a client must not make every event carry what it likes.
+_MAX_TEXTS, _MAX_KEY_CHARS, _MAX_CURSOR_CHARS = 200, 60, 20_000
 _BATCH = 500
 # How long a writer waits before it tries a bus again that did not answer.
 _AWAY_S = 0.5
@@ -53,6 +56,8 @@ class Position:
     def decode(cursor: str) -> "Position":
         """Read a cursor. Raises RequestError BAD_USER_INPUT when it is not one."""
         try:
+            if len(cursor) > _MAX_CURSOR_CHARS:
+                raise ValueError("too long")
             padded = cursor + "=" * (-len(cursor) % 4)
             epoch, seq, offsets = orjson.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
             is_sound = (
@@ -60,7 +65,8 @@ class Position:
                 and isinstance(seq, int)
                 and seq >= 0
                 and isinstance(offsets, dict)
-                and len(offsets) <= 1000
+                and len(offsets) <= _MAX_TEXTS
+                and all(len(key) <= _MAX_KEY_CHARS for key in offsets)
                 and all(isinstance(n, int) and n >= 0 for n in offsets.values())
             )
             if not is_sound:
@@ -327,7 +333,7 @@ class _Follower:
                     yield item
 
     async def _live(self) -> AsyncGenerator[Item, None]:
-        news = await self.tap.get(_IDLE_S)
+        news = await self.tap.get(_IDLE_S * random.uniform(0.8, 1.2))  # noqa: S311
         if self.tap.lost() or news is None:
             items = self._catch_up()
         elif news.seq:

@@ -64,20 +64,36 @@ class _Draft:
 
 
 async def _answer_is_dead(deps: Deps, task: Task, reason: str) -> None:
-    async with work(deps) as unit:
-        message = await unit.lock(Message, task.payload["id"])
-        if message is not None and not message.status.is_final:
-            key = messages.text_key(message.id, messages.attempt(message.meta))
-            topic = threads.topic(message.conversation_id)
-            # All that was sent, and perhaps not stored yet, stays.
-            message.content = await read_text(deps, topic, key, message.content)
-            messages.end(
-                unit,
-                message,
-                MessageStatus.FAILED,
-                error_code="INTERNAL",
-                error_message="The answer could not be written. Try again with messageRetry.",
+    await _end_early(
+        deps,
+        task.payload["id"],
+        MessageStatus.FAILED,
+        error_code="INTERNAL",
+        error_message="The answer could not be written. Try again with messageRetry.",
+    )
+
+
+async def _end_early(deps: Deps, message_id: str, status: MessageStatus, **error: str) -> None:
+    """End an answer that nobody writes, with all that was sent of it."""
+    async with deps.db.reading() as connection:
+        row = (
+            await connection.execute(
+                select(Message.conversation_id, Message.meta, Message.content).where(
+                    Message.id == message_id
+                )
             )
+        ).first()
+    if row is None:
+        return
+    key = messages.text_key(message_id, messages.attempt(row.meta))
+    # Read before the transaction: a bus that is away must not keep rows locked.
+    sent = await read_text(deps, threads.topic(row.conversation_id), key, row.content)
+    async with work(deps) as unit:
+        message = await unit.lock(Message, message_id)
+        if message is None or message.status.is_final:
+            return
+        message.content = max(message.content, sent, key=len)
+        await messages.end(unit, message, status, **error)
 
 
 @tasks.handler(messages.ANSWER, dead=_answer_is_dead)
@@ -94,7 +110,13 @@ async def answer(deps: Deps, task: Task) -> None:
         return
     viewer = await _viewer(deps, message)
     if viewer is None:
-        await _finish_without_viewer(deps, message.id)
+        await _end_early(
+            deps,
+            message.id,
+            MessageStatus.FAILED,
+            error_code="FORBIDDEN",
+            error_message="The account of this conversation is not active any more.",
+        )
         return
     draft = await _draft(deps, viewer, message)
     ended: BaseException | None = None
@@ -123,13 +145,13 @@ async def _begin(deps: Deps, message_id: str) -> Message | None:
             return None
         conversation = await unit.session.get(Conversation, message.conversation_id)
         is_gone = conversation is None or conversation.status is ConversationStatus.DELETED
-        if is_gone or message.stop_requested_at is not None:
-            messages.end(unit, message, MessageStatus.STOPPED)
-            return None
-        message.status = MessageStatus.STREAMING
-        message.provider, message.model = deps.provider.name, deps.provider.model
-        await unit.session.flush()
-        return message.frozen()
+        if not is_gone and message.stop_requested_at is None:
+            message.status = MessageStatus.STREAMING
+            message.provider, message.model = deps.provider.name, deps.provider.model
+            await unit.session.flush()
+            return message.frozen()
+    await _end_early(deps, message_id, MessageStatus.STOPPED)
+    return None
 
 
 async def _viewer(deps: Deps, message: Message) -> Viewer | None:
@@ -138,19 +160,6 @@ async def _viewer(deps: Deps, message: Message) -> Viewer | None:
             select(Conversation.user_id).where(Conversation.id == message.conversation_id)
         )
     return None if user_id is None else await viewer_of(deps, user_id, message.session_id)
-
-
-async def _finish_without_viewer(deps: Deps, message_id: str) -> None:
-    async with work(deps) as unit:
-        message = await unit.lock(Message, message_id)
-        if message is not None:
-            messages.end(
-                unit,
-                message,
-                MessageStatus.FAILED,
-                error_code="FORBIDDEN",
-                error_message="The account of this conversation is not active any more.",
-            )
 
 
 async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
@@ -212,6 +221,8 @@ async def _rewind(deps: Deps, message: Message, text: str) -> str:
         if row is None:
             # Deleted meanwhile: nobody follows it any more.
             return messages.text_key(message.id, 0)
+        if row.status.is_final:
+            raise RuntimeError("another writer has finished this answer")
         key = messages.take_back(row, text)
         unit.record(
             threads.topic(message.conversation_id), "MessageRewound", {"message_id": message.id}
@@ -390,26 +401,19 @@ async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bo
         if draft.cited:
             message.meta = {**(message.meta or {}), "citedMemoryIds": draft.cited}
         if was_stopped:
-            await _cancel_open_calls(unit.session, message.id)
-            messages.end(unit, message, MessageStatus.STOPPED)
+            await messages.end(unit, message, MessageStatus.STOPPED)
         elif ended is None:
-            messages.end(unit, message, MessageStatus.COMPLETED)
+            await messages.end(unit, message, MessageStatus.COMPLETED)
         else:
             code, reason = _explain(draft, ended)
             log.warning("answer failed: %s", reason, extra={"message_id": message.id})
-            messages.end(unit, message, MessageStatus.FAILED, error_code=code, error_message=reason)
+            await messages.end(
+                unit, message, MessageStatus.FAILED, error_code=code, error_message=reason
+            )
     try:
         await draft.deps.bus.expire(draft.topic, _LOG_TTL_S)
     except BusUnavailableError:
         log.info("the log of a finished answer goes with those nobody writes to")
-
-
-async def _cancel_open_calls(session: Any, message_id: str) -> None:
-    await session.execute(
-        update(MessageToolCall)
-        .where(MessageToolCall.message_id == message_id, MessageToolCall.status == RunState.RUNNING)
-        .values(status=RunState.CANCELED, completed_at=now())
-    )
 
 
 def _explain(draft: _Draft, ended: BaseException) -> tuple[str, str]:

@@ -4,17 +4,21 @@ import asyncio
 import functools
 import hashlib
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from services.errors import UserError, UserErrorCode
+from services.errors import UnavailableError, UserError, UserErrorCode
 from services.text import clean
 
+T = TypeVar("T")
 # RFC 9106, second recommended option: 64 MiB, 3 passes, 4 lanes.
 _hasher = PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=4)
 # Hashing is heavy on purpose; two at a time keep memory and cores for everybody else.
+_MAX_WAITING = 200
 _pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
 
 
@@ -30,13 +34,19 @@ def check(password: str, *, name: str = "password") -> str:
 
 async def hash_password(password: str) -> str:
     """Hash a password with argon2id, in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(_pool, _hasher.hash, password)
+    return await _queued(_hasher.hash, password)
 
 
 async def verify(password: str, password_hash: str | None) -> bool:
     """Check a password in a thread. With no hash it takes as long and says no."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_pool, _verify, password, password_hash)
+    return await _queued(_verify, password, password_hash)
+
+
+async def _queued(function: Callable[..., T], *arguments: object) -> T:
+    """Run in the pool, unless so many wait already that an answer would come too late."""
+    if _pool._work_queue.qsize() >= _MAX_WAITING:
+        raise UnavailableError("Too many people sign in right now; try again in a moment.", 5.0)
+    return await asyncio.get_running_loop().run_in_executor(_pool, function, *arguments)
 
 
 def _verify(password: str, password_hash: str | None) -> bool:

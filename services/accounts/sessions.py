@@ -23,7 +23,8 @@ from services.base import Deps, Viewer, Work, work
 from services.errors import RateLimitedError, UnauthenticatedError, UserError, UserErrorCode
 
 log = logging.getLogger("noosphere.accounts")
-_IP_FACTOR = 10
+_LOGIN_FACTOR = 10
+_ADDRESS_FACTOR = 100
 # A viewer's last activity is written at most this often, so that reads stay reads.
 _ACTIVITY_STEP = timedelta(minutes=1)
 
@@ -94,9 +95,13 @@ async def create(
     """
     # Half a surrogate pair names nobody, and no database could be asked for it.
     name = login.strip().casefold()[:255].encode(errors="replace").decode()
-    await _throttle(deps, f"sign-in:login:{passwords.hash_token(name)}", 1)
-    if client.ip_address:
-        await _throttle(deps, f"sign-in:ip:{client.ip_address}", _IP_FACTOR)
+    # Somebody else's wrong guesses must not lock the owner out at once, so the narrowest bound is
+    # that of one login from one address.
+    login_hash, address = passwords.hash_token(name), client.ip_address or "nowhere"
+    narrow = f"sign-in:{login_hash}:{address}"
+    await throttle(deps, narrow, 1)
+    await throttle(deps, f"sign-in:login:{login_hash}", _LOGIN_FACTOR)
+    await throttle(deps, f"sign-in:address:{address}", _ADDRESS_FACTOR)
     async with deps.db.reading() as connection:
         found = (
             await connection.execute(
@@ -109,23 +114,27 @@ async def create(
     if not matches or found is None or not found.is_active:
         log.info("sign-in refused", extra={"ip": client.ip_address})
         raise UserError(UserErrorCode.INVALID, "The login or the password is wrong.", ("password",))
-    await deps.bus.forget(f"sign-in:login:{passwords.hash_token(name)}")
+    await deps.bus.forget(narrow)
     async with work(deps) as unit:
         user = await unit.lock(User, found.id)
-        if user is None:
-            raise UserError(UserErrorCode.INVALID, "The login or the password is wrong.")
+        if user is None or not user.is_active or user.password_hash != found.password_hash:
+            # Changed while the password was checked: what was checked does not hold any more.
+            raise UserError(
+                UserErrorCode.INVALID, "The login or the password is wrong.", ("password",)
+            )
         user.last_login_at = now()
         credentials = await open_session(unit, user.id, client)
         await unit.session.flush()
         return credentials, user.frozen()
 
 
-async def _throttle(deps: Deps, name: str, factor: int) -> None:
+async def throttle(deps: Deps, name: str, factor: int) -> None:
+    """Count an attempt under a name; raise RateLimitedError past `factor` times the limit."""
     options = deps.options
     attempts = await deps.bus.count(name, options.sign_in_window_s)
     if attempts > options.sign_in_attempts * factor:
         raise RateLimitedError(
-            f"Too many sign-in attempts; try again within {options.sign_in_window_s} seconds.",
+            f"Too many attempts; try again within {options.sign_in_window_s} seconds.",
             retry_after_s=options.sign_in_window_s,
         )
 

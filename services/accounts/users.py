@@ -18,6 +18,8 @@ from services.errors import UserError, UserErrorCode, UserErrors
 from services.text import clean
 
 log = logging.getLogger("noosphere.accounts")
+# A whole office behind one address may register at once; a flood may not.
+_REGISTRATION_FACTOR = 100
 
 
 @access.rule(User)
@@ -89,6 +91,8 @@ async def register(
             UserErrorCode.FORBIDDEN,
             "Registration is closed on this server; ask an administrator for an account.",
         )
+    address = client.ip_address or "nowhere"
+    await sessions.throttle(deps, f"registration:address:{address}", _REGISTRATION_FACTOR)
     await _refuse_taken(deps, values["username"], values["email"])
     password_hash = await passwords.hash_password(values.pop("password"))
     try:
@@ -176,6 +180,7 @@ async def change_password(
     """
     user_id = viewer.id
     passwords.check(new_password, name="new_password")
+    await sessions.throttle(deps, f"password:{user_id}", 1)
     async with deps.db.reading() as connection:
         stored = await connection.scalar(select(User.password_hash).where(User.id == user_id))
     if not await passwords.verify(current_password[:1000], stored):

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.base import now
 from models.conversations import Conversation, Message, MessageToolCall
-from models.states import ConversationStatus, MessageRole, MessageStatus
+from models.states import ConversationStatus, MessageRole, MessageStatus, RunState
 from services import tasks
 from services.base import Deps, Viewer, Work, work
 from services.conversations import threads
@@ -172,21 +172,37 @@ def _announce(unit: Work, message: Message) -> None:
     )
 
 
-def end(
+async def end(
     unit: Work,
     message: Message,
     status: MessageStatus,
     *,
     error_code: str | None = None,
     error_message: str | None = None,
-    at: datetime | None = None,
 ) -> None:
-    """Bring an answer to its end in the caller's transaction and announce it."""
-    message.status, message.completed_at = status, at or now()
+    """Bring an answer to its end in the caller's transaction and announce it.
+
+    Tool calls still open are canceled: nobody waits for their results any more.
+    """
+    await _cancel_calls(unit, message)
+    message.status, message.completed_at = status, now()
     message.error_code, message.error_message = error_code, error_message
     kind = "MessageFailed" if status is MessageStatus.FAILED else "MessageCompleted"
     payload = {"message_id": message.id, "attempt": attempt(message.meta)}
     unit.record(threads.topic(message.conversation_id), kind, payload)
+
+
+async def _cancel_calls(unit: Work, message: Message) -> None:
+    open_calls = await unit.session.scalars(
+        select(MessageToolCall).where(
+            MessageToolCall.message_id == message.id,
+            MessageToolCall.status.in_((RunState.PENDING, RunState.RUNNING)),
+        )
+    )
+    for call in open_calls:
+        call.status, call.completed_at = RunState.CANCELED, now()
+        payload = {"tool_call_id": call.id, "message_id": message.id}
+        unit.record(threads.topic(message.conversation_id), "ToolCallFinished", payload)
 
 
 async def _answer_of(
@@ -227,7 +243,7 @@ async def stop(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
                 )
             if message.status is MessageStatus.PENDING:
                 message.stop_requested_at = now()
-                end(unit, message, MessageStatus.STOPPED)
+                await end(unit, message, MessageStatus.STOPPED)
                 await tasks.cancel_pending(
                     unit, task_type=ANSWER, lane=message.conversation_id, payload_id=message.id
                 )

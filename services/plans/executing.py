@@ -1,6 +1,6 @@
 """Running plans: starting, canceling, and the events of a run."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from sqlalchemy import select, update
@@ -102,9 +102,17 @@ async def cancel(deps: Deps, viewer: Viewer, *, execution_id: str) -> PlanExecut
 
 
 async def finish(
-    unit: Work, execution: PlanExecution, status: RunState, *, error: str | None = None
+    unit: Work,
+    execution: PlanExecution,
+    status: RunState,
+    *,
+    error: str | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Bring a run to its end in the caller's transaction: open steps are closed, and announced."""
+    """Bring a run to its end in the caller's transaction: open steps are closed, and announced.
+
+    `outputs` are what `sent_outputs` gave before the transaction.
+    """
     open_steps = (
         await unit.session.scalars(
             select(PlanStepExecution).where(
@@ -119,11 +127,8 @@ async def finish(
         step.status = RunState.CANCELED if was_running or is_canceled else RunState.SKIPPED
         step.completed_at = now()
         if was_running:
-            # All that was sent, and perhaps not stored yet, stays.
-            key = output_key(step.id, step.attempt)
-            step.output = await streams.read_text(
-                unit.deps, topic(execution.id), key, step.output or ""
-            )
+            sent = (outputs or {}).get(step.id, "")
+            step.output = max(step.output or "", sent, key=len)
         await mirror(unit, step)
         announce(unit, "PlanStepFinished", step)
     execution.status, execution.completed_at = status, now()
@@ -132,6 +137,30 @@ async def finish(
     if plan is not None:
         plan.status, plan.completed_at = status, execution.completed_at
     unit.record(topic(execution.id), "PlanExecutionFinished", {"execution_id": execution.id})
+
+
+async def sent_outputs(deps: Deps, execution_id: str) -> dict[str, str]:
+    """Give, by step run, all output sent by the steps that run, stored or not.
+
+    Asks the bus, so it is called before a transaction and not within one.
+    """
+    async with deps.db.reading() as connection:
+        running = (
+            await connection.execute(
+                select(
+                    PlanStepExecution.id, PlanStepExecution.attempt, PlanStepExecution.output
+                ).where(
+                    PlanStepExecution.execution_id == execution_id,
+                    PlanStepExecution.status == RunState.RUNNING,
+                )
+            )
+        ).all()
+    return {
+        row.id: await streams.read_text(
+            deps, topic(execution_id), output_key(row.id, row.attempt), row.output or ""
+        )
+        for row in running
+    }
 
 
 async def mirror(unit: Work, step: PlanStepExecution) -> None:

@@ -61,11 +61,16 @@ class _Run:
 
 
 async def _run_is_dead(deps: Deps, task: Task, reason: str) -> None:
+    outputs = await executing.sent_outputs(deps, task.payload["id"])
     async with work(deps) as unit:
         execution = await unit.lock(PlanExecution, task.payload["id"])
         if execution is not None and not execution.status.is_final:
             await executing.finish(
-                unit, execution, RunState.FAILED, error="The run was interrupted too often."
+                unit,
+                execution,
+                RunState.FAILED,
+                error="The run was interrupted too often.",
+                outputs=outputs,
             )
 
 
@@ -87,13 +92,22 @@ async def run(deps: Deps, task: Task) -> None:
 
 
 async def _load(deps: Deps, execution_id: str) -> _Run | None:
+    async with deps.db.reading() as connection:
+        asked_by = (
+            await connection.execute(
+                select(PlanExecution.user_id, PlanExecution.session_id).where(
+                    PlanExecution.id == execution_id
+                )
+            )
+        ).first()
+    viewer = None if asked_by is None else await viewer_of(deps, *asked_by)
+    outputs = await executing.sent_outputs(deps, execution_id)
     async with work(deps) as unit:
         execution = await unit.lock(PlanExecution, execution_id)
         if execution is None or execution.status.is_final:
             return None
-        viewer = await viewer_of(deps, execution.user_id, execution.session_id)
         if execution.cancel_requested_at is not None or viewer is None:
-            await executing.finish(unit, execution, RunState.CANCELED)
+            await executing.finish(unit, execution, RunState.CANCELED, outputs=outputs)
             return None
         execution.status = RunState.RUNNING
         session = unit.session
@@ -322,12 +336,13 @@ def _text_of(result: Any) -> str:
 
 
 async def _finish(run: _Run, *, is_canceled: bool) -> None:
+    outputs = await executing.sent_outputs(run.deps, run.execution.id) if is_canceled else {}
     async with work(run.deps) as unit:
         execution = await unit.lock(PlanExecution, run.execution.id)
         if execution is None or execution.status.is_final:
             return
         if is_canceled:
-            await executing.finish(unit, execution, RunState.CANCELED)
+            await executing.finish(unit, execution, RunState.CANCELED, outputs=outputs)
         else:
             failed = [i for i, r in enumerate(run.rows) if r.status is RunState.FAILED]
             execution.result = {
