@@ -22,10 +22,14 @@ _RULE_CONFIDENCE = 0.95
 # the second on, if they are almost as near as the best.
 _NEAR = 0.5
 _ALSO_NEAR = 0.08
+# One sentence of several says less than a text of its own.
+_PART_NEAR = 0.6
 _FORM_CONFIDENCE = 0.5
 MAX_INTENTS = 3
 # Told by the form of a text as well.
 FORMS = frozenset({"question", "request", "statement"})
+# Asked for, never stated.
+_ASKED = frozenset({"ask_time", "recall", "calculate", "identity"})
 _NAMES = {Kind.TIME: "ask_time"}
 
 
@@ -49,8 +53,8 @@ def _name(kind: Kind) -> str:
 
 
 _QUESTION = re.compile(
-    r"\?\s*$|^(?:what|who|whom|whose|where|when|why|how|which|is|are|was|were|do|does|did|can|could"
-    r"|will|would|should|has|have|had|may|am)\b"
+    r"\?\s*$|^(?:what(?! an? \w+ \w+\W*$)|who|whom|whose|where|when|why|how|which|is|are|was|were"
+    r"|do|does|did|can|could|will|would|should|has|have|had|may|am)\b"
     r"|(?:까|까요|나요|은가요|는가요|인가요|가요|냐|니|을까|뭐야|뭐예요|누구야|어디야|언제야|왜)[\s.?!]*$",
     re.IGNORECASE,
 )
@@ -58,7 +62,7 @@ _REQUEST = re.compile(
     r"^(?:(?:please|now|then|also|next|hey|ok(?:ay)?)\b,?\s*)*(?:(?:can|could|would|will) you\b"
     r"|(?:add|analy[sz]e|build|change|check|compare|convert|copy|count|create|define|delete"
     r"|describe|download|draft|draw|explain|export|extract|find|fix|format|generate|get|give|help"
-    r"|import|install|list|look|make|move|open|plot|print|rank|read|recommend|remove|rename"
+    r"|import|install|list|look|make|move|open|plot|print|rank|read|recommend|remind|remove|rename"
     r"|replace|rewrite|save|search|send|set|show|sort|suggest|summari[sz]e|tell|test|translate"
     r"|turn|update|upload|use|write)\b(?! (?:is|are|was|were)\b))"
     r"|(?:줘|줘요|주세요|주십시오|줄래|줄래요|줄래\?|주겠어|달라|하십시오|하세요|해라|부탁해|부탁해요|부탁드려요"
@@ -76,8 +80,12 @@ def form(text: str) -> str:
 
 def by_rule(text: str) -> Aim | None:
     """What the assistant's rules read in the beginning of a text; None where none applies."""
-    found = intents.read(text[:_RULE_CHARS])
-    return None if found is None else Aim(_name(found.kind), _RULE_CONFIDENCE)
+    text = text[:_RULE_CHARS]
+    found = intents.read(text)
+    # "I am proud of what our team built" asks for nothing.
+    if found is None or (found.kind is Kind.RECALL and form(text.strip()) == "statement"):
+        return None
+    return Aim(_name(found.kind), _RULE_CONFIDENCE)
 
 
 class Nearest:
@@ -91,8 +99,8 @@ class Nearest:
             np.array([i for i, of in enumerate(names) if of == name]) for name in self._names
         ]
 
-    def read(self, vector: Vectors, text: str) -> list[Aim]:
-        """Names whose examples are near, the nearest first; else the form of the text alone."""
+    def read(self, vector: Vectors, text: str, near: float = _NEAR) -> list[Aim]:
+        """Names whose examples are `near`, the nearest first; else the form of the text alone."""
         cosines = self._vectors @ vector
         nearest = np.array([cosines[group].max() for group in self._groups])
         order = np.argsort(-nearest, kind="stable")
@@ -101,7 +109,9 @@ class Nearest:
         found = [
             Aim(self._names[i], _sure(float(nearest[i])))
             for i in order[:MAX_INTENTS]
-            if nearest[i] >= _NEAR and best - nearest[i] <= _ALSO_NEAR
+            if nearest[i] >= near
+            and best - nearest[i] <= _ALSO_NEAR
+            and not (shape == "statement" and self._names[i] in _ASKED)
         ]
         if not found or found[0].name in FORMS:
             # The form says better which of the three it is.
@@ -128,8 +138,9 @@ def read(nearest: Nearest, texts: Sequence[str], vectors: Vectors, original: str
         best[whole.name] = whole.confidence
     # With several sentences each speaks for itself; alone, the whole does.
     for index, text in list(enumerate(texts))[1:] or list(enumerate(texts)):
-        part = by_rule(text) if len(texts) > 1 else whole
-        aims = [part] if part else nearest.read(vectors[index], text)
+        part = by_rule(text) if index else whole
+        near = _PART_NEAR if index else _NEAR
+        aims = [part] if part else nearest.read(vectors[index], text, near)
         for aim in aims if text else []:
             best[aim.name] = max(best.get(aim.name, 0.0), aim.confidence)
     if not best and scripts.code_blocks(original):

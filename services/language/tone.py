@@ -77,7 +77,7 @@ def clauses(text: str) -> list[str]:
 def words(text: str) -> Words:
     """The words of a text that carry a tone, turned round by negations, weighed by intensifiers."""
     text = re.sub(r"[’]", "'", text.lower())
-    text = re.sub(r"마음에\s*안\s*드", "안 마음에들", text)
+    text = re.sub(r"마음에\s*안\s*[들드]", "안 마음에들", text)
     text = re.sub(r"마음에\s*(?=[들드])", "마음에들", text)
     text = re.sub(r"화가\s*(?:너무\s*|정말\s*)?(?=[나났])", "화", text)
     tokens = [token.replace("'", "") for token in _TOKEN.findall(text)]

@@ -81,6 +81,52 @@ I would buy it again.
 네가 있어서 든든해.
 사랑해요.
 정말 신난다!
+My brother came home safe and sound.
+The doctor says I am healthy again.
+We could not stop smiling.
+You have no idea how much this helps.
+What a relief.
+Ten out of ten.
+haha, that is so funny
+I laughed until I cried.
+I would not change a thing.
+Everyone wanted a second helping.
+I can't wait to see it!
+It could not have gone better.
+You are my hero.
+They gave me a raise.
+We got engaged last night!
+It turned out even nicer than in the pictures.
+I slept well and woke up full of energy.
+She said yes!
+My plants are growing and the balcony is in full bloom.
+I finished my first marathon.
+The children had so much fun that they asked to come again.
+It saves me a lot of time every day.
+Count me in!
+Finally it all makes sense.
+Keep up the good work.
+형이 무사히 집에 돌아왔어.
+의사 선생님이 다 나았다고 하셨어.
+웃음이 멈추지 않았어.
+만점 드려요.
+ㅋㅋㅋㅋ 너무 웃겨
+배꼽 잡고 웃었어.
+다들 한 그릇 더 먹겠다고 했어요.
+빨리 보고 싶어, 기대돼!
+이보다 더 좋을 수는 없어요.
+너는 나의 영웅이야.
+월급이 올랐어!
+우리 어제 약혼했어!
+사진보다 훨씬 예뻐요.
+푹 자고 일어나니 힘이 나.
+화분이 쑥쑥 자라서 베란다가 꽃밭이 됐어요.
+처음으로 마라톤을 완주했어.
+아이들이 또 가자고 할 만큼 신나게 놀았어요.
+매일 시간이 절약돼요.
+드디어 이해가 됐어!
+앞으로도 계속 이용할게요.
+네 덕분에 힘이 난다.
 """
 
 NEGATIVE = """
@@ -172,6 +218,57 @@ Stop ignoring my question.
 우울하고 아무것도 하기 싫어.
 억울해서 눈물이 나.
 환불해 주세요, 너무 실망했어요.
+Give me a refund.
+I have been waiting for an hour and nobody came.
+My phone does not turn on any more.
+I have had enough of this.
+They took the money from my account by mistake.
+what the hell is wrong with this thing
+She forgot my birthday.
+I thought it would be much better than this.
+Why is it always like this?
+It was hardly worth the trip.
+The line was cut off and no one called back.
+Every time I try, it shows an error.
+My wallet was stolen on the bus.
+I had to throw it away.
+I can't believe you did that to me.
+They kept us waiting in the rain.
+The roof leaks and nobody repairs it.
+I failed my driving test.
+You promised to send it and you did not.
+Leave me alone.
+My back hurts so much that I can't sleep.
+It arrived with a crack in it.
+Half of the parts were missing.
+He lied to all of us.
+I don't want to talk about it, I am done.
+환불해 주세요.
+한 시간을 기다렸는데 아무도 안 왔어요.
+휴대폰이 안 켜져요.
+이제 지긋지긋해.
+실수로 통장에서 돈을 빼 갔어요.
+도대체 이게 왜 이래?
+생일을 잊어버리다니 너무해.
+이것보다는 나을 줄 알았어요.
+왜 항상 이런 식이야?
+갈 가치가 없었어요.
+전화가 끊겼는데 다시 연락도 없네요.
+할 때마다 오류가 떠요.
+버스에서 지갑을 도둑맞았어.
+결국 버려야 했어요.
+나한테 어떻게 그럴 수 있어?
+비를 맞으며 한참을 기다리게 했어요.
+천장에서 물이 새는데 아무도 고쳐 주지 않아요.
+운전면허 시험에 또 떨어졌어.
+보내 준다고 하고 안 보냈잖아요.
+날 좀 내버려 둬.
+허리가 아파서 잠을 못 자.
+금이 간 채로 도착했어요.
+부품이 절반이나 빠져 있었어요.
+그 사람은 우리 모두에게 거짓말을 했어.
+하나도 작동을 안 하잖아.
+이젠 정말 포기하고 싶어.
 """
 
 NEUTRAL = """
@@ -263,4 +360,33 @@ The number of users is 3,400.
 사용자 수는 3,400명입니다.
 서울은 한국의 수도이다.
 점심에 김밥을 먹었어.
+Is breakfast served on Sundays?
+The door is painted green.
+Name three animals that live in the desert.
+My train arrives at 7:15 on platform two.
+I usually work in the morning.
+How do I reverse a string in JavaScript?
+Write a short story about a lighthouse.
+The course covers algebra and geometry.
+She said she will be back on Monday.
+We have been waiting for the invoice since May.
+I took the money out of the account on Monday.
+The phone call lasted ten minutes.
+He forgot to mention the date of the meeting.
+I need the report by Friday.
+My sister is three years older than me.
+일요일에도 아침 식사가 나오나요?
+문은 초록색으로 칠해져 있다.
+사막에 사는 동물 세 가지를 말해 줘.
+제 기차는 7시 15분에 도착합니다.
+나는 보통 오전에 일해.
+자바스크립트에서 문자열을 뒤집는 방법을 알려 줘.
+등대에 대한 짧은 이야기를 써 줘.
+이 과목은 대수와 기하를 다룹니다.
+그녀는 월요일에 돌아온다고 했다.
+월요일에 통장에서 돈을 찾았다.
+통화는 십 분 동안 이어졌다.
+금요일까지 보고서가 필요합니다.
+동생은 나보다 세 살 어려.
+이사는 다음 주 토요일에 합니다.
 """

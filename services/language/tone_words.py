@@ -42,7 +42,7 @@ ENGLISH = _weighed(
     worried worthless wrong damaged died crying afraid scared exhausted depressed sadly
     unfortunately dull insulting unfair""",
     minus1="""bug bugs buggy cold complain complaint complaints complicated difficult error
-    errors expensive flaw flaws hard ignored issue issues late missed missing noisy problem
+    errors expensive flaw flaws ignored issue issues late missed missing noisy problem
     problems slow slower stuck tired trouble weak tedious unclear outdated delayed delays
     lacking harder annoys fell unable""",
 )

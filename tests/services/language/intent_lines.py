@@ -40,7 +40,7 @@ ENGLISH: dict[str, tuple[str, ...]] = {
     "thanks": ("Thanks a lot!", "I really appreciate your help", "thank you for explaining that"),
     "farewell": ("bye!", "see you tomorrow", "have a good night, talk to you later"),
     "help": ("help", "What can you do?", "how do I use this assistant?"),
-    "identity": ("Who are you?", "are you a human or a machine?"),
+    "identity": ("Who are you, actually?", "are you a human or a machine?"),
     "question": (
         "Why is the sky blue?",
         "How tall is Mount Everest?",
