@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -146,11 +146,11 @@ async def _sole_user(database: Database, settings: Settings) -> AsyncIterator[No
     if settings.redis_url or database.is_sqlite:
         yield
         return
-    try:
-        connection = await database.engine.connect()
-    except DBAPIError as error:
-        raise _unreachable(database) from error
-    async with connection:
+    async with AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(database.engine.connect())
+        except DBAPIError as error:
+            raise _unreachable(database) from error
         name = {"name": f"noosphere:{database.url.database}"[:60], "wait": _SOLE_WAIT_S}
         if await connection.scalar(text("SELECT GET_LOCK(:name, :wait)"), name) != 1:
             raise ConfigurationError(
