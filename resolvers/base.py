@@ -135,8 +135,22 @@ def by_id_alone(record: type[R], ids: Sequence[str], info: Info) -> list[R | Non
 
 
 def _identity(parent: Any) -> Hashable:
-    # A parent without an id stands for itself, and is kept by the loader as long as its answer.
-    return (type(parent), parent.id) if hasattr(parent, "id") else cast("Hashable", parent)
+    return (type(parent), parent.id) if hasattr(parent, "id") else _Itself(parent)
+
+
+class _Itself:
+    """A parent without an id: it stands for itself, and is kept as long as its answer."""
+
+    __slots__ = ("_parent",)
+
+    def __init__(self, parent: Any) -> None:
+        self._parent = parent
+
+    def __hash__(self) -> int:
+        return id(self._parent)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self._parent is other._parent
 
 
 def _freeze(value: Any) -> Hashable:

@@ -85,9 +85,10 @@ async def _end_early(deps: Deps, message_id: str, status: MessageStatus, **error
         ).first()
     if row is None:
         return
-    key = messages.text_key(message_id, messages.attempt(row.meta))
+    conversation_id, meta, stored = row
+    key = messages.text_key(message_id, messages.attempt(meta))
     # Read before the transaction: a bus that is away must not keep rows locked.
-    sent = await read_text(deps, threads.topic(row.conversation_id), key, row.content)
+    sent = await read_text(deps, threads.topic(conversation_id), key, stored)
     async with work(deps) as unit:
         message = await unit.lock(Message, message_id)
         if message is None or message.status.is_final:
