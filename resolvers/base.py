@@ -134,23 +134,26 @@ def by_id_alone(record: type[R], ids: Sequence[str], info: Info) -> list[R | Non
     return [cast("R", row(**empty | {"id": id_})) for id_ in ids]
 
 
-def _identity(parent: Any) -> Hashable:
-    return (type(parent), parent.id) if hasattr(parent, "id") else _Itself(parent)
+class _Same:
+    """A parent without an id: equal to itself alone, and kept as long as its answer.
 
+    Its address would not do: it is given to another object once the parent is gone.
+    """
 
-class _Itself:
-    """A parent without an id: it stands for itself, and is kept as long as its answer."""
-
-    __slots__ = ("_parent",)
+    __slots__ = ("parent",)
 
     def __init__(self, parent: Any) -> None:
-        self._parent = parent
+        self.parent = parent
 
     def __hash__(self) -> int:
-        return id(self._parent)
+        return id(self.parent)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self._parent is other._parent
+        return isinstance(other, _Same) and self.parent is other.parent
+
+
+def _identity(parent: Any) -> Hashable:
+    return (type(parent), parent.id) if hasattr(parent, "id") else _Same(parent)
 
 
 def _freeze(value: Any) -> Hashable:
