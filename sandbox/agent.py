@@ -5,7 +5,9 @@ This file travels into the sandbox as the text of `python3 -c`, so it needs Pyth
 standard library's C extensions (`ctypes`, `resource`) and imports nothing else. It trusts the
 channel and distrusts everything that runs beside it: user code has the same uid, so the agent is
 safe only through being process 1 (signals from inside cannot end it), through PR_SET_DUMPABLE
-(its memory and descriptors cannot be opened) and through the seccomp policy (no ptrace).
+(its memory and descriptors, and those of its shims, cannot be opened) and through the seccomp
+policy (no ptrace). What a shim reports is advice alone: an execution is over when the kernel says
+that its shim is gone and nothing is left below.
 
 Wire format: `type u8, operation u32, length u32, payload`, big endian. A zero byte where a type
 is expected is padding and is skipped: a client that takes over a channel in the middle of a frame
@@ -31,6 +33,8 @@ CHUNK = 64 * 1024
 STDIN_WINDOW = 256 * 1024
 HIGH_WATER = 1024 * 1024  # Bytes waiting for the channel beyond which no pipe is read.
 MAX_ENTRIES = 10_000
+MAX_REPORTS = 8  # Of one shim; it needs four.
+MAX_PID = 1 << 22
 
 # From the client.
 HELLO, EXEC, STDIN, STDIN_CLOSE, SIGNAL, CANCEL, CREDIT, PING = 1, 2, 3, 4, 5, 6, 7, 8
@@ -220,9 +224,12 @@ def shim(root: bytes, pipes: "list[int]", body: "bytes | None") -> None:
         os.close(4)
         if not body:
             return
-    # The descriptors of the agent are closed, so nothing of worth can be opened in here.
+    # Only a dumpable process may open its own score. Not for a moment longer than that: code of the
+    # same uid could open the descriptor of the reports, and the memory.
     prctl(PR_SET_DUMPABLE, 1)
-    set_oom_score(b"1000")
+    score = open_oom_score()
+    prctl(PR_SET_DUMPABLE, 0)
+    set_oom_score(score, b"1000")
     _, _, _, _, argv, cwd, env = parse_exec(body)
     cwd = os.path.join(root, cwd)
     try:
@@ -233,7 +240,7 @@ def shim(root: bytes, pipes: "list[int]", body: "bytes | None") -> None:
         os.write(3, REPORT.pack(b"X", error.errno or errno.EIO, 0, 0))
         return
     os.write(3, REPORT.pack(b"S", main, 0, 0))
-    set_oom_score(b"0")
+    set_oom_score(score, b"0")
     null = os.open("/dev/null", os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
@@ -257,18 +264,20 @@ def shim(root: bytes, pipes: "list[int]", body: "bytes | None") -> None:
     os.write(3, REPORT.pack(b"E", status, cpu, used.ru_maxrss * 1024))
 
 
-def set_oom_score(value: bytes) -> None:
-    """User code goes first when memory runs out, so that the agent lives to tell."""
+def open_oom_score() -> int:
+    """A descriptor that no program inherits; -1 where there is none."""
     try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        return os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     except OSError:
-        return
+        return -1
+
+
+def set_oom_score(fd: int, value: bytes) -> None:
+    """User code goes first when memory runs out, so that the agent lives to tell."""
     try:
         os.write(fd, value)
     except OSError:
         return
-    finally:
-        os.close(fd)
 
 
 class Execution:
@@ -283,6 +292,9 @@ class Execution:
         self.shim = 0
         self.main = 0
         self.report = -1
+        self.reports = 0
+        self.reported = False  # The shim said itself that nothing is left.
+        self.failed = 0  # The errno for which the program did not start.
         self.stdin = -1
         self.stdin_data = deque()  # type: deque[bytes]
         self.stdin_ends = False
@@ -540,7 +552,10 @@ class Agent:
         """A client takes over: end what the previous one began, forget its pending answers."""
         for execution in list(self.running.values()):
             execution.silent = True
-            self.end(execution, KILLED)
+            if execution.empty:
+                self.finish(execution)
+            else:
+                self.end(execution, KILLED)
         self.running.clear()
         for reader in self.readers.values():
             os.close(reader.fd)
@@ -734,6 +749,8 @@ class Agent:
 
     def on_stream(self, execution: Execution, fd: int) -> bool:
         """Forward one chunk; False when there is nothing more to read now or no credit."""
+        if execution.credit <= 0:
+            return False
         index = execution.streams[fd]
         room = execution.limit - execution.counts[index]
         size = min(CHUNK, execution.credit, room + 1)
@@ -761,28 +778,52 @@ class Agent:
             return False
         return True
 
-    def on_report(self, execution: Execution) -> None:
-        data = os.read(execution.report, REPORT.size * 8)
-        for kind, value, cpu, peak in REPORT.iter_unpack(data):
-            if kind == b"S":
-                execution.main = value
-                if not execution.silent:
-                    self.send(STARTED, execution.op, struct.pack(">I", value))
-                if execution.ending:
-                    # Ended before it began: what has just begun must not wait for the next sweep.
-                    self.sweep(execution)
-            elif kind == b"X":
-                self.not_started(execution, value)
-            elif kind == b"M":
-                execution.status = value
-                self.end(execution, execution.reason)
-            elif kind == b"E":
-                execution.status = value
-                execution.usage = (cpu, peak)
-                self.emptied(execution)
-        if not data:
+    def on_report(self, execution: Execution) -> bool:
+        """Take in what the shim wrote; False when there is no more now.
+
+        Nothing here ends an execution, for user code may have found a way to write it.
+        """
+        try:
+            data = os.read(execution.report, REPORT.size * MAX_REPORTS)
+        except BlockingIOError:
+            return False
+        execution.reports += len(data) // REPORT.size
+        forged = bool(len(data) % REPORT.size) or execution.reports > MAX_REPORTS
+        if not forged:
+            for kind, value, cpu, peak in REPORT.iter_unpack(data):
+                forged = forged or not self.take_report(execution, kind, value, (cpu, peak))
+        if forged:
+            self.end(execution, KILLED)
+        if forged or not data:
             self.close(execution.report)
             execution.report = -1
+        return execution.report >= 0
+
+    def take_report(
+        self, execution: Execution, kind: bytes, value: int, usage: "tuple[int, int]"
+    ) -> bool:
+        """False for what no shim says."""
+        if kind == b"S" and not execution.main and 1 < value <= MAX_PID:
+            execution.main = value
+            if not execution.silent:
+                self.send(STARTED, execution.op, struct.pack(">I", value))
+            if execution.ending:
+                # Ended before it began: what has just begun must not wait for the next sweep.
+                self.sweep(execution)
+        elif kind == b"X" and not execution.main and 0 < value <= 0xFFFF:
+            execution.failed = value
+        elif kind == b"M" and execution.main and value <= 0xFFFF:
+            execution.status = value
+            self.end(execution, execution.reason)
+        elif kind == b"E" and execution.main and value <= 0xFFFF:
+            execution.status = value
+            execution.usage = usage
+            execution.reported = True
+            if descendants({execution.shim}):
+                self.end(execution, KILLED)
+        else:
+            return False
+        return True
 
     def not_started(self, execution: Execution, number: int) -> None:
         if number == errno.ENOENT:
@@ -806,6 +847,8 @@ class Agent:
         self.sweep(execution)
 
     def sweep(self, execution: Execution) -> None:
+        if execution.shim not in self.shims:
+            return  # Reaped: its number may be another's by now.
         now = time.monotonic()
         end_below({execution.shim})
         # Code of the same uid may have stopped the shim.
@@ -819,14 +862,16 @@ class Agent:
         execution.empty = True
         self.settle(execution)
 
-    def settle(self, execution: Execution) -> None:
+    def settle(self, execution: Execution, overdue: bool = False) -> None:
         """Send the result once the processes are gone and the output is out.
 
-        Output of an execution that was ended by force is sent as far as the credit goes.
+        Output of an execution that was ended by force, or whose deadline has passed, is sent as
+        far as the credit goes.
         """
         if not execution.empty or execution.settling:
             return
-        if execution.silent or (execution.ending and execution.reason != EXITED):
+        forced = execution.ending and execution.reason != EXITED
+        if execution.silent or overdue or forced:
             execution.settling = True
             for fd in list(execution.streams):
                 while fd in execution.streams and self.on_stream(execution, fd):
@@ -900,18 +945,28 @@ class Agent:
                 return
             if self.spare is not None and pid == self.spare[0]:
                 self.forget_spare()
-            execution = self.shims.pop(pid, None)
-            if execution is None or execution.empty:
-                continue
-            while execution.report >= 0 and not execution.empty:
-                self.on_report(execution)
-            if not execution.empty:
-                # The shim was killed by what it guarded: its orphans are ours now.
-                if not execution.ending:
-                    execution.reason = KILLED
-                    execution.ending = time.monotonic()
-                self.end_orphans()
-                self.emptied(execution)
+            execution = self.shims.get(pid)
+            if execution is not None:
+                self.bury(execution)
+
+    def bury(self, execution: Execution) -> None:
+        """The shim is gone, and with what it left behind the execution is over."""
+        del self.shims[execution.shim]
+        while execution.report >= 0 and self.on_report(execution):
+            continue
+        if execution.report >= 0:
+            # Someone else holds the other end.
+            self.close(execution.report)
+            execution.report = -1
+        # What a killed shim guarded is ours now.
+        self.end_orphans()
+        if execution.failed and not execution.main:
+            self.not_started(execution, execution.failed)
+            return
+        if not execution.reported and not execution.ending:
+            execution.reason = KILLED
+            execution.ending = time.monotonic()
+        self.emptied(execution)
 
     def end_orphans(self) -> None:
         """Kill children of process 1 that are no shim: their shim was killed."""
@@ -1127,14 +1182,17 @@ class Agent:
             del self.handlers[fd]
         os.close(fd)
 
+    def timed(self) -> "list[Execution]":
+        """What lives, and what is over except for output that nobody has taken."""
+        return [*self.shims.values(), *(e for e in self.running.values() if e.empty)]
+
     def next_wait(self) -> float:
         """Seconds until the nearest deadline or sweep, at most one."""
         now = time.monotonic()
         nearest = now + 1.0
-        for execution in self.shims.values():
-            if execution.empty:
-                continue
-            due = execution.next_sweep if execution.ending else execution.deadline
+        for execution in self.timed():
+            sweeping = execution.ending and not execution.empty
+            due = execution.next_sweep if sweeping else execution.deadline
             nearest = min(nearest, due)
         return max(0.0, nearest - now)
 
@@ -1142,13 +1200,14 @@ class Agent:
         now = time.monotonic()
         lost = now - self.last_tick - expected_s
         self.last_tick = now
-        for execution in list(self.shims.values()):
-            if execution.empty:
-                continue
+        for execution in self.timed():
             if lost > 1.0:
                 # The whole sandbox was frozen: that time is not the execution's.
                 execution.deadline += lost
-            if execution.ending:
+            if execution.empty:
+                if now >= execution.deadline:
+                    self.settle(execution, overdue=True)
+            elif execution.ending:
                 if now >= execution.next_sweep:
                     self.sweep(execution)
             elif now >= execution.deadline:
@@ -1167,7 +1226,7 @@ class Agent:
         while True:
             wait = self.next_wait()
             events = self.poll.poll(wait)
-            if self.shims:
+            if self.shims or self.running:
                 self.tick(wait)
             else:
                 self.last_tick = time.monotonic()

@@ -109,7 +109,7 @@ class BubblewrapDriver:
         # Several servers on a machine: each finds only the groups of its own state directory.
         self._namespace = hashlib.sha256(os.fsencode(self._state_dir)).hexdigest()[:12]
         self._uids = UidSlots()
-        self._spawner = Spawner(self._on_exit)
+        self._spawner = Spawner(self._on_exit, self._on_spawner_lost)
         self._sandboxes: dict[str, _Sandbox] = {}
         self._by_pid: dict[int, _Sandbox] = {}
         self._events = Broadcast()
@@ -189,7 +189,7 @@ class BubblewrapDriver:
 
     async def check(self) -> None:
         """Make one small sandbox and take it away: nothing less shows that it works here."""
-        if self._checked:
+        if self._checked and self._spawner.is_running:
             return
         await self.start()
         limits = Limits(memory_bytes=128 * MIB, disk_bytes=MIB, pids=16)
@@ -396,6 +396,18 @@ class BubblewrapDriver:
             self._emit(DriverEventKind.DIED, sandbox)
             if said := sandbox.last_words():
                 log.error("The agent of sandbox %s ended: %s", sandbox.handle.sandbox_id, said)
+
+    def _on_spawner_lost(self) -> None:
+        """The kernel ends what the spawner started, but nobody reports it: make it so, and say it.
+
+        A number that has become another process's since then is left alone.
+        """
+        for pid, sandbox in list(self._by_pid.items()):
+            if sandbox.record.is_alive:
+                _signal(pid, signal.SIGKILL)
+            if sandbox.group is not None:
+                sandbox.group.kill()
+            self._on_exit(pid, signal.SIGKILL)
 
     async def connect(self, sandbox_id: str) -> SandboxHandle:
         sandbox = self._find(sandbox_id)

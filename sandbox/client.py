@@ -1,6 +1,7 @@
 """Speaks with the agent inside a sandbox over one channel; the same for every driver."""
 
 import asyncio
+import logging
 import os
 import struct
 from collections import deque
@@ -23,10 +24,13 @@ from sandbox.errors import (
 )
 from sandbox.files import Files, file_error
 
+log = logging.getLogger(__name__)
+
 COMMAND_BYTES = 64 * 1024
 WINDOW_BYTES = 1024 * 1024
 CONNECT_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 30.0
+WAITING_FRAMES = 1024  # Of one operation on files; the agent's frames are large, its lists short.
 DEFAULT_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": WORKSPACE,
@@ -88,12 +92,15 @@ class ExecutionResult:
 class Execution:
     """One running command. Read `output()` or only await `result()`; the latter then discards.
 
-    At most `WINDOW_BYTES` of output wait here: a reader that stalls stops the program.
+    At most `WINDOW_BYTES` of output wait here: a reader that stalls stops the program. An agent
+    that sends more than it has credit for, or than the limit, is one that somebody took over.
     """
 
-    def __init__(self, client: "SandboxClient", op: int) -> None:
+    def __init__(self, client: "SandboxClient", op: int, limit: int) -> None:
         self._client = client
         self._op = op
+        self._limit = limit
+        self._window = WINDOW_BYTES
         self._chunks: deque[Output] = deque()
         self._news = asyncio.Event()
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -177,27 +184,39 @@ class Execution:
         self._unacknowledged += size
         if self._unacknowledged >= WINDOW_BYTES // 4 and not self._result.done():
             credit = struct.pack(">I", self._unacknowledged)
+            self._window += self._unacknowledged
             self._unacknowledged = 0
             self._client.send_now(wire.CREDIT, self._op, credit)
 
+    def _on_output(self, stream: int, data: bytes) -> None:
+        self._counts[stream] += len(data)
+        self._window -= len(data)
+        if not data or self._window < 0 or self._counts[stream] > self._limit:
+            raise SandboxLostError("The sandbox sent more output than it may.")
+        if self._discarding and not self._read_by_caller:
+            self._acknowledge(len(data))
+            return
+        self._chunks.append(Output("stderr" if stream else "stdout", data))
+        self._news.set()
+
     def _on_frame(self, kind: int, body: bytes) -> None:
+        """Raises SandboxLostError, and whatever unpacking raises, for what no agent sends."""
         if kind == wire.OUTPUT:
-            self._counts[body[0]] += len(body) - 1
-            if self._discarding and not self._read_by_caller:
-                self._acknowledge(len(body) - 1)
-                return
-            self._chunks.append(Output("stderr" if body[0] else "stdout", body[1:]))
-            self._news.set()
+            self._on_output(body[0], body[1:])
         elif kind == wire.STARTED:
             (self.pid,) = struct.unpack(">I", body)
             if not self._started.done():
                 self._started.set_result(None)
         elif kind == wire.STDIN_CREDIT:
             self._stdin_room += int(struct.unpack(">I", body)[0])
+            if self._stdin_room > wire.STDIN_WINDOW:
+                raise SandboxLostError("The sandbox took more input than there was.")
             self._stdin_news.set()
         elif kind == wire.RESULT:
             self._finish(_result(body))
         elif kind == wire.ERROR:
+            if self._started.done() and not self._started.cancelled():
+                raise SandboxLostError("The sandbox refused what it had begun.")
             self._refuse(_error(body))
 
     def _finish(self, result: ExecutionResult) -> None:
@@ -247,6 +266,14 @@ def _error(body: bytes) -> SandboxError:
         return PolicyDeniedError(message)
 
 
+@dataclass(slots=True)
+class _Answers:
+    """What an operation on files has been sent, and how many more bytes it may be."""
+
+    queue: asyncio.Queue[tuple[int, bytes]]
+    window: int
+
+
 class SandboxClient:
     """Many executions and file operations at once over one channel.
 
@@ -263,7 +290,7 @@ class SandboxClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeted: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
-        self._waits: dict[int, asyncio.Queue[tuple[int, bytes]]] = {}
+        self._waits: dict[int, _Answers] = {}
         self.files = Files(self)
 
     @classmethod
@@ -334,7 +361,7 @@ class SandboxClient:
             int(timeout_s * 1000), output_limit_bytes, WINDOW_BYTES, flags, *body[:2]
         )
         op = self.operation()
-        execution = Execution(self, op)
+        execution = Execution(self, op, output_limit_bytes)
         self._executions[op] = execution
         try:
             await self.send(wire.EXEC, op, head + body[2])
@@ -417,11 +444,27 @@ class SandboxClient:
         self._channel.write(wire.HEADER.pack(kind, op, len(body)) + body)
         await self._channel.drain()
 
-    def listen(self, op: int) -> "asyncio.Queue[tuple[int, bytes]]":
-        """Frames of an operation from now on; an ERROR of code LOST when the sandbox goes."""
-        queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-        self._waits[op] = queue
+    def listen(self, op: int, window: int = 0) -> "asyncio.Queue[tuple[int, bytes]]":
+        """Frames of an operation from now on; an ERROR of code LOST when the sandbox goes.
+
+        `window` is how many bytes of data the agent may send before `grant` allows more.
+        """
+        queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue(WAITING_FRAMES)
+        self._waits[op] = _Answers(queue, window)
         return queue
+
+    async def grant(self, op: int, size: int) -> None:
+        """Let the agent send `size` more bytes of an operation's data."""
+        if (answers := self._waits.get(op)) is not None:
+            answers.window += size
+        await self.send(wire.CREDIT, op, struct.pack(">I", size))
+
+    def distrust(self, why: object) -> SandboxLostError:
+        """Give a sandbox up whose agent says what no agent says; the error to raise."""
+        if not self._lost.is_set():
+            log.error("A sandbox was given up: its agent broke the protocol: %r", why)
+        self._on_lost()
+        return SandboxLostError("The sandbox broke the protocol.")
 
     def forget(self, op: int) -> None:
         self._executions.pop(op, None)
@@ -443,8 +486,11 @@ class SandboxClient:
     async def _receive(self) -> None:
         try:
             held = await self._until_greeted()
-            while held is not None:
-                self._consume(held)
+            while held is not None and not self._lost.is_set():
+                try:
+                    self._consume(held)
+                except (struct.error, LookupError, UnicodeDecodeError, asyncio.QueueFull) as error:
+                    raise self.distrust(error) from error
                 data = await self._channel.read()
                 if not data:
                     break
@@ -485,10 +531,21 @@ class SandboxClient:
             at = end
             if (execution := self._executions.get(op)) is not None:
                 execution._on_frame(kind, body)
-            elif (queue := self._waits.get(op)) is not None:
-                queue.put_nowait((kind, body))
+            elif (answers := self._waits.get(op)) is not None:
+                self._answer(op, answers, kind, body)
         if at:
             del held[:at]
+
+    def _answer(self, op: int, answers: _Answers, kind: int, body: bytes) -> None:
+        if kind == wire.DATA:
+            answers.window -= len(body)
+            if answers.window < 0:
+                raise SandboxLostError("The sandbox sent more data than it may.")
+        elif kind in (wire.DONE, wire.ERROR):
+            del self._waits[op]  # Nothing comes after these.
+        else:
+            raise SandboxLostError("The sandbox sent an answer of an unknown kind.")
+        answers.queue.put_nowait((kind, body))
 
     def _on_lost(self) -> None:
         if self._lost.is_set():
@@ -498,8 +555,11 @@ class SandboxClient:
             self._greeted.set_exception(SandboxLostError("The sandbox is gone."))
         for execution in list(self._executions.values()):
             execution._on_lost()
-        for queue in list(self._waits.values()):
-            queue.put_nowait((wire.ERROR, b"LOST\0The sandbox is gone."))
+        for answers in self._waits.values():
+            if answers.queue.full():
+                answers.queue.get_nowait()
+            answers.queue.put_nowait((wire.ERROR, b"LOST\0The sandbox is gone."))
+        self._waits.clear()
 
 
 def encode(text: str, what: str) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import stat
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from sandbox.errors import (
     InvalidArgumentError,
     Resource,
     ResourceExhaustedError,
+    SandboxError,
     SandboxLostError,
     TimeoutError_,
 )
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S = 30.0
 READ_LIMIT_BYTES = 64 * 1024 * 1024
 WINDOW_BYTES = 1024 * 1024
+NAME_BYTES = 255  # The longest name that Linux knows.
+ENTRY_BYTES = wire.ENTRY.size + 4 + NAME_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,14 @@ class Files:
     ) -> AsyncIterator[bytes]:
         """Chunks of a file as it is read; a slow reader makes the agent wait."""
         body = wire.READ_HEAD.pack(offset, limit, WINDOW_BYTES) + wire.pack(_path(path))
-        async with self._operation(wire.READ, body, path) as answers:
+        left = limit
+        async with self._operation(wire.READ, body, path, WINDOW_BYTES) as answers:
             async for op, chunk in answers:
+                left -= len(chunk)
+                if left < 0:
+                    raise self._client.distrust("more of a file than was asked for")
                 yield chunk
-                await self._client.send(wire.CREDIT, op, struct.pack(">I", len(chunk)))
+                await self._client.grant(op, len(chunk))
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Replace a file as a whole: another reader sees the old content or the new."""
@@ -120,7 +127,10 @@ class Files:
 
     async def stat(self, path: str) -> FileInfo:
         """One entry; symbolic links are followed while they stay inside."""
-        (entry,) = await self._entries(wire.STAT, path, PurePosixPath(path).parent)
+        entries = await self._entries(wire.STAT, path, PurePosixPath(path).parent)
+        if len(entries) != 1:
+            raise self._client.distrust("not one entry")
+        entry = entries[0]
         return FileInfo(
             path, entry.name, entry.is_directory, entry.size_bytes, entry.modified_at, entry.mode
         )
@@ -144,26 +154,21 @@ class Files:
 
     async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> Entries:
         data = bytearray()
-        async with self._operation(kind, wire.pack(_path(path)), path) as answers:
+        window = ENTRY_BYTES * (wire.MAX_ENTRIES if kind == wire.LIST else 1)
+        async with self._operation(kind, wire.pack(_path(path)), path, window) as answers:
             async for _, chunk in answers:
                 data += chunk
-        entries = []
-        at = 0
-        raw = bytes(data)
-        while at < len(raw):
-            directory, size, modified, mode = wire.ENTRY.unpack_from(raw, at)
-            name, at = wire.unpack(raw, at + wire.ENTRY.size)
-            text = name.decode("utf-8", "surrogateescape")
-            at_time = datetime.fromtimestamp(modified, UTC)
-            entries.append(FileInfo(str(parent / text), text, bool(directory), size, at_time, mode))
-        return entries
+        try:
+            return list(_unpack_entries(bytes(data), parent))
+        except (struct.error, wire.Refused) as error:
+            raise self._client.distrust(error) from error
 
     @asynccontextmanager
     async def _operation(
-        self, kind: int, body: bytes, path: str
+        self, kind: int, body: bytes, path: str, window: int = 0
     ) -> "AsyncIterator[AsyncIterator[tuple[int, bytes]]]":
         op = self._client.operation()
-        queue = self._client.listen(op)
+        queue = self._client.listen(op, window)
         try:
             await self._client.send(kind, op, body)
             yield self._answers(op, queue, path)
@@ -185,8 +190,40 @@ class Files:
             if kind == wire.DONE:
                 return
             if kind == wire.ERROR:
-                _raise(body, path)
+                raise self._error(body, path)
             yield op, body
+
+    def _error(self, body: bytes, path: str) -> SandboxError:
+        code, _, text = body.partition(b"\0")
+        message = text.decode("utf-8", "replace")
+        if code == b"LOST":
+            return SandboxLostError(message)
+        if code == b"EXHAUSTED":
+            return ResourceExhaustedError(message, resource=Resource.SANDBOX)
+        if code == b"INVALID":
+            return InvalidArgumentError(message)
+        try:
+            return file_error(code.decode("ascii", "replace"), message, path)
+        except ValueError:
+            return self._client.distrust(body[:100])
+
+
+def _unpack_entries(data: bytes, parent: PurePosixPath) -> Iterator[FileInfo]:
+    """Raises struct.error and wire.Refused for what no agent sends."""
+    at = 0
+    while at < len(data):
+        directory, size, modified, mode = wire.ENTRY.unpack_from(data, at)
+        name, at = wire.unpack(data, at + wire.ENTRY.size)
+        text = name.decode("utf-8", "surrogateescape")
+        yield FileInfo(str(parent / text), text, bool(directory), size, _moment(modified), mode)
+
+
+def _moment(seconds: float) -> datetime:
+    """A program may give its files any time; one outside the calendar reads as 1970."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _path(path: str) -> bytes:
@@ -199,15 +236,3 @@ def _path(path: str) -> bytes:
     if len(encoded) > 4096:
         raise InvalidArgumentError("The path is longer than 4096 bytes.")
     return encoded
-
-
-def _raise(body: bytes, path: str) -> None:
-    code, _, text = body.partition(b"\0")
-    message = text.decode("utf-8", "replace")
-    if code == b"LOST":
-        raise SandboxLostError(message)
-    if code == b"EXHAUSTED":
-        raise ResourceExhaustedError(message, resource=Resource.SANDBOX)
-    if code == b"INVALID":
-        raise InvalidArgumentError(message)
-    raise file_error(code.decode("ascii", "replace"), message, path)

@@ -3,6 +3,7 @@
 import array
 import asyncio
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -12,18 +13,31 @@ from typing import Any
 
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError, TimeoutError_
 
+log = logging.getLogger(__name__)
+
 ANSWER_TIMEOUT_S = 10.0
+ENDED = "The spawner process ended."
 
 
 class Spawner:
-    """Starts processes through `spawner.py`. They all end when this object is closed."""
+    """Starts processes through `spawner.py`. They all end when this object is closed.
 
-    def __init__(self, on_exit: Callable[[int, int], None]) -> None:
+    They end with the spawner process too, and nobody reports their exits then: `on_lost` is told
+    once. The next `spawn` starts another spawner process.
+    """
+
+    def __init__(
+        self, on_exit: Callable[[int, int], None], on_lost: Callable[[], None] = lambda: None
+    ) -> None:
         self._on_exit = on_exit
+        self._on_lost = on_lost
+        self._closed = False
+        self._restarting: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._answers: dict[str, asyncio.Future[int]] = {}
         self._sending = asyncio.Lock()
+        self._writable: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -41,6 +55,26 @@ class Spawner:
             [sys.executable, "-I", "-S", program], stdin=control.fileno(), stdout=subprocess.DEVNULL
         )
 
+    async def _revive(self) -> None:
+        """Have a spawner process again. Whoever gives up waiting does not stop the others'."""
+        if self._closed:
+            raise DriverUnavailableError(ENDED)
+        if self._restarting is None or self._restarting.done():
+            self._restarting = asyncio.create_task(self._restart())
+        try:
+            await asyncio.shield(self._restarting)
+        except OSError as error:
+            raise ResourceExhaustedError(
+                "The host has no room for another process.",
+                resource=Resource.HOST,
+                engine=str(error),
+            ) from error
+
+    async def _restart(self) -> None:
+        await self._bury()
+        await self.start()
+        log.warning("The spawner process had ended; another one serves now.")
+
     @property
     def is_running(self) -> bool:
         return self._control is not None
@@ -51,6 +85,8 @@ class Spawner:
                 data = self._control.recv(1 << 16)
             except BlockingIOError:
                 return
+            except OSError:
+                data = b""
             if not data:
                 self._lost()
                 return
@@ -73,16 +109,37 @@ class Spawner:
                 )
 
     def _lost(self) -> None:
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
-            self._control.close()
-            self._control = None
+        if self._control is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._control)
+        loop.remove_writer(self._control)
+        self._control.close()
+        self._control = None
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
         for waiting in self._answers.values():
             if not waiting.done():
-                waiting.set_exception(DriverUnavailableError("The spawner process ended."))
+                waiting.set_exception(DriverUnavailableError(ENDED))
+        if not self._closed:
+            self._on_lost()
 
     async def spawn(self, name: str, request: dict[str, Any], fds: Sequence[int]) -> int:
-        """Start a process; its PID. The descriptors may be closed afterwards."""
+        """Start a process; its PID. The descriptors may be closed afterwards.
+
+        Raises ResourceExhaustedError, TimeoutError_, DriverUnavailableError (closed, or the
+        spawner process died twice).
+        """
+        if self.is_running:
+            try:
+                return await self._ask(name, request, fds)
+            except DriverUnavailableError:
+                # It died with the request, and what it may have started died with it.
+                log.warning("The spawner process ended while it was asked.")
+        await self._revive()
+        return await self._ask(name, request, fds)
+
+    async def _ask(self, name: str, request: dict[str, Any], fds: Sequence[int]) -> int:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answers[name] = waiting
         try:
@@ -93,6 +150,7 @@ class Spawner:
             raise TimeoutError_("The spawner process did not answer in time.") from error
         finally:
             del self._answers[name]
+            waiting.cancel()
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
         loop = asyncio.get_running_loop()
@@ -100,21 +158,32 @@ class Spawner:
         async with self._sending:
             while True:
                 if self._control is None:
-                    raise DriverUnavailableError("The spawner process ended.")
+                    raise DriverUnavailableError(ENDED)
                 try:
                     self._control.sendmsg([data], rights)
                 except BlockingIOError:
-                    ready: asyncio.Future[None] = loop.create_future()
-                    loop.add_writer(self._control, ready.set_result, None)
+                    self._writable = ready = loop.create_future()
+                    loop.add_writer(self._control, _wake, ready)
                     try:
                         await ready
                     finally:
-                        loop.remove_writer(self._control)
+                        self._writable = None
+                        if self._control is not None:
+                            loop.remove_writer(self._control)
                     continue
+                except OSError as error:
+                    self._lost()
+                    raise DriverUnavailableError(ENDED) from error
                 return
 
     async def aclose(self) -> None:
+        self._closed = True
+        if self._restarting is not None:
+            await asyncio.gather(self._restarting, return_exceptions=True)
         self._lost()
+        await self._bury()
+
+    async def _bury(self) -> None:
         if self._process is not None:
             process, self._process = self._process, None
             try:
@@ -122,3 +191,8 @@ class Spawner:
             except subprocess.TimeoutExpired:
                 process.kill()
                 await asyncio.to_thread(process.wait)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

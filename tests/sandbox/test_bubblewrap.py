@@ -13,6 +13,7 @@ import pytest
 from sandbox import bubblewrap_command, records
 from sandbox.base import SandboxState
 from sandbox.bubblewrap import BubblewrapDriver
+from sandbox.client import Reason
 from sandbox.errors import ConflictError, DriverUnavailableError, NotFoundError
 from tests.sandbox.conftest import Boxes
 
@@ -166,6 +167,51 @@ async def test_closing_the_driver_leaves_nothing(wrapped: Boxes, tmp_path: Path)
     assert sleepers(pids) == []
     assert list((tmp_path / "other" / "sandboxes").iterdir()) == []
     assert groups is None or groups.names() == set()
+
+
+async def test_a_dead_spawner_is_replaced(wrapped: Boxes) -> None:
+    driver = wrapped.driver
+    assert isinstance(driver, BubblewrapDriver)
+    box = await wrapped.make()
+    other = await wrapped.make()
+    execution = await box.start("sleep 600")
+    pids = [sandbox.record.pid for sandbox in driver._sandboxes.values()]
+    spawner = driver._spawner._process
+    assert spawner is not None
+    async with asyncio.timeout(60):
+        os.kill(spawner.pid, signal.SIGKILL)
+        # At once, whether or not the driver has noticed; two at a time want one spawner only.
+        made = await asyncio.gather(wrapped.make(), wrapped.make())
+        for each in made:
+            assert (await each.run("echo alive"))[1] == b"alive\n"
+        assert (await execution.result()).reason is Reason.SANDBOX_LOST
+        infos = {info.sandbox_id: info.state for info in await driver.list({})}
+        assert infos[box.id] is infos[other.id] is SandboxState.STOPPED
+        await driver.remove(box.id)
+        await driver.remove(other.id)
+        while sleepers(pids):  # noqa: ASYNC110 - see above.
+            await asyncio.sleep(0.01)
+
+
+async def test_a_check_notices_a_dead_spawner(wrapped: Boxes) -> None:
+    driver = wrapped.driver
+    assert isinstance(driver, BubblewrapDriver)
+    spawner = driver._spawner._process
+    assert spawner is not None
+    spawner.kill()
+    async with asyncio.timeout(60):
+        while driver._spawner.is_running:  # noqa: ASYNC110 - the driver tells nobody.
+            await asyncio.sleep(0.01)
+        await driver.check()
+    assert driver._spawner.is_running
+
+
+async def test_a_closed_driver_starts_no_spawner(tmp_path: Path, wrapped: Boxes) -> None:
+    driver = BubblewrapDriver(state_dir=tmp_path / "other")
+    await driver.check()
+    await driver.aclose()
+    with pytest.raises(DriverUnavailableError):
+        await driver._spawner.spawn("late", {}, [])
 
 
 async def test_each_sandbox_has_a_host_user_of_its_own(wrapped: Boxes) -> None:

@@ -7,7 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
+from sandbox import agent
 from sandbox.base import Limits
+from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason
 from sandbox.errors import InvalidArgumentError
 from tests.sandbox.conftest import MIB, Box, Boxes
@@ -189,6 +191,91 @@ async def test_killing_ones_guardian_does_not_outlive_it(box: Box) -> None:
     assert await processes(box) == set()
     result, _, _ = await box.run("kill -STOP $PPID; sleep 600", timeout_s=0.5)
     assert result.reason is Reason.TIMED_OUT
+    assert await processes(box) == set()
+
+
+FORGER = """
+import os, struct, sys, time
+forged, streams = bytes.fromhex(sys.argv[1]), sys.argv[2]
+if os.fork():
+    if streams == 'closed':
+        os.closerange(0, 3)
+    time.sleep(600)
+def parent(pid):
+    return int(open('/proc/%d/stat' % pid).read().rpartition(')')[2].split()[1])
+shim = os.getpid()
+while parent(shim) != 1:
+    shim = parent(shim)
+for what, flags in (('fd/3', os.O_WRONLY), ('mem', os.O_RDWR)):
+    try:
+        fd = os.open('/proc/%d/%s' % (shim, what), flags)
+        if what == 'fd/3':
+            open('/workspace/opened', 'w').close()
+            os.write(fd, forged)
+        print(what, 'OPENED', flush=True)
+    except OSError:
+        print(what, 'refused', flush=True)
+if streams == 'closed':
+    os.closerange(0, 3)
+if streams == 'killed':
+    os.kill(shim, 9)
+time.sleep(600)
+"""
+FORGED = [
+    pytest.param(agent.REPORT.pack(b"E", 0, 0, 0), id="end"),
+    pytest.param(agent.REPORT.pack(b"X", 2, 0, 0), id="no start"),
+    pytest.param(agent.REPORT.pack(b"S", 1, 0, 0), id="another start"),
+    pytest.param(agent.REPORT.pack(b"E", 1 << 31, 0, 0), id="a status beyond all"),
+    pytest.param(agent.REPORT.pack(b"?", 0, 0, 0), id="nonsense"),
+    pytest.param(b"E", id="short"),
+    pytest.param(b"", id="nothing"),
+    pytest.param(agent.REPORT.pack(b"E", 0, 0, 0) * 500, id="flood"),
+]
+
+
+@pytest.mark.parametrize("streams", ["open", "closed"])
+async def test_nobody_reports_in_the_name_of_the_guardian(box: Box, streams: str) -> None:
+    forged = agent.REPORT.pack(b"E", 0, 0, 0).hex()
+    result, out, _ = await box.run(["python3", "-c", FORGER, forged, streams], timeout_s=2)
+    assert out == b"fd/3 refused\nmem refused\n"
+    assert result.reason is Reason.TIMED_OUT
+    assert await processes(box) == set()
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize("streams", ["open", "closed", "killed"])
+@pytest.mark.parametrize("forged", FORGED)
+async def test_a_forged_report_ends_nothing_but_its_own_tree(
+    wrapped: Boxes, forged: bytes, streams: str
+) -> None:
+    # The moment in which a shim can be opened is too short to be met, so here it lasts.
+    driver = wrapped.driver
+    assert isinstance(driver, BubblewrapDriver)
+    line = "    prctl(PR_SET_DUMPABLE, 0)\n    set_oom_score(score"
+    assert driver._source.count(line) == 1
+    driver._source = driver._source.replace(line, "    set_oom_score(score")
+    box = await wrapped.make()
+    command = ["python3", "-c", FORGER, forged.hex(), streams]
+    async with asyncio.timeout(30):
+        result, _, _ = await box.run(command, timeout_s=1.5)
+        assert not (await box.client.files.stat("opened")).is_directory
+        assert result.reason in (Reason.TIMED_OUT, Reason.KILLED) or streams == "killed"
+        assert await processes(box) == set()
+        assert (await box.run("echo well"))[1] == b"well\n"
+
+
+async def test_output_held_open_by_another_execution_ends_with_the_deadline(box: Box) -> None:
+    holder = await box.start("read pid; exec 3>/proc/$pid/fd/1; echo held; read line",
+                             keep_stdin_open=True)  # fmt: skip
+    execution = await box.start("echo mine; read line", keep_stdin_open=True, timeout_s=3)
+    await holder.write_stdin(b"%d\n" % (execution.pid or 0))
+    async with aclosing(holder.output()) as output:
+        assert (await anext(output)).data == b"held\n"
+        await execution.close_stdin()
+        async with asyncio.timeout(30):
+            result = await execution.result()
+        assert (result.reason, result.exit_code, result.truncated) == (Reason.EXITED, 1, True)
+        await holder.cancel()
     assert await processes(box) == set()
 
 

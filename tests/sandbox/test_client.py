@@ -1,0 +1,176 @@
+"""A client before an agent that somebody took over: whatever comes, it ends as a lost sandbox."""
+
+import asyncio
+import gc
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sandbox import agent as wire
+from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient
+from sandbox.errors import SandboxLostError
+
+LIMIT = 4 * WINDOW_BYTES
+Frame = tuple[int, bytes]
+BLOCK = bytes(wire.CHUNK)
+
+
+def frame(kind: int, op: int, body: bytes) -> bytes:
+    return wire.HEADER.pack(kind, op, len(body)) + body
+
+
+class Taken:
+    """A channel whose far end greets properly and then answers each request with given frames."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[bytes] = asyncio.Queue()
+        self.answers: list[Frame] = []
+        self.asked: list[tuple[int, int]] = []
+
+    async def read(self) -> bytes:
+        return await self.incoming.get()
+
+    def write(self, data: bytes) -> None:
+        data = data.lstrip(b"\0")
+        if not data:
+            return
+        kind, op, _ = wire.HEADER.unpack_from(data)
+        self.asked.append((kind, op))
+        if kind == wire.HELLO:
+            nonce = data[wire.HEADER.size :]
+            self.incoming.put_nowait(frame(wire.HELLO_ACK, 0, nonce + struct.pack(">H", 1)))
+        elif kind in (wire.EXEC, wire.READ, wire.LIST, wire.STAT, wire.MAKE_DIR):
+            for answer, body in self.answers:
+                self.incoming.put_nowait(frame(answer, op, body))
+
+    async def drain(self) -> None:
+        return
+
+    async def aclose(self) -> None:
+        self.incoming.put_nowait(b"")
+
+
+@pytest.fixture
+async def taken() -> AsyncIterator[tuple[Taken, SandboxClient]]:
+    """Nothing may be left for the loop to complain about either."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    channel = Taken()
+    client = await SandboxClient.connect(channel)
+    yield channel, client
+    await client.aclose()
+    gc.collect()
+    assert complaints == []
+
+
+async def execute(client: SandboxClient) -> Execution:
+    return await client.execute("true", timeout_s=30, output_limit_bytes=LIMIT)
+
+
+STARTED = (wire.STARTED, struct.pack(">I", 7))
+RESULT = wire.RESULT_BODY
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([(wire.OUTPUT, b"")], id="output without a stream"),
+        pytest.param([(wire.OUTPUT, b"\x02data")], id="a third stream"),
+        pytest.param([(wire.OUTPUT, b"\0")], id="output of nothing"),
+        pytest.param([(wire.STARTED, b"\1")], id="a short number"),
+        pytest.param([(wire.STDIN_CREDIT, b"\1\2\3\4\5")], id="a long number"),
+        pytest.param([(wire.STDIN_CREDIT, b"\xff\xff\xff\xff")], id="room for what was not sent"),
+        pytest.param([(wire.RESULT, b"short")], id="a short result"),
+        pytest.param([(wire.RESULT, RESULT.pack(99, 0, 0, 0, 0, 0, 0, 0, 0))], id="a new reason"),
+        pytest.param([(wire.ERROR, b"DENIED\0too late")], id="a refusal after the start"),
+        pytest.param([(wire.OUTPUT, b"\0" + BLOCK)] * 17, id="output beyond the window"),
+    ],
+)
+async def test_garbage_ends_an_execution_as_lost(
+    taken: tuple[Taken, SandboxClient], answers: list[Frame]
+) -> None:
+    channel, client = taken
+    channel.answers = [STARTED, *answers]
+    execution = await execute(client)
+    async with asyncio.timeout(20):
+        await client.wait_lost()
+        result = await execution.result()
+    assert result.reason is Reason.SANDBOX_LOST
+    with pytest.raises(SandboxLostError):
+        await execute(client)
+
+
+async def test_a_window_full_of_output_is_no_flood(taken: tuple[Taken, SandboxClient]) -> None:
+    channel, client = taken
+    body = RESULT.pack(wire.EXITED, 0, 0, 0, WINDOW_BYTES, 0, 0, 0, 0)
+    full = [(wire.OUTPUT, b"\0" + BLOCK)] * (WINDOW_BYTES // wire.CHUNK)
+    channel.answers = [STARTED, *full, (wire.RESULT, body)]
+    execution = await execute(client)
+    async with asyncio.timeout(20):
+        size = sum([len(chunk.data) async for chunk in execution.output()])
+        result = await execution.result()
+    assert (size, result.reason) == (WINDOW_BYTES, Reason.EXITED)
+    assert not client.is_lost
+
+
+async def test_output_beyond_the_limit_is_refused_even_where_it_is_read(
+    taken: tuple[Taken, SandboxClient],
+) -> None:
+    channel, client = taken
+    channel.answers = [STARTED, *[(wire.OUTPUT, b"\1" + BLOCK)] * (LIMIT // wire.CHUNK + 1)]
+    execution = await execute(client)
+    async with asyncio.timeout(20):
+        result = await execution.result()
+    assert result.reason is Reason.SANDBOX_LOST
+    assert result.stderr_bytes <= LIMIT + wire.CHUNK
+
+
+Ask = Callable[[SandboxClient], Awaitable[object]]
+READ: Ask = lambda client: client.files.read("file")  # noqa: E731
+SOME: Ask = lambda client: client.files.read("file", 0, 10)  # noqa: E731
+LIST: Ask = lambda client: client.files.list()  # noqa: E731
+STAT: Ask = lambda client: client.files.stat("file")  # noqa: E731
+MAKE: Ask = lambda client: client.files.make_dir("folder")  # noqa: E731
+DONE = (wire.DONE, b"")
+ENTRY = wire.ENTRY.pack(0, 1, 0.0, 0o644) + wire.pack(b"file")
+
+
+@pytest.mark.parametrize(
+    ("ask", "answers"),
+    [
+        pytest.param(READ, [(wire.DATA, BLOCK)] * 17, id="data beyond the window"),
+        pytest.param(READ, [(wire.DATA, b"")] * 2000, id="data of nothing without end"),
+        pytest.param(SOME, [(wire.DATA, b"elf letters")], id="more than was asked for"),
+        pytest.param(LIST, [(wire.DATA, BLOCK * 2)] * 40, id="a list without end"),
+        pytest.param(LIST, [(wire.DATA, b"short"), DONE], id="a torn entry"),
+        pytest.param(LIST, [(wire.DATA, ENTRY[:-1]), DONE], id="a torn name"),
+        pytest.param(STAT, [(wire.DATA, b""), DONE], id="no entry"),
+        pytest.param(STAT, [(wire.DATA, ENTRY * 2), DONE], id="two entries"),
+        pytest.param(MAKE, [(wire.DATA, b"?"), DONE], id="data where none belongs"),
+        pytest.param(MAKE, [(wire.OUTPUT, b"?"), DONE], id="output of no execution"),
+        pytest.param(MAKE, [(wire.ERROR, b"\xff\xfe")], id="an unknown error"),
+    ],
+)
+async def test_garbage_ends_an_operation_on_files_as_lost(
+    taken: tuple[Taken, SandboxClient], ask: Ask, answers: list[Frame]
+) -> None:
+    channel, client = taken
+    channel.answers = answers
+    async with asyncio.timeout(20):
+        with pytest.raises(SandboxLostError):
+            await ask(client)
+        await client.wait_lost()
+
+
+async def test_a_time_outside_the_calendar_is_no_garbage(
+    taken: tuple[Taken, SandboxClient],
+) -> None:
+    channel, client = taken
+    entry = wire.ENTRY.pack(0, 1, 1e300, 0o644) + wire.pack(b"file")
+    channel.answers = [(wire.DATA, entry), DONE]
+    async with asyncio.timeout(20):
+        info = await client.files.stat("file")
+    assert (info.name, info.modified_at.year) == ("file", 1970)
+    assert not client.is_lost
