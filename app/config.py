@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     max_query_depth: int = Field(15, ge=1, description="Deepest nesting of a query.")
     max_query_aliases: int = Field(50, ge=0, description="Most aliases in a query.")
     max_query_tokens: int = Field(5000, ge=10, description="Most tokens in a document.")
+    max_query_objects: int = Field(
+        50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
+    )
     request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
     max_sockets_per_viewer: int = Field(2000, ge=1, description="Open WebSockets of one user.")
     max_operations_per_socket: int = Field(100, ge=1, description="Operations on one WebSocket.")

@@ -40,6 +40,7 @@ class Server:
                 max_depth=settings.max_query_depth,
                 max_aliases=settings.max_query_aliases,
                 max_tokens=settings.max_query_tokens,
+                max_objects=settings.max_query_objects,
             ),
         )
         origins = settings.cors_origins

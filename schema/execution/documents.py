@@ -1,5 +1,6 @@
 """Documents parsed and validated once, kept in a cache bounded by bytes."""
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,10 @@ from schema.execution.limits import Limits, check_document, check_text, exceeded
 
 _BYTES_PER_TOKEN = 700
 """Measured with tracemalloc on graphql-core 3.2: tokens, nodes and locations, rounded up."""
+
+_REFUSALS = 256
+_REFUSAL_CHARS = 4000
+"""Invalid documents remembered, and characters the messages of each may have."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +58,8 @@ class ParsedDocument:
 class DocumentCache:
     """Parses and validates; remembers valid documents, least recently used dropped first.
 
-    Invalid documents are not kept, so that a flood of them cannot push out the good ones.
+    What is wrong with the newest invalid ones is kept apart, so that a flood of them cannot push
+    out the good ones.
     """
 
     def __init__(self, schema: GraphQLSchema, limits: Limits, max_bytes: int) -> None:
@@ -61,6 +67,7 @@ class DocumentCache:
         self._limits = limits
         self._max_bytes = max_bytes
         self._documents: OrderedDict[str, ParsedDocument] = OrderedDict()
+        self._refused: OrderedDict[bytes, list[ErrorDict]] = OrderedDict()
         self.size_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -76,19 +83,32 @@ class DocumentCache:
             self.hits += 1
         return document
 
+    def known_refusal(self, query: str) -> list[ErrorDict] | None:
+        """Give what was wrong with a document refused before, or None."""
+        errors = self._refused.get(_digest(query)) if self._refused else None
+        return None if errors is None else list(errors)
+
     def load(self, query: str) -> ParsedDocument | list[ErrorDict]:
         """Give the document for this text, or what is wrong with it."""
-        document = self.known(query)
-        if document is not None:
-            return document
+        known = self.known(query) or self.known_refusal(query)
+        if known is not None:
+            return known
         self.misses += 1
-        parsed = read_document(query, self._schema, self._limits)
-        if isinstance(parsed, ParsedDocument):
-            self.keep(parsed)
-        return parsed
+        read = read_document(query, self._schema, self._limits)
+        self.remember(query, read)
+        return read
 
-    def keep(self, document: ParsedDocument) -> None:
-        """Remember a document, unless it alone would take an eighth of the room."""
+    def remember(self, query: str, read: ParsedDocument | list[ErrorDict]) -> None:
+        """Keep what was read from a text for the next time, within the room there is."""
+        if isinstance(read, ParsedDocument):
+            self._keep(read)
+        elif sum(len(error["message"]) for error in read) <= _REFUSAL_CHARS:
+            self._refused[_digest(query)] = read
+            if len(self._refused) > _REFUSALS:
+                self._refused.popitem(last=False)
+
+    def _keep(self, document: ParsedDocument) -> None:
+        """Keep a document, unless it alone would take an eighth of the room."""
         if document.size_bytes > self._max_bytes // 8 or document.text in self._documents:
             return
         self._documents[document.text] = document
@@ -96,6 +116,10 @@ class DocumentCache:
         while self.size_bytes > self._max_bytes:
             _, dropped = self._documents.popitem(last=False)
             self.size_bytes -= dropped.size_bytes
+
+
+def _digest(query: str) -> bytes:
+    return hashlib.sha256(query.encode("utf-8", "surrogatepass")).digest()
 
 
 def read_document(
@@ -112,7 +136,7 @@ def read_document(
     errors = check_document(node, limits)
     if errors:
         return refusals(errors, "LIMIT")
-    errors = validate(schema, node, max_errors=20)
+    errors = validate(schema, node, max_errors=10)
     if errors:
         return refusals(map(_explained, errors), "GRAPHQL_VALIDATION_FAILED")
     return _document(query, node)

@@ -24,7 +24,8 @@ from graphql import (
 from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
-from schema.execution.documents import DocumentCache, ParsedDocument, read_document
+from schema.execution.cost import objects_asked, over_budget
+from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
     execution_failures,
@@ -32,24 +33,26 @@ from schema.execution.errors import (
     refusals,
     request_failure,
 )
-from schema.execution.limits import Limits
+from schema.execution.limits import Limits, check_text
+from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
 
 logger = logging.getLogger(__name__)
-
-_SMALL_DOCUMENT = 2000
-"""Characters a document may have to be read on the event loop (a few milliseconds)."""
 
 Admit = Callable[["Prepared", Any], Awaitable[None]]
 
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """An operation ready to run: a valid document, the chosen operation, coerced variables."""
+    """An operation ready to run: a valid document, the chosen operation, coerced variables.
+
+    `objects` is the most objects it (for a subscription: each event) asks for.
+    """
 
     document: ParsedDocument
     operation: OperationDefinitionNode
     variables: dict[str, Any]
+    objects: int = 0
 
     @property
     def type(self) -> str:
@@ -85,6 +88,7 @@ class Engine:
         self.schema = schema
         self.limits = limits or Limits()
         self.documents = DocumentCache(schema, self.limits, cache_bytes)
+        self._reader = Reader(schema, self.limits)
         self._admit = admit
 
     def prepare(
@@ -103,14 +107,23 @@ class Engine:
     async def prepare_async(
         self, query: str, operation_name: str | None = None, variables: Any = None
     ) -> Prepared | list[ErrorDict]:
-        """Do as `prepare`, reading large documents never seen before off the event loop."""
-        if len(query) <= _SMALL_DOCUMENT or self.documents.known(query) is not None:
+        """Do as `prepare`, reading large documents never seen before off the event loop.
+
+        When too many of them wait to be read, the error is UNAVAILABLE.
+        """
+        documents = self.documents
+        if is_small(query) or documents.known(query) or documents.known_refusal(query):
             return self.prepare(query, operation_name, variables)
-        self.documents.misses += 1
-        document = await asyncio.to_thread(read_document, query, self.schema, self.limits)
+        too_large = check_text(query, self.limits)
+        if too_large:
+            return refusals(too_large, "LIMIT")
+        documents.misses += 1
+        document = await self._reader.read(query)
         if not isinstance(document, ParsedDocument):
+            if document[0]["extensions"]["code"] != "UNAVAILABLE":
+                documents.remember(query, document)
             return document
-        self.documents.keep(document)
+        documents.remember(query, document)
         return self._choose(document, operation_name, variables)
 
     def _choose(
@@ -123,14 +136,19 @@ class Engine:
             variables = {}
         elif not isinstance(variables, dict):
             return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
-        if not operation.variable_definitions:
-            return Prepared(document, operation, {})
-        coerced = get_variable_values(
-            self.schema, operation.variable_definitions, variables, max_errors=20
-        )
+        coerced: dict[str, Any] | list[GraphQLError] = {}
+        if operation.variable_definitions:
+            coerced = get_variable_values(
+                self.schema, operation.variable_definitions, variables, max_errors=20
+            )
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")
-        return Prepared(document, operation, coerced)
+        fragments = document.fragments
+        objects = objects_asked(self.schema, operation, fragments, coerced, self.limits)
+        too_many = over_budget(objects, self.limits)
+        if too_many:
+            return [failure("LIMIT", too_many)]
+        return Prepared(document, operation, coerced, objects)
 
     async def execute(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None

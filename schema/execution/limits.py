@@ -1,7 +1,7 @@
 """Static limits on a document, checked once per document, before validation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphql import (
     DocumentNode,
@@ -13,6 +13,16 @@ from graphql import (
     OperationDefinitionNode,
     SelectionSetNode,
 )
+
+_LIST_SIZES = {
+    "Message.entities": 50,
+    "MessageContext.messages": 30,
+    "Plan.steps": 100,
+    "PlanExecution.steps": 100,
+    "PlanStep.dependsOn": 20,
+    "Sandbox.files": 100,
+}
+"""Lists without pages that may well be longer than `Limits.list_size`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,20 @@ class Limits:
     """Levels of fields from `__schema` or `__type` down (GraphiQL asks for 15)."""
     max_introspection_aliases: int = 5
     """Aliases at and below `__schema` and `__type`: each repeats the dearest answer there is."""
+    max_selections: int = 1500
+    """Fields, fragment spreads and inline fragments per document."""
+    max_repeats: int = 10_000
+    """Pairs of fields of one response name, or of spreads, at one place: all are compared."""
+    max_objects: int = 50_000
+    """Objects an operation may ask for, ten plain values counting as one (see `cost`)."""
+    default_page: int = 20
+    """Items of a connection when neither `first` nor `last` is given."""
+    max_page: int = 100
+    """Most items a page or a list of ids may have."""
+    list_size: int = 10
+    """Items a list without pages is thought to have."""
+    list_sizes: Mapping[str, int] = field(default_factory=lambda: _LIST_SIZES)
+    """Items of such lists by `Type.field`, where it is known better."""
 
 
 @dataclass(slots=True)
@@ -106,7 +130,7 @@ def check_document(document: DocumentNode, limits: Limits) -> list[GraphQLError]
         if size is None:
             return [exceeded("The document nests its fragments too deeply. Inline some of them.")]
         errors.extend(_compare(size, limits))
-    return errors
+    return errors or _check_repeats(document, fragments, limits)
 
 
 def _compare(size: _Size, limits: Limits) -> list[GraphQLError]:
@@ -138,6 +162,91 @@ def _over(verb: str, value: int, what: str, limit: int, advice: str) -> GraphQLE
     # Written-out counts grow exponentially with nested fragments: do not print them in full.
     count = str(value) if value < 1_000_000 else "over a million"
     return exceeded(f"The operation {verb} {count} {what}; the limit is {limit}. {advice}.")
+
+
+def _check_repeats(
+    document: DocumentNode, fragments: Mapping[str, FragmentDefinitionNode], limits: Limits
+) -> list[GraphQLError]:
+    repeats = _Repeats(fragments, limits)
+    roots = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
+    for root in (*roots, *fragments.values()):
+        # Fragments no operation reaches are validated as well.
+        if isinstance(root, FragmentDefinitionNode) and root.name.value in repeats.reached:
+            continue
+        repeats.add(root.selection_set)
+        if repeats.selections > limits.max_selections:
+            return [
+                exceeded(
+                    f"The document has more than {limits.max_selections} fields and fragments, "
+                    "with every fragment written out, which is the limit. Select fewer fields, "
+                    "or split the document."
+                )
+            ]
+        if repeats.pairs > limits.max_repeats:
+            return [
+                exceeded(
+                    "The document selects the same field too often at one place "
+                    f"(over {limits.max_repeats} pairs to compare, which is the limit). "
+                    "Select each field once."
+                )
+            ]
+    return []
+
+
+_Level = list[tuple[SelectionSetNode, frozenset[str]]]
+"""Selection sets that answer one place together, and the fragments each stands in."""
+
+
+class _Repeats:
+    """Counts what validation compares pairwise: fields that share their place in the answer.
+
+    Stops as soon as a limit is exceeded, so its own work is bounded by the limits.
+    """
+
+    def __init__(self, fragments: Mapping[str, FragmentDefinitionNode], limits: Limits) -> None:
+        self._fragments = fragments
+        self._limits = limits
+        self.reached: set[str] = set()
+        self.selections = 0
+        self.pairs = 0
+
+    @property
+    def _is_over(self) -> bool:
+        limits = self._limits
+        return self.selections > limits.max_selections or self.pairs > limits.max_repeats
+
+    def add(self, root: SelectionSetNode) -> None:
+        levels: list[_Level] = [[(root, frozenset())]]
+        while levels and not self._is_over:
+            below, counts = self._level(levels.pop())
+            self.pairs += sum(count * (count - 1) // 2 for count in counts.values())
+            levels.extend(below.values())
+
+    def _level(self, level: _Level) -> tuple[dict[str, _Level], dict[str, int]]:
+        below: dict[str, _Level] = {}
+        counts: dict[str, int] = {}
+        while level:
+            node, inside = level.pop()
+            self.selections += len(node.selections)
+            if self._is_over:
+                break
+            for selection in node.selections:
+                match selection:
+                    case FieldNode():
+                        key = (selection.alias or selection.name).value
+                        counts[key] = counts.get(key, 0) + 1
+                        if selection.selection_set:
+                            below.setdefault(key, []).append((selection.selection_set, inside))
+                    case InlineFragmentNode():
+                        level.append((selection.selection_set, inside))
+                    case FragmentSpreadNode():
+                        name = selection.name.value
+                        counts["..."] = counts.get("...", 0) + 1
+                        fragment = self._fragments.get(name)
+                        if fragment is not None and name not in inside:
+                            self.reached.add(name)
+                            level.append((fragment.selection_set, inside | {name}))
+        return below, counts
 
 
 class _Measure:

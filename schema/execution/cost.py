@@ -1,0 +1,178 @@
+"""How many objects an operation may ask for, told from its document and variables before it runs.
+
+Pages multiply along a path: three connections of 100 inside one another are a million objects, in a
+document of a hundred characters. The estimate is an upper bound but for lists of unknown length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLCompositeType,
+    GraphQLField,
+    GraphQLSchema,
+    InlineFragmentNode,
+    IntValueNode,
+    ListValueNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    Undefined,
+    ValueNode,
+    VariableNode,
+    get_named_type,
+    is_composite_type,
+    is_list_type,
+    type_from_ast,
+)
+
+from schema.execution.limits import Limits
+
+_OBJECT = 10
+"""Weight of an object; a plain value weighs 1, for it costs about a tenth to resolve and encode."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """Weight of a selection set: once, and again for each item of the connection it is on."""
+
+    once: int = 0
+    per_item: int = 0
+
+
+def objects_asked(
+    schema: GraphQLSchema,
+    operation: OperationDefinitionNode,
+    fragments: Mapping[str, FragmentDefinitionNode],
+    variables: Mapping[str, Any],
+    limits: Limits,
+) -> int:
+    """Give the most objects a valid operation asks for, ten plain values counting as one.
+
+    Takes time linear in the document. Fields under `@skip` and `@include` count. Introspection does
+    not: its own limits bound it.
+    """
+    root = schema.get_root_type(operation.operation)
+    if root is None:
+        return 0
+    weight = _Estimate(schema, fragments, variables, limits).of(operation.selection_set, root)
+    return -(-weight.once // _OBJECT)
+
+
+def over_budget(objects: int, limits: Limits) -> str | None:
+    """Give what to tell whoever asks for too many objects, or None."""
+    if objects <= limits.max_objects:
+        return None
+    count = f"{objects:,}" if objects < 1_000_000_000 else "over a billion"
+    return (
+        f"The operation asks for up to {count} objects; the limit is {limits.max_objects:,}. "
+        "Ask for smaller pages (`first` or `last`), or nest fewer lists."
+    )
+
+
+class _Estimate:
+    """Weights of selection sets, each fragment weighed once."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: Mapping[str, Any],
+        limits: Limits,
+    ) -> None:
+        self._schema = schema
+        self._fragments = fragments
+        self._variables = variables
+        self._limits = limits
+        self._weights: dict[str, _Weight] = {}
+
+    def of(self, node: SelectionSetNode, parent: GraphQLCompositeType) -> _Weight:
+        once = per_item = 0
+        for selection in node.selections:
+            match selection:
+                case FieldNode():
+                    weight = self._field(selection, parent)
+                case InlineFragmentNode(type_condition=condition):
+                    inner = type_from_ast(self._schema, condition) if condition else parent
+                    weight = self.of(selection.selection_set, inner)  # type: ignore[arg-type]
+                case FragmentSpreadNode():
+                    weight = self._fragment(selection.name.value)
+                case _:
+                    continue
+            once += weight.once
+            per_item += weight.per_item
+        return _Weight(once, per_item)
+
+    def _fragment(self, name: str) -> _Weight:
+        weight = self._weights.get(name)
+        if weight is None:
+            fragment = self._fragments[name]
+            inner = type_from_ast(self._schema, fragment.type_condition)
+            weight = self.of(fragment.selection_set, inner)  # type: ignore[arg-type]
+            self._weights[name] = weight
+        return weight
+
+    def _field(self, node: FieldNode, parent: GraphQLCompositeType) -> _Weight:
+        name = node.name.value
+        if name.startswith("__"):
+            return _Weight(1 if name == "__typename" else 0)
+        # A valid document selects no fields of unions.
+        field: GraphQLField = parent.fields[name]  # type: ignore[union-attr]
+        named = get_named_type(field.type)
+        is_list = is_list_type(getattr(field.type, "of_type", field.type)) or is_list_type(
+            field.type
+        )
+        weight = _Weight(1)
+        if node.selection_set and is_composite_type(named):
+            below = self.of(node.selection_set, named)  # type: ignore[arg-type]
+            page = self._page(node, field) if below.per_item else 0
+            weight = _Weight(_OBJECT + below.once + page * below.per_item)
+        if not is_list:
+            return weight
+        if parent.name.endswith("Connection"):
+            return _Weight(0, weight.once)
+        return _Weight(weight.once * self._length(node, field, f"{parent.name}.{name}"))
+
+    def _page(self, node: FieldNode, field: GraphQLField) -> int:
+        """Give the size of the page a connection is asked for."""
+        size = self._size(node, field)
+        return self._limits.default_page if size is None else size
+
+    def _length(self, node: FieldNode, field: GraphQLField, place: str) -> int:
+        """Give how long a list is to be thought."""
+        ids = self._argument(node, field, "ids")
+        if isinstance(ids, list):
+            return min(len(ids), self._limits.max_page)
+        size = self._size(node, field)
+        if size is not None:
+            return size
+        return self._limits.list_sizes.get(place, self._limits.list_size)
+
+    def _size(self, node: FieldNode, field: GraphQLField) -> int | None:
+        sizes = [self._argument(node, field, name) for name in ("first", "last")]
+        known = [size for size in sizes if isinstance(size, int)]
+        return min(max(0, *known), self._limits.max_page) if known else None
+
+    def _argument(self, node: FieldNode, field: GraphQLField, name: str) -> Any:
+        """Give a number, a list (of values or of nodes), or None."""
+        definition = field.args.get(name)
+        if definition is None:
+            return None
+        default = None if definition.default_value is Undefined else definition.default_value
+        for argument in node.arguments:
+            if argument.name.value == name:
+                return self._value(argument.value, default)
+        return default
+
+    def _value(self, node: ValueNode, default: Any) -> Any:
+        match node:
+            case VariableNode():
+                return self._variables.get(node.name.value, default)
+            case IntValueNode():
+                return int(node.value)
+            case ListValueNode():
+                return list(node.values)
+        return None
