@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import weakref
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -19,11 +20,14 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import SandboxStatus
-from resolvers.base import Info, Order, Page, PageArgs
+from resolvers.base import Info, Loads, Order, Page, PageArgs
 from services.errors import RequestError, UserError, UserErrorCode
 from services.sandboxes import files as service
 from services.sandboxes.files import Entry, FileEncoding
 
+# Contents of one operation are all in memory at once, and once more in the answer.
+_CONTENT_BYTES = 32 * 1024 * 1024
+_spent: weakref.WeakKeyDictionary[Loads, int] = weakref.WeakKeyDictionary()
 _NEWEST = Order(is_descending=True)
 
 
@@ -184,8 +188,23 @@ async def content(
         FileEncoding, strawberry.argument(description="How the bytes shall stand in the text.")
     ] = FileEncoding.UTF8,
 ) -> list[str | None]:
-    """Contents of files, one after the other: together they could fill the memory."""
+    """Contents of files, one after the other; raises RequestError LIMIT beyond 32 MiB in all."""
+    most = info.context.deps.options.file_max_bytes
+    sizes = [e.size_bytes for e in entries if e.host is not None and not e.is_directory]
+    # Told before anything is read; larger files are not given anyway.
+    _spend(info, sum(size for size in sizes if size <= most))
     return [await _content(info, entry, encoding) for entry in entries]
+
+
+def _spend(info: Info, size: int) -> None:
+    """Count bytes of content against what one operation may hold."""
+    spent = _spent[info.context.load] = _spent.get(info.context.load, 0) + size
+    if spent > _CONTENT_BYTES:
+        raise RequestError(
+            "LIMIT",
+            f"The files have {spent:,} bytes in all; one operation gives at most "
+            f"{_CONTENT_BYTES:,}. Ask for their contents one by one.",
+        )
 
 
 async def _content(info: Info, entry: Entry, encoding: FileEncoding) -> str | None:
@@ -195,6 +214,8 @@ async def _content(info: Info, entry: Entry, encoding: FileEncoding) -> str | No
         data = await service.content(info.context.deps, entry.host, entry.path)
     except UserError:
         return None
+    # A file may have grown since it was listed.
+    _spend(info, max(0, len(data) - entry.size_bytes))
     if encoding is FileEncoding.BASE64:
         return base64.b64encode(data).decode("ascii")
     try:

@@ -1,8 +1,11 @@
 """Commands in sandboxes: execute and cancel."""
 
+from sqlalchemy import func, select
+
 from models.base import now
 from models.sandboxes import Sandbox, SandboxExecution
-from services.base import Deps, Viewer, work
+from models.states import RunState
+from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import rows, wishes
 from services.text import clean
@@ -10,6 +13,8 @@ from services.text import clean
 COMMAND_BYTES = 65_536
 STDIN_BYTES = 1_048_576
 WORKING_DIR_CHARS = 255
+# Far below what an agent can run at once (about 250), so that cancelling and files always work.
+UNFINISHED_PER_SANDBOX = 32
 
 
 async def execute(
@@ -28,7 +33,8 @@ async def execute(
     SANDBOX_LOST: the row is the order, and its host looks for rows it was not told of.
 
     Raises UserError NOT_FOUND, CONFLICT unless the sandbox is RUNNING, REQUIRED, INVALID and LIMIT
-    for the arguments, UNAVAILABLE when the sandbox's host is gone.
+    for the arguments, LIMIT while 32 executions have not ended, UNAVAILABLE when the sandbox's host
+    is gone.
     """
     user_id = viewer.require("sandboxes:execute")
     _check(command, working_dir, stdin)
@@ -42,6 +48,7 @@ async def execute(
     async with work(deps) as unit:
         sandbox = await rows.own(unit, viewer, sandbox_id, path="sandbox_id")
         rows.require_running(sandbox, path="sandbox_id")
+        await _require_room(unit, sandbox.id)
         execution = SandboxExecution(
             sandbox_id=sandbox.id,
             user_id=user_id,
@@ -62,6 +69,25 @@ async def execute(
         if present is None or present.status.is_final:
             raise
     return row
+
+
+async def _require_room(unit: Work, sandbox_id: str) -> None:
+    """Raise UserError LIMIT when too much runs; the sandbox's row is locked, so counts hold."""
+    count = await unit.session.scalar(
+        select(func.count())
+        .select_from(SandboxExecution)
+        .where(
+            SandboxExecution.sandbox_id == sandbox_id,
+            SandboxExecution.status.in_((RunState.PENDING, RunState.RUNNING)),
+        )
+    )
+    if (count or 0) >= UNFINISHED_PER_SANDBOX:
+        raise UserError(
+            UserErrorCode.LIMIT,
+            f"{count} executions of the sandbox have not ended, and at most "
+            f"{UNFINISHED_PER_SANDBOX} may run at once; wait for one or cancel it.",
+            ("sandbox_id",),
+        )
 
 
 def _check(command: str, working_dir: str | None, stdin: str | None) -> None:

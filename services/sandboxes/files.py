@@ -31,9 +31,12 @@ class FileEncoding(StrEnum):
     BASE64 = "BASE64"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A file or directory of a workspace; `path` is relative to it."""
+    """A file or directory of a workspace; `path` is relative to it.
+
+    Compared and hashed by identity: it is the parent of fields, and its host cannot be hashed.
+    """
 
     sandbox_id: str
     path: str

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, select, update
 
@@ -16,6 +17,7 @@ from services.events.base import BusUnavailableError
 from services.sandboxes import rows
 from services.sandboxes.node import (
     EXPIRED,
+    FORGOTTEN_S,
     HOST_GONE,
     INSTALLATION_LABEL,
     Node,
@@ -27,6 +29,7 @@ log = logging.getLogger("noosphere.sandboxes")
 _TICK_S = 1.0
 _REPAIR_TICKS = 5
 _NODES_TICKS = 15
+_AT_ONCE = 8
 _UNANSWERED = "The sandbox stopped answering."
 
 
@@ -115,10 +118,12 @@ async def run(node: Node) -> None:
         tick += 1
         try:
             await _overdue(node)
-            if node.live:
+            # Rows whose sandbox is gone already expire as well, without a look every second.
+            if node.live or tick % _REPAIR_TICKS == 0:
                 await _expire(node)
             if tick % _REPAIR_TICKS == 0:
                 await _repair(node)
+                await _reconcile(node)
             if tick % _NODES_TICKS == 0:
                 suspects = await _dead_nodes(node, suspects)
         except BusUnavailableError:
@@ -138,11 +143,41 @@ async def _expire(node: Node) -> None:
                 )
             )
         ).all()
-    for sandbox_id in expired:
-        try:
-            await node.stop(sandbox_id, failure=EXPIRED)
-        except UserError as error:
-            log.info("%s", error, extra={"sandbox_id": sandbox_id})
+    await _each(expired, lambda sandbox_id: node.stop(sandbox_id, failure=EXPIRED))
+
+
+async def _each(ids: Iterable[str], action: Callable[[str], Awaitable[None]]) -> None:
+    """Do something with sandboxes, a few at once: each may take most of a minute."""
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(sandbox_id: str) -> None:
+        async with room:
+            try:
+                await action(sandbox_id)
+            except UserError as error:
+                log.info("%s", error, extra={"sandbox_id": sandbox_id})
+            except Exception:
+                log.exception("housekeeping failed", extra={"sandbox_id": sandbox_id})
+
+    async with asyncio.TaskGroup() as group:
+        for sandbox_id in ids:
+            group.create_task(one(sandbox_id))
+
+
+async def _reconcile(node: Node) -> None:
+    """End rows whose creation was forgotten, and sandboxes whose row is not ours or has ended."""
+    held = set(node.live)
+    forgotten_at = now() - timedelta(seconds=FORGOTTEN_S)
+    ours = await _live_rows(node.deps, node_id=node.deps.bus.node_id)
+    forgotten = [
+        row.id
+        for row in ours
+        if row.status is SandboxStatus.CREATING
+        and row.created_at < forgotten_at
+        and not node.lock(row.id).locked()
+    ]
+    await _each(forgotten, node.abandon)
+    await _each(held - {row.id for row in ours}, node.disown)
 
 
 async def _overdue(node: Node) -> None:
@@ -164,7 +199,7 @@ async def _repair(node: Node) -> None:
             live = node.live.get(execution.sandbox_id)
             if live is not None and (execution.id in live.runs or live.is_paused):
                 continue
-            row = await rows.execution(node.deps, execution.id)
+            row = await rows.standing(node.deps, execution.id)
             if row is None or row.status.is_final:
                 continue
             if live is not None and execution.id in live.runs:

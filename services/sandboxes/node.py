@@ -8,14 +8,14 @@ import hashlib
 import logging
 import time
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, update
 
 from models.base import now
-from models.sandboxes import Sandbox, SandboxExecution, SandboxResources, SandboxSecurityPolicy
+from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
 from models.states import RunState, SandboxStatus
 from sandbox.base import Limits, Policy, SandboxDriver, SandboxSpec
 from sandbox.client import SandboxClient
@@ -29,13 +29,20 @@ from services.sandboxes.running import Run
 log = logging.getLogger("noosphere.sandboxes")
 INSTALLATION_LABEL = "installation"
 _CREATE_S = 120.0
+# A row CREATING for longer was forgotten: the call that creates ends before.
+FORGOTTEN_S = _CREATE_S + 120.0
 _DRIVER_S = 30.0
 _KILL_S = 2.0
 _SETTLE_S = 10.0
 _OOM_RECENT_S = 10.0
 EXPIRED = "It reached the end of its time."
 SERVER_STOPPED = "The server was stopped."
+NEVER_CREATED = "It was not created in time."
 HOST_GONE = "Its host is gone, and the sandbox with it."
+
+_CREATING = (SandboxStatus.CREATING,)
+_RUNNING = (SandboxStatus.RUNNING,)
+_PAUSED = (SandboxStatus.PAUSED,)
 
 
 @dataclass(slots=True)
@@ -95,6 +102,8 @@ class Node:
         async with self.lock(sandbox_id):
             limits, policy = await self._terms(sandbox_id)
             row = await self._row(sandbox_id)
+            if row.status is not SandboxStatus.CREATING:
+                raise _gone()
             image = "host" if not self.survives else f"{row.image_name}:{row.image_tag}"
             spec = SandboxSpec(
                 sandbox_id, image, limits, policy, {INSTALLATION_LABEL: installation(self.deps)}
@@ -106,18 +115,59 @@ class Node:
             except (SandboxError, TimeoutError) as error:
                 await self._discard(sandbox_id)
                 refusal = _refusal(error)
-                await self._set(sandbox_id, SandboxStatus.FAILED, failure=refusal.message)
+                await self._set(
+                    sandbox_id, SandboxStatus.FAILED, _CREATING, failure=refusal.message
+                )
                 raise refusal from error
+            except BaseException:
+                # Nothing without a row that expires may live; the repair ends the row.
+                await self._discard(sandbox_id)
+                raise
             self._add(Live(sandbox_id, client, policy.env))
             at = now()
+            is_ours = False
+            try:
+                is_ours = await self._set(
+                    sandbox_id,
+                    SandboxStatus.RUNNING,
+                    _CREATING,
+                    container_id=sandbox_id,
+                    started_at=at,
+                    last_active_at=at,
+                    expires_at=at
+                    + (row.expires_at - row.created_at if row.expires_at else at - at),
+                )
+            finally:
+                if not is_ours:
+                    await self._end(sandbox_id, is_lost=True)
+            if not is_ours:
+                raise _gone()
+
+    async def abandon(self, sandbox_id: str) -> None:
+        """Fail a sandbox that is still CREATING though nothing creates it any more."""
+        async with self.lock(sandbox_id):
+            row = await rows.sandbox(self.deps, sandbox_id)
+            if row is None or row.status is not SandboxStatus.CREATING:
+                return
+            await self._end(sandbox_id, is_lost=True)
             await self._set(
                 sandbox_id,
-                SandboxStatus.RUNNING,
-                container_id=sandbox_id,
-                started_at=at,
-                last_active_at=at,
-                expires_at=at + (row.expires_at - row.created_at if row.expires_at else at - at),
+                SandboxStatus.FAILED,
+                _CREATING,
+                failure=NEVER_CREATED,
+                stopped_at=now(),
             )
+
+    async def disown(self, sandbox_id: str) -> None:
+        """Let go of a sandbox whose row has ended, or was taken over by another node."""
+        async with self.lock(sandbox_id):
+            row = await rows.sandbox(self.deps, sandbox_id)
+            is_live = row is not None and row.status.is_live
+            if row is not None and is_live and row.node_id == self.deps.bus.node_id:
+                return
+            log.warning("a sandbox is not ours any more", extra={"sandbox_id": sandbox_id})
+            # What survives processes serves the other node now.
+            await self._end(sandbox_id, is_lost=True, is_kept=is_live and self.survives)
 
     async def pause(self, sandbox_id: str) -> None:
         """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT."""
@@ -131,7 +181,8 @@ class Node:
             async with asyncio.timeout(_DRIVER_S):
                 await self.driver.pause(sandbox_id)
             live.is_paused = True
-            await self._set(sandbox_id, SandboxStatus.PAUSED, paused_at=now())
+            if not await self._set(sandbox_id, SandboxStatus.PAUSED, _RUNNING, paused_at=now()):
+                raise _gone()
 
     async def resume(self, sandbox_id: str) -> None:
         """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""
@@ -156,9 +207,10 @@ class Node:
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
             expires_at = row.expires_at + stood if row.expires_at else None
-            await self._set(
-                sandbox_id, SandboxStatus.RUNNING, paused_at=None, expires_at=expires_at
-            )
+            if not await self._set(
+                sandbox_id, SandboxStatus.RUNNING, _PAUSED, paused_at=None, expires_at=expires_at
+            ):
+                raise _gone()
         await self.begin_pending(live)
 
     async def stop(self, sandbox_id: str, *, failure: str | None = None) -> None:
@@ -174,7 +226,9 @@ class Node:
                     ("id",),
                 )
             await self._end(sandbox_id)
-            await self._set(sandbox_id, SandboxStatus.STOPPED, stopped_at=now(), failure=failure)
+            await self._set(
+                sandbox_id, SandboxStatus.STOPPED, rows.LIVE, stopped_at=now(), failure=failure
+            )
 
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox, if it lives, and mark it DELETED. Idempotent."""
@@ -184,7 +238,12 @@ class Node:
                 return
             if row.status.is_live:
                 await self._end(sandbox_id)
-            await self._set(sandbox_id, SandboxStatus.DELETED, stopped_at=row.stopped_at or now())
+            await self._set(
+                sandbox_id,
+                SandboxStatus.DELETED,
+                (*rows.LIVE, SandboxStatus.STOPPED, SandboxStatus.FAILED),
+                stopped_at=row.stopped_at or now(),
+            )
 
     async def adopt(self, row: Sandbox) -> None:
         """Take up a live row that no client of this process serves: after a restart, or from a node
@@ -196,7 +255,9 @@ class Node:
             live = await self._reach(row)
             if live is None:
                 await self._discard(row.id)
-                await self._set(row.id, SandboxStatus.FAILED, failure=HOST_GONE, stopped_at=now())
+                await self._set(
+                    row.id, SandboxStatus.FAILED, rows.LIVE, failure=HOST_GONE, stopped_at=now()
+                )
             else:
                 self._add(live)
             await self._settle_lost(row.id, keep_pending=live is not None)
@@ -224,9 +285,12 @@ class Node:
             if live is None or live.is_ending:
                 return
             await self._end(sandbox_id, is_lost=True)
-            await self._set(sandbox_id, SandboxStatus.FAILED, failure=why, stopped_at=now())
+            await self._set(
+                sandbox_id, SandboxStatus.FAILED, rows.LIVE, failure=why, stopped_at=now()
+            )
 
-    async def _end(self, sandbox_id: str, *, is_lost: bool = False) -> None:
+    async def _end(self, sandbox_id: str, *, is_lost: bool = False, is_kept: bool = False) -> None:
+        """End what this node has of a sandbox; what the driver has of it stays if `is_kept`."""
         live = self.live.get(sandbox_id)
         if live is not None:
             live.is_ending = True
@@ -235,7 +299,8 @@ class Node:
                     await current.cancel()
                 if not live.is_paused:
                     await self._wait(live, _KILL_S)
-        await self._discard(sandbox_id)
+        if not is_kept:
+            await self._discard(sandbox_id)
         if live is not None:
             if live.client is not None:
                 await live.client.aclose()
@@ -289,11 +354,25 @@ class Node:
             Policy(env=env or {}),
         )
 
-    async def _set(self, sandbox_id: str, status: SandboxStatus, **values: Any) -> None:
+    async def _set(
+        self,
+        sandbox_id: str,
+        status: SandboxStatus,
+        expected: Sequence[SandboxStatus],
+        **values: Any,
+    ) -> bool:
+        """Change the row of a sandbox, and say so; not one of another node or in another state."""
         async with work(self.deps) as unit:
-            await unit.session.execute(
-                update(Sandbox).where(Sandbox.id == sandbox_id).values(status=status, **values)
+            changed = await unit.session.execute(
+                update(Sandbox)
+                .where(
+                    Sandbox.id == sandbox_id,
+                    Sandbox.node_id == self.deps.bus.node_id,
+                    Sandbox.status.in_(expected),
+                )
+                .values(status=status, **values)
             )
+            return bool(changed.rowcount)  # type: ignore[attr-defined]
 
     async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
         for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
@@ -355,7 +434,7 @@ class Node:
 
     async def settle(self, execution_id: str) -> None:
         """End an execution that nothing runs any more, if it has not ended."""
-        row = await rows.execution(self.deps, execution_id)
+        row = await rows.standing(self.deps, execution_id)
         if row is not None:
             await settle_lost(self.deps, row)
 
@@ -401,13 +480,14 @@ class Node:
                 await self._set(
                     live.sandbox_id,
                     SandboxStatus.STOPPED,
+                    rows.LIVE,
                     stopped_at=now(),
                     failure=SERVER_STOPPED,
                 )
         self.live.clear()
 
 
-async def settle_lost(deps: Deps, row: SandboxExecution) -> None:
+async def settle_lost(deps: Deps, row: rows.Standing) -> None:
     """End an execution that nothing runs any more, with the output it had."""
     is_canceled = row.cancel_requested_at is not None
     await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)

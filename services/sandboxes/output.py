@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from services.events.base import News, Tap
 from services.sandboxes import rows
 from services.sandboxes.recording import ENTRY_BYTES, OutputStream, decode, snapshot
 
-# Whoever heard nothing for so long looks again, in case a signal was lost.
-_IDLE_S = 5.0
+# Whoever heard nothing for so long looks again, in case a signal was lost without the tap telling;
+# spread, so that many readers do not look at once.
+_IDLE_S = 15.0
+_IDLE_SPREAD = 0.2
 _PAGE = 64
 _MAX_SEQ = 2**53
 
@@ -136,7 +139,7 @@ class _Reader:
         while True:
             # Asked before the reads: what is lost during them must lead to others.
             self._tap.lost()
-            row = await rows.execution(self._deps, self._id)
+            row = await rows.standing(self._deps, self._id)
             if row is None or (self._start.is_over and row.status.is_final):
                 return
             # Output is logged before the row says that it has ended: a final row, then the log.
@@ -144,9 +147,14 @@ class _Reader:
                 async for chunk in chunks:
                     yield chunk
             if self._has_gap or self._at < row.stdout_bytes + row.stderr_bytes:
-                yield await self._reset(row)
+                reset = await self._reset()
+                if reset is None:
+                    return
+                yield reset
             if row.status.is_final:
-                yield Exited(self._cursor(is_over=True), row)
+                ended = await rows.execution(self._deps, self._id)
+                if ended is not None:
+                    yield Exited(self._cursor(is_over=True), ended)
                 return
             async with aclosing(self._live()) as live:
                 async for chunk in live:
@@ -208,7 +216,8 @@ class _Reader:
     async def _live(self) -> AsyncGenerator[Chunk, None]:
         """Give chunks as they are written, until row and log must be looked at again."""
         while True:
-            news = await self._tap.get(_IDLE_S)
+            spread = random.uniform(1 - _IDLE_SPREAD, 1 + _IDLE_SPREAD)  # noqa: S311 - no secret.
+            news = await self._tap.get(_IDLE_S * spread)
             if news is None or news.seq == 0:
                 return
             if news.epoch == self._epoch and news.seq <= self._seq:
@@ -221,7 +230,11 @@ class _Reader:
             if self._has_gap:
                 return
 
-    async def _reset(self, row: SandboxExecution) -> Reset:
+    async def _reset(self) -> Reset | None:
+        """Read the row with its texts and begin anew from it; None when it was deleted."""
+        row = await rows.execution(self._deps, self._id)
+        if row is None:
+            return None
         known = await snapshot(self._deps, row)
         self._epoch, self._seq, self._at = known.epoch, known.seq, known.at
         self._has_gap = self._is_strict = False

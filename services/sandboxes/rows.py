@@ -1,5 +1,8 @@
 """Who sees which rows of sandboxes, and how verbs find the rows they work on."""
 
+from datetime import datetime
+from typing import NamedTuple
+
 from sqlalchemy import select
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -90,9 +93,32 @@ async def execution(deps: Deps, execution_id: str) -> SandboxExecution | None:
         return next(iter(rows_of(SandboxExecution, found)), None)
 
 
+class Standing(NamedTuple):
+    """How far an execution is, without its texts, which may have megabytes."""
+
+    id: str
+    sandbox_id: str
+    status: RunState
+    cancel_requested_at: datetime | None
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+_STANDING = [getattr(SandboxExecution, name) for name in Standing._fields]
+
+
+async def standing(deps: Deps, execution_id: str) -> Standing | None:
+    """Tell how far an execution is, whoever may see it."""
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(*_STANDING).where(SandboxExecution.id == execution_id)
+        )
+        return next((Standing._make(values) for values in found), None)
+
+
 async def unfinished(
     deps: Deps, *, sandbox_id: str | None = None, node_id: str | None = None
-) -> list[SandboxExecution]:
+) -> list[Standing]:
     """Give the executions of a sandbox, or of all sandboxes of a node, that have not ended."""
     where: list[ColumnElement[bool]] = [
         SandboxExecution.status.in_((RunState.PENDING, RunState.RUNNING))
@@ -103,9 +129,9 @@ async def unfinished(
         where += [Sandbox.id == SandboxExecution.sandbox_id, Sandbox.node_id == node_id]
     async with deps.db.reading() as connection:
         found = await connection.execute(
-            select(*row_columns(SandboxExecution)).where(*where).order_by(SandboxExecution.id)
+            select(*_STANDING).where(*where).order_by(SandboxExecution.id)
         )
-        return rows_of(SandboxExecution, found)
+        return [Standing._make(values) for values in found]
 
 
 def may_manage(viewer: Viewer, owner_id: str | None) -> bool:

@@ -2,16 +2,19 @@
 
 import asyncio
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from models.base import now
 from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState
-from services.base import Viewer
+from services import system
+from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, lifecycle, output
+from services.sandboxes import executions, lifecycle, output, rows
 from services.sandboxes.recording import MARK
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
@@ -237,3 +240,36 @@ async def test_an_order_canceled_before_it_began_never_runs(
     assert (canceled.status, canceled.reason) == (RunState.CANCELED, ExecutionReason.KILLED)
     assert canceled.started_at is None
     assert (await ran(server.deps, ada, box.id, "ls")).stdout == ""
+
+
+async def test_what_runs_at_once_is_bounded(
+    server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executions, "UNFINISHED_PER_SANDBOX", 2)
+    order: dict[str, Any] = {"sandbox_id": box.id, "command": "sleep 600"}
+    tries = [executions.execute(server.deps, ada, **order) for _ in range(4)]
+    told = await asyncio.gather(*tries, return_exceptions=True)
+    refused = [error for error in told if isinstance(error, UserError)]
+    begun = [row for row in told if isinstance(row, SandboxExecution.Row)]
+    assert [error.code for error in refused] == [UserErrorCode.LIMIT] * 2
+    assert len(begun) == 2
+    await executions.cancel(server.deps, ada, execution_id=begun[0].id)
+    await finished(server.deps, ada, begun[0].id)
+    await executions.execute(server.deps, ada, **order)
+
+
+async def test_old_executions_go_once_their_sandbox_has_ended(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    old, new = [await ran(server.deps, ada, box.id, "true") for _ in range(2)]
+    async with work(server.deps) as unit:
+        await unit.session.execute(
+            update(SandboxExecution)
+            .where(SandboxExecution.id == old.id)
+            .values(completed_at=now() - timedelta(days=31))
+        )
+    assert (await system.clean(server.deps))["executions"] == 0
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    assert (await system.clean(server.deps))["executions"] == 1
+    assert await rows.execution(server.deps, old.id) is None
+    assert await rows.execution(server.deps, new.id) is not None

@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from models.base import now
+from models.sandboxes import Sandbox
 from models.states import ExecutionReason, RunState, SandboxStatus
 from sandbox.base import SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
-from services.base import Viewer
+from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.local import LocalBus
 from services.sandboxes import executions, housekeeping, lifecycle, output, rows
@@ -325,3 +329,56 @@ async def test_a_host_that_cannot_settle_at_once_tries_again(
     row = await rows.sandbox(again.deps, box.id)
     assert row is not None
     assert (len(tries), row.status) == (2, SandboxStatus.FAILED)
+
+
+@pytest.mark.bubblewrap
+async def test_a_creation_nobody_was_told_of_ends_as_failed(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await launch()
+    ada, node = await server.person("ada"), await server.host.node()
+
+    async def busy(*_: object, **__: object) -> Mapping[str, Any]:
+        raise UserError(UserErrorCode.UNAVAILABLE, "busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.host, "ask", busy)
+        with pytest.raises(UserError, match="busy"):
+            await lifecycle.create(server.deps, ada)
+    (young,) = await housekeeping._live_rows(server.deps)
+    await housekeeping._reconcile(node)
+    row = await rows.sandbox(server.deps, young.id)
+    assert row is not None
+    assert row.status is SandboxStatus.CREATING
+    async with work(server.deps) as unit:
+        await unit.session.execute(update(Sandbox).values(created_at=now() - timedelta(hours=1)))
+    async with node.lock(young.id):
+        await housekeeping._reconcile(node)
+        assert len(await housekeeping._live_rows(server.deps)) == 1
+    await housekeeping._reconcile(node)
+    row = await rows.sandbox(server.deps, young.id)
+    assert row is not None
+    assert (row.status, row.failure) == (SandboxStatus.FAILED, "It was not created in time.")
+
+
+@pytest.mark.bubblewrap
+async def test_a_sandbox_whose_row_another_node_took_is_ended_here(launch: Launch) -> None:
+    server = await launch()
+    ada, node = await server.person("ada"), await server.host.node()
+    box = await lifecycle.create(server.deps, ada)
+    async with work(server.deps) as unit:
+        await unit.session.execute(
+            update(Sandbox).values(node_id="other", status=SandboxStatus.FAILED, failure="taken")
+        )
+    await node.lose(box.id, "not to be written")
+    row = await rows.sandbox(server.deps, box.id)
+    assert row is not None
+    assert (row.node_id, row.failure) == ("other", "taken")
+    kept = await lifecycle.create(server.deps, ada)
+    async with work(server.deps) as unit:
+        await unit.session.execute(
+            update(Sandbox).where(Sandbox.id == kept.id).values(node_id="other")
+        )
+    await housekeeping._reconcile(node)
+    assert node.live == {}
+    assert await node.driver.list({}) == []
