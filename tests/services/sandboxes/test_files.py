@@ -3,13 +3,17 @@
 import base64
 import hashlib
 import os
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import select
 
 from models.sandboxes import Sandbox, SandboxFile, SandboxWorkspace
+from resolvers import sandboxes as resolvers
+from resolvers.base import Context
 from services.base import Viewer
-from services.errors import UserError, UserErrorCode
+from services.errors import RequestError, UserError, UserErrorCode
 from services.sandboxes import files, lifecycle, rows
 from services.sandboxes.files import FileEncoding
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
@@ -183,3 +187,25 @@ async def test_only_the_owner_touches_files(server: Server, ada: Viewer, box: Sa
         )
     assert await files.read(server.deps, root, sandbox_id=box.id, path="f") == b"x"
     assert await rows.sandbox(server.deps, box.id) is not None
+
+
+async def test_contents_of_one_operation_are_bounded(
+    server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolvers, "_CONTENT_BYTES", 10)
+    for name in ("a", "b", "c"):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=name, content="12345")
+    entries = await files.listing(server.deps, box, ".")
+    assert len({*entries, *entries}) == 3
+
+    def operation() -> Any:
+        return cast("Any", SimpleNamespace(context=Context(server.deps, ada)))
+
+    info = operation()
+    assert await resolvers.content(entries[:2], info) == ["12345"] * 2
+    with pytest.raises(RequestError) as caught:
+        await resolvers.content(entries[2:], info)
+    assert caught.value.code == "LIMIT"
+    with pytest.raises(RequestError):
+        await resolvers.content(entries, operation())
+    assert await resolvers.content(entries[2:], operation()) == ["12345"]

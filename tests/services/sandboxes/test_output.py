@@ -5,6 +5,7 @@ import base64
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -225,3 +226,35 @@ async def test_megabytes_stay_whole_for_a_reader_that_is_slow(
             else:
                 assert isinstance(item, Exited)
     assert size == 6_000_000
+
+
+async def test_texts_are_read_only_when_they_are_told(
+    server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_IDLE_S", 0.01)
+    read, looked = [], asyncio.Event()
+    whole, standing = rows.execution, rows.standing
+
+    async def execution(*arguments: Any) -> Any:
+        read.append(arguments)
+        return await whole(*arguments)
+
+    looks = []
+
+    async def look(*arguments: Any) -> Any:
+        looks.append(arguments)
+        if len(looks) == 5:
+            looked.set()
+        return await standing(*arguments)
+
+    command = "while [ ! -e go ]; do sleep 0.01; done; echo end"
+    made = await executions.execute(server.deps, ada, sandbox_id=box.id, command=command)
+    monkeypatch.setattr(rows, "execution", execution)
+    monkeypatch.setattr(rows, "standing", look)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        following = group.create_task(collect(server.deps, ada, made.id))
+        await looked.wait()
+        assert read == []
+        await executions.execute(server.deps, ada, sandbox_id=box.id, command="touch go")
+    assert [type(item) for item in following.result()] == [Chunk, Exited]
+    assert len(read) == 1
