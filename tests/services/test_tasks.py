@@ -374,6 +374,7 @@ async def test_what_must_wait_is_not_counted_as_a_failure(
     deps: Deps, handled: Handled, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "_OUTAGE_S", 0.0)
+    monkeypatch.setattr(worker_module, "_POLL_S", 0.05)
     tries = 0
 
     async def run(_deps: Deps, _task: Task) -> None:
