@@ -29,9 +29,7 @@ def _types() -> list[type]:
         for declared in vars(module).values()
         if isinstance(declared, type)
         and declared.__module__ == module.__name__
-        and isinstance(
-            vars(declared).get("__strawberry_definition__"), StrawberryObjectDefinition
-        )
+        and isinstance(vars(declared).get("__strawberry_definition__"), StrawberryObjectDefinition)
     ]
 
 

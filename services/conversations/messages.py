@@ -7,7 +7,6 @@ given one at a time, in the order of the messages, each knowing what came before
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select
