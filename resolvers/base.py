@@ -52,6 +52,8 @@ class Context:
     viewer: Viewer = ANONYMOUS
     request_id: str = ""
     client: Client = field(default_factory=Client)
+    # A cursor the transport was given (`Last-Event-ID`): it comes before the argument `after`.
+    resume_after: str | None = None
     load: "Loads" = field(init=False)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(

@@ -486,7 +486,8 @@ class ConversationsSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[ConversationEvent, None]:
         context = info.context
-        items = events.follow(context.deps, context.viewer, conversation_id, after)
+        cursor = context.resume_after or after
+        items = events.follow(context.deps, context.viewer, conversation_id, cursor)
         async with aclosing(items):
             async for item in items:
                 yield await _event(info, item, conversation_id)

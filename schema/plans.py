@@ -301,7 +301,8 @@ class PlansSubscription:
         execution_id: Annotated[strawberry.ID, arg("Id of the execution.")],
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[PlanExecutionEvent, None]:
-        items = follow(info.context.deps, info.context.viewer, execution_id, after)
+        cursor = info.context.resume_after or after
+        items = follow(info.context.deps, info.context.viewer, execution_id, cursor)
         async with aclosing(items):
             async for item in items:
                 yield await _event(info, item, execution_id)

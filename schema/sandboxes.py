@@ -661,7 +661,7 @@ class SandboxesSubscription:
     ) -> AsyncGenerator[SandboxOutputEvent, None]:
         context = info.context
         async with aclosing(
-            output.follow(context.deps, context.viewer, execution_id, after)
+            output.follow(context.deps, context.viewer, execution_id, context.resume_after or after)
         ) as items:
             async for item in items:
                 yield _event(item)

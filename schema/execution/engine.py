@@ -221,6 +221,7 @@ class Engine:
                 # Collected once: the selections of an operation do not change between events.
                 execution._subfields_cache = first._subfields_cache
                 result = await self._run(execution, context)
+                result.cursor = getattr(payload, "cursor", None)
                 if end_event is not None:
                     # Before the event is sent: a slow reader must not hold what it was read with.
                     await end_event()

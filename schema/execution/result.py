@@ -14,7 +14,7 @@ class Result:
     has no `data` entry at all. `errors` are formatted already, and masked.
     """
 
-    __slots__ = ("_json", "data", "errors", "extensions", "is_executed")
+    __slots__ = ("_json", "cursor", "data", "errors", "extensions", "is_executed")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Result:
         self.errors = list(errors)
         self.extensions = extensions
         self.is_executed = is_executed
+        self.cursor: str | None = None
         self._json: bytes | None = None
 
     @classmethod
