@@ -26,8 +26,6 @@ pytestmark = [
     pytest.mark.redis,
     pytest.mark.bubblewrap,
     pytest.mark.timeout(300),
-    # The processes are shared: one after the other, in one worker of xdist.
-    pytest.mark.xdist_group("many_processes"),
 ]
 
 ASK = "what can you do?"
