@@ -69,7 +69,24 @@ class Log:
 
 
 class Tap(Protocol):
-    """An attachment to one or more topics, with a bounded queue of its own."""
+    """An attachment to one or more topics, with a bounded queue of its own.
+
+    `sink`, if set, is asked first about news that come while nothing is queued: those it answers
+    True for are dealt with. It runs where news are delivered: it neither waits nor raises.
+    `len(tap)` is the number of news queued.
+    """
+
+    sink: Callable[[News], bool] | None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the bus was closed."""
+
+    def __len__(self) -> int:
+        """Give the number of news queued."""
+
+    def wake(self) -> None:
+        """Let a waiting `get` return None now."""
 
     async def get(self, timeout_s: float) -> News | None:
         """Give the next news, or None after `timeout_s` seconds, or None when news were lost.

@@ -8,7 +8,7 @@ long as taps share news, because all taps of a topic hold the same object.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -51,6 +51,7 @@ class HubTap:
         "_max_items",
         "_queue",
         "_waiter",
+        "sink",
         "topics",
     )
 
@@ -65,10 +66,24 @@ class HubTap:
         self._is_lost = False
         self._is_closed = False
         self._waiter: asyncio.Future[None] | None = None
+        self.sink: Callable[[News], bool] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the bus was closed."""
+        return self._is_closed
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __bool__(self) -> bool:
+        return True
 
     def offer(self, news: News, size_bytes: int) -> None:
         """Queue `news`, or mark the tap lost. Never waits, never raises."""
         if self._is_lost or self._is_closed:
+            return
+        if self.sink is not None and not self._queue and self.sink(news):
             return
         if (
             len(self._queue) >= self._max_items
@@ -108,6 +123,10 @@ class HubTap:
         if self._is_closed and not self._is_lost:
             raise BusUnavailableError("The bus is closed.")
         return None
+
+    def wake(self) -> None:
+        """Let a waiting `get` return None now."""
+        self._wake()
 
     def lost(self) -> bool:
         """Tell once whether news were dropped since last asked."""
