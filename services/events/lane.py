@@ -1,13 +1,11 @@
 """One Redis connection for commands; those that wait at a time share a round trip."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     NoPermissionError,
     ReadOnlyError,
@@ -16,6 +14,7 @@ from redis.exceptions import (
 )
 
 from services.events.base import BusUnavailableError
+from services.events.wire import Wire, pack
 
 _log = logging.getLogger(__name__)
 
@@ -40,10 +39,7 @@ class _Command:
         self.future = future
 
     def pack(self, run_id: bytes) -> bytes:
-        arguments = tuple(run_id if isinstance(a, RunId) else a for a in self.arguments)
-        # hiredis declares a tuple of one; it takes any length.
-        packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]
-        return packed
+        return pack(*[run_id if isinstance(a, RunId) else a for a in self.arguments])
 
 
 class Lane:
@@ -55,10 +51,10 @@ class Lane:
     something to send, so that it is well again as soon as Redis is.
     """
 
-    def __init__(self, connect: Callable[[], AbstractConnection], *, timeout_s: float) -> None:
-        self._make = connect
+    def __init__(self, make: Callable[[], Wire], *, timeout_s: float) -> None:
+        self._make = make
         self._timeout_s = timeout_s
-        self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._run_id = b""
         self._waiting: list[_Command] = []
         self._awake = asyncio.Event()
@@ -107,16 +103,9 @@ class Lane:
     async def _serve(self, batch: list[_Command]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                connection = await self._connected()
-                await connection.send_packed_command(
-                    b"".join([command.pack(self._run_id) for command in batch]),
-                    check_health=False,
-                )
-                is_demoted = False
-                for command in batch:
-                    reply = await _reply(connection)
-                    is_demoted = is_demoted or isinstance(reply, ReadOnlyError)
-                    _answer(command, reply)
+                wire = await self._connected()
+                await wire.send(b"".join([command.pack(self._run_id) for command in batch]))
+                is_demoted = await _receive(wire, batch)
             if is_demoted:
                 # The name may lead to the new master by now.
                 await self._disconnect()
@@ -132,33 +121,47 @@ class Lane:
             # A process outlives whatever one connection did.
             _log.exception("The commands to Redis broke unexpectedly")
 
-    async def _connected(self) -> AbstractConnection:
-        if self._connection is not None:
+    async def _connected(self) -> Wire:
+        if self._wire is not None:
             # Between commands the server has nothing to say: bytes or an end mean it is dead.
-            try:
-                is_stale = await self._connection.can_read()
-            except (RedisError, OSError):
-                is_stale = True
-            if not is_stale:
-                return self._connection
+            if await self._wire.is_quiet():
+                return self._wire
             await self._disconnect()
-        connection = self._connection = self._make()
-        await connection.connect()  # type: ignore[no-untyped-call]
-        await connection.send_command("INFO", "server", check_health=False)
-        reply = await _reply(connection)
+        wire = self._wire = self._make()
+        await wire.open()
+        await wire.send(pack(b"INFO", b"server"))
+        (reply,) = await wire.receive()
         if isinstance(reply, NoPermissionError):
             self._run_id = b""
-        elif isinstance(reply, ResponseError):
+        elif isinstance(reply, RedisError):
             raise reply
         else:
             self._run_id = _run_id(reply)
-        return connection
+        return wire
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                await connection.disconnect(nowait=True)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+
+async def _receive(wire: Wire, batch: list[_Command]) -> bool:
+    """Answer a batch that was sent; gives whether the server turned out to be no master."""
+    is_demoted = False
+    unanswered = iter(batch)
+    count = 0
+    while count < len(batch):
+        replies = await wire.receive()
+        count += len(replies)
+        if count > len(batch):
+            raise RedisConnectionError("Redis gave more answers than it was asked.")
+        for reply in replies:
+            if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                # Not an answer to the command: the server loads its data, or lets nobody in.
+                raise reply
+            is_demoted = is_demoted or isinstance(reply, ReadOnlyError)
+            _answer(next(unanswered), reply)
+    return is_demoted
 
 
 def _run_id(info: bytes) -> bytes:
@@ -173,13 +176,6 @@ def _run_id(info: bytes) -> bytes:
 def _bytes(argument: Argument) -> bytes:
     # Encoded where the command is given, so that what cannot be encoded fails its caller alone.
     return argument if isinstance(argument, bytes) else str(argument).encode()
-
-
-async def _reply(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response(disconnect_on_error=False)
-    except ResponseError as error:
-        return error
 
 
 def _answer(command: _Command, reply: Any) -> None:

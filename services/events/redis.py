@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import NoScriptError, RedisError
 
 from services.events.base import (
@@ -25,6 +25,7 @@ from services.events.lane import RUN_ID, Argument, Lane, RunId
 from services.events.scripts import APPEND, BEAT, COUNT, READ, Script
 from services.events.store import Retention
 from services.events.subscriber import Subscriber
+from services.events.wire import Wire
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +71,14 @@ class RedisBus:
             socket_connect_timeout=timeout_s,
             client_name="noosphere-" + re.sub(r"[^\w.-]", "-", node_id, flags=re.ASCII),
         )
-        self._commands = Lane(self._connection, timeout_s=timeout_s)
-        self._reads = Lane(self._connection, timeout_s=timeout_s)
+        self._commands = Lane(self._wire, timeout_s=timeout_s)
+        self._reads = Lane(self._wire, timeout_s=timeout_s)
         self._topic_prefix = f"{prefix}topic:".encode()
         self._request_channel = self._node_channel(node_id)
         self._reply_channel = f"{prefix}reply:{secrets.token_hex(8)}".encode()
         self._hub = Hub()
         self._subscriber = Subscriber(
-            self._connection,
+            self._wire,
             permanent=(self._request_channel, self._reply_channel),
             on_message=self._receive,
             on_restored=self._hub.lose,
@@ -270,9 +271,8 @@ class RedisBus:
         if self._state != "running":
             raise BusUnavailableError(f"The bus is {self._state}.")
 
-    def _connection(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        return connection
+    def _wire(self) -> Wire:
+        return Wire(self._pool.make_connection())  # type: ignore[no-untyped-call]
 
     def _key(self, kind: str, name: str = "") -> str:
         return f"{self._prefix}{kind}:{name}" if name else f"{self._prefix}{kind}"

@@ -6,11 +6,11 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from services.events.base import BusUnavailableError
+from services.events.wire import Wire, pack
 
 _log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ class Subscriber:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        make: Callable[[], Wire],
         *,
         permanent: Iterable[bytes],
         on_message: Callable[[bytes, bytes], None],
         on_restored: Callable[[], None],
         timeout_s: float,
     ) -> None:
-        self._make = connect
+        self._make = make
         self._on_message = on_message
         self._on_restored = on_restored
         self._timeout_s = timeout_s
@@ -57,6 +57,9 @@ class Subscriber:
         self._is_ready = asyncio.Event()
         self._was_ready = False
         self._heard_at = 0.0
+        # Since the start: messages that came, and connections that took the place of a broken one.
+        self.received = 0
+        self.reconnects = 0
 
     async def wait_ready(self) -> None:
         """Return when all channels held are subscribed."""
@@ -127,10 +130,10 @@ class Subscriber:
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
 
     async def _session(self) -> None:
-        connection = self._make()
+        wire = self._make()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await wire.open()
             self._unsent = dict.fromkeys(self._holders)
             self._missing = set(self._holders)
             self._sent.clear()
@@ -139,27 +142,29 @@ class Subscriber:
             self._heard_at = asyncio.get_running_loop().time()
             self._has_work.set()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._receive(connection), name="redis subscriptions")
-                group.create_task(self._tend(connection), name="redis subscription keeper")
+                group.create_task(self._receive(wire), name="redis subscriptions")
+                group.create_task(self._tend(wire), name="redis subscription keeper")
         finally:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                await connection.disconnect(nowait=True)
+            await wire.close()
 
-    async def _receive(self, connection: AbstractConnection) -> None:
+    async def _receive(self, wire: Wire) -> None:
         now = asyncio.get_running_loop().time
         while True:
             # No limit of its own: `_tend` pings, and breaks a connection that stays silent.
-            reply = await connection.read_response(disconnect_on_error=False, push_request=True)
+            replies = await wire.receive()
             self._heard_at = now()
-            if not isinstance(reply, list) or len(reply) < 3:
-                continue
-            if reply[0] == b"message":
-                try:
-                    self._on_message(reply[1], reply[2])
-                except Exception:  # noqa: BLE001 - one bad message must not stop the others.
-                    _log.exception("A message of Redis could not be delivered")
-            elif reply[0] == b"subscribe":
-                self._acknowledge(reply[1])
+            for reply in replies:
+                if not isinstance(reply, list):
+                    if isinstance(reply, RedisError):
+                        raise reply
+                elif reply[0] == b"message":
+                    self.received += 1
+                    try:
+                        self._on_message(reply[1], reply[2])
+                    except Exception:  # noqa: BLE001 - one bad message must not stop the others.
+                        _log.exception("A message of Redis could not be delivered")
+                elif reply[0] == b"subscribe":
+                    self._acknowledge(reply[1])
 
     def _acknowledge(self, channel: bytes) -> None:
         self._acknowledged.add(channel)
@@ -170,10 +175,11 @@ class Subscriber:
         if not self._missing and not self._is_ready.is_set():
             self._is_ready.set()
             if self._was_ready:
+                self.reconnects += 1
                 self._on_restored()
             self._was_ready = True
 
-    async def _tend(self, connection: AbstractConnection) -> None:
+    async def _tend(self, wire: Wire) -> None:
         """Subscribe what is held, unsubscribe what is not, ping, and notice silence."""
         now = asyncio.get_running_loop().time
         next_tick = now() + _TICK_S
@@ -185,7 +191,7 @@ class Subscriber:
             wanted = list(self._unsent)
             self._unsent.clear()
             self._sent.update(wanted)
-            await self._send(connection, "SUBSCRIBE", wanted)
+            await self._send(wire, b"SUBSCRIBE", wanted)
             if now() < next_tick:
                 continue
             next_tick = now() + _TICK_S
@@ -197,12 +203,10 @@ class Subscriber:
             self._unheld.difference_update(unwanted)
             self._sent.difference_update(unwanted)
             self._acknowledged.difference_update(unwanted)
-            await self._send(connection, "UNSUBSCRIBE", unwanted)
-            await self._send(connection, "PING", [b""])
+            await self._send(wire, b"UNSUBSCRIBE", unwanted)
+            await self._send(wire, b"PING", [b""])
 
-    async def _send(self, connection: AbstractConnection, name: str, channels: list[bytes]) -> None:
+    async def _send(self, wire: Wire, name: bytes, channels: list[bytes]) -> None:
         for first in range(0, len(channels), _CHANNELS_PER_COMMAND):
             async with asyncio.timeout(self._timeout_s):
-                await connection.send_command(
-                    name, *channels[first : first + _CHANNELS_PER_COMMAND], check_health=False
-                )
+                await wire.send(pack(name, *channels[first : first + _CHANNELS_PER_COMMAND]))
