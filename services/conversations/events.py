@@ -13,17 +13,15 @@ from services.base import Deps, Viewer
 from services.conversations import threads
 from services.conversations.messages import attempt, text_key
 from services.errors import RequestError
-from services.streams import Fact, Item, Source
+from services.streams import Fact, Item, Source, TopicFollower, position
 
 _OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
 
 
-async def follow(
-    deps: Deps, viewer: Viewer, conversation_id: str, after: str | None
-) -> AsyncGenerator[Item, None]:
-    """Follow a conversation; see `streams.follow`.
+async def source(deps: Deps, viewer: Viewer, conversation_id: str) -> Source:
+    """Give what is followed of a conversation.
 
-    Raises RequestError NOT_FOUND when the viewer cannot see it, BAD_USER_INPUT for a bad cursor.
+    Raises RequestError NOT_FOUND when the viewer cannot see it.
     """
     async with deps.db.reading() as connection:
         found = await connection.scalar(
@@ -33,7 +31,18 @@ async def follow(
         )
     if found is None:
         raise RequestError("NOT_FOUND", "There is no such conversation.")
-    async with aclosing(streams.follow(deps, _source(conversation_id), after)) as items:
+    return _source(conversation_id)
+
+
+async def follow(
+    deps: Deps, viewer: Viewer, conversation_id: str, after: str | None
+) -> AsyncGenerator[Item, None]:
+    """Follow a conversation from a cursor, or from a snapshot.
+
+    Raises RequestError NOT_FOUND when the viewer cannot see it, BAD_USER_INPUT for a bad cursor.
+    """
+    follower = TopicFollower(deps, await source(deps, viewer, conversation_id), position(after))
+    async with aclosing(streams.follow(deps, follower)) as items:
         async for item in items:
             yield item
 

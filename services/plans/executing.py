@@ -12,7 +12,7 @@ from models.states import RunState
 from services import access, streams, tasks
 from services.base import Deps, Viewer, Work, work
 from services.errors import RequestError, UserError, UserErrorCode
-from services.streams import Fact, Item, Source
+from services.streams import Fact, Item, Source, TopicFollower, position
 
 RUN_PLAN = "run_plan"
 OPEN = (RunState.PENDING, RunState.RUNNING)
@@ -196,12 +196,10 @@ def announce(unit: Work, kind: str, step: PlanStepExecution) -> None:
     )
 
 
-async def follow(
-    deps: Deps, viewer: Viewer, execution_id: str, after: str | None
-) -> AsyncGenerator[Item, None]:
-    """Follow a run from its beginning or from a cursor; ends with the run. See `streams.follow`.
+async def source(deps: Deps, viewer: Viewer, execution_id: str) -> Source:
+    """Give what is followed of a run.
 
-    Raises RequestError NOT_FOUND when the viewer cannot see it, BAD_USER_INPUT for a bad cursor.
+    Raises RequestError NOT_FOUND when the viewer cannot see it.
     """
     async with deps.db.reading() as connection:
         found = await connection.scalar(
@@ -211,7 +209,18 @@ async def follow(
         )
     if found is None:
         raise RequestError("NOT_FOUND", "There is no such execution.")
-    async with aclosing(streams.follow(deps, _source(execution_id), after)) as items:
+    return _source(execution_id)
+
+
+async def follow(
+    deps: Deps, viewer: Viewer, execution_id: str, after: str | None
+) -> AsyncGenerator[Item, None]:
+    """Follow a run from its beginning or from a cursor; ends with the run.
+
+    Raises RequestError NOT_FOUND when the viewer cannot see it, BAD_USER_INPUT for a bad cursor.
+    """
+    follower = TopicFollower(deps, await source(deps, viewer, execution_id), position(after))
+    async with aclosing(streams.follow(deps, follower)) as items:
         async for item in items:
             yield item
 

@@ -492,7 +492,7 @@ async def test_cancelling_a_step_ends_its_process(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, sandbox_driver="bubblewrap")
     async with running(settings) as deps:
         person = await Api(deps).person("planner")
-        program = f"import subprocess\nprint('up', flush=True)\nsubprocess.run('{marker}'.split())"
+        program = f"import os, subprocess\nos.write(1, b'up')\nsubprocess.run('{marker}'.split())"
         execution = await begin(
             deps, person.viewer, StepInput("Sleep", "run_code", {"code": program})
         )
@@ -510,7 +510,7 @@ async def test_cancelling_a_step_ends_its_process(tmp_path: Path) -> None:
             await follow(deps, person.viewer, execution.id)
         assert not _runs(marker)
         (row,) = await states(deps, execution.id)
-        assert (row.status, row.output) == (RunState.CANCELED, "up\n")
+        assert (row.status, row.output) == (RunState.CANCELED, "up")
 
 
 def _runs(command: str) -> bool:

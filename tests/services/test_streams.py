@@ -23,7 +23,7 @@ from services import streams
 from services.base import Deps, Viewer, work
 from services.conversations import events, messages, threads
 from services.errors import RequestError
-from services.streams import Appended, Happened, Item, Position, Restarted, TextWriter
+from services.streams import Appended, Happened, Item, Position, Restarted, TextWriter, following
 from tests.api import operations as op
 from tests.fixtures import Api, settings_for
 from tests.services.faulty_bus import FaultyBus
@@ -371,7 +371,7 @@ class Stage:
 def _stage(tmp_path: Path, **values: Any) -> Iterator[Stage]:
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         # What was lost in silence is looked for after this time.
-        patch.setattr(streams, "_IDLE_S", 0.02)
+        patch.setattr(following, "_IDLE_S", 0.02)
         opened = running(settings_for(tmp_path, **values))
         deps = runner.run(opened.__aenter__())
         try:

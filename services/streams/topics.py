@@ -1,0 +1,268 @@
+"""Following a topic: its durable events, and the texts growing under it.
+
+A topic has two sources. *Events* are rows of `event_store`, numbered densely in commit order and
+announced by a signal on the bus. *Texts* (an answer, a step's output) grow in the bus's log of the
+same topic as appends with an offset in characters, and end in a row of their table.
+
+The number of an event and the offset of an append say exactly what a follower has: what it has is
+dropped, what it misses is read again. So a lost signal costs time, never data.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.system import Event, Topic
+from services.base import Deps
+from services.events.base import News
+from services.streams.base import Appended, Fact, Happened, Item, Restarted
+from services.streams.heads import heads
+from services.streams.position import Position
+from services.streams.texts import extend, kept
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is followed.
+
+    `growing(connection)` gives the texts still growing with their stored content.
+    `stored(connection, key)` gives the stored content of one text.
+    `begins(event)` names the text an event starts, if any: it grows from offset 0.
+    `ends(event)` names the text an event completes, if any: its rest is sent before the event.
+    `restarts(event)` tells whether an event calls for a new snapshot.
+    `is_last(event)` tells whether nothing can follow, `is_complete(connection)` whether it came.
+    `replays` makes a beginning without a usable cursor start with the whole log, if it is kept.
+    """
+
+    topic: str
+    growing: Callable[[AsyncConnection], Awaitable[dict[str, str]]]
+    stored: Callable[[AsyncConnection, str], Awaitable[str | None]]
+    begins: Callable[[Fact], str | None]
+    ends: Callable[[Fact], str | None]
+    restarts: Callable[[Fact], bool] = lambda _: False
+    is_last: Callable[[Fact], bool] = lambda _: False
+    is_complete: Callable[[AsyncConnection], Awaitable[bool]] | None = None
+    replays: bool = False
+
+
+@dataclass(slots=True)
+class TopicFollower:
+    """Follows a topic from a cursor, or from a snapshot when there is none.
+
+    Gives a Restarted first when there is no cursor, or when the cursor is of another epoch, in the
+    future, or older than what is kept. Is over after an event for which `is_last` holds.
+    """
+
+    deps: Deps
+    source: Source
+    after: Position | None = None
+    epoch: str = ""
+    seq: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
+    is_over: bool = False
+
+    @property
+    def topic(self) -> str:
+        """The topic to attach to."""
+        return self.source.topic
+
+    def place(self) -> Hashable:
+        """Tell how far it has come."""
+        return (self.epoch, self.seq, frozenset(self.offsets.items()), self.is_over)
+
+    async def begin(self) -> AsyncGenerator[Item, None]:
+        """Give what the cursor misses, or a Restarted, and all events since."""
+        resumes = self.after is not None and await self._resume(self.after)
+        if not resumes:
+            async with aclosing(self._restart()) as items:
+                async for item in items:
+                    yield item
+        async with aclosing(self.catch_up()) as items:
+            async for item in items:
+                yield item
+
+    def accept(self, news: News) -> Sequence[Item] | None:
+        """Give what the news bring; None if that takes reading."""
+        data = news.data
+        if news.seq:
+            key, offset = data["key"], data["offset"]
+            known = self.offsets.get(key)
+            if known is None:
+                # A text that ended before the snapshot: its appends were still under way.
+                return ()
+            if offset > known:
+                return None
+            fresh = self._append(key, offset, data["text"])
+            return () if fresh is None else (fresh,)
+        seq = data.get("seq", 0)
+        if data.get("epoch") != self.epoch or seq > self.seq + 1:
+            return None
+        if seq <= self.seq:
+            return ()
+        fact = Fact(seq, data["type"], data["payload"])
+        if self.source.ends(fact) is not None or self.source.restarts(fact):
+            return None
+        return (self._happened(fact),)
+
+    async def take(self, news: News) -> AsyncGenerator[Item, None]:
+        """Give what the news bring, reading what is missing before them."""
+        known = self.accept(news)
+        if known is not None:
+            for item in known:
+                yield item
+            return
+        data = news.data
+        if news.seq:
+            items = self._gained()
+        elif data.get("epoch") == self.epoch and data.get("seq") == self.seq + 1:
+            items = self._event(Fact(data["seq"], data["type"], data["payload"]))
+        else:
+            items = self.catch_up()
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+    async def catch_up(self) -> AsyncGenerator[Item, None]:
+        """Give all events after the last one, then what growing texts have gained."""
+        while not self.is_over:
+            facts, is_kept, is_complete = await self._page()
+            if not is_kept or any(map(self.source.restarts, facts)):
+                # What lies before a new beginning need not be told.
+                items = self._restart()
+            else:
+                items = self._events(facts)
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+            if is_kept and len(facts) < _BATCH:
+                self.is_over = self.is_over or is_complete
+                break
+        if not self.is_over:
+            async with aclosing(self._gained()) as gains:
+                async for item in gains:
+                    yield item
+
+    async def is_current(self) -> bool:
+        """Tell whether no event was missed; while a text grows, that is not known."""
+        if self.offsets:
+            return False
+        head = await heads(self.deps).of(self.topic)
+        return head == ((self.epoch, self.seq) if self.epoch else None)
+
+    def _cursor(self) -> str:
+        return Position(self.epoch, self.seq, self.offsets).encode()
+
+    async def _resume(self, position: Position) -> bool:
+        async with self.deps.db.reading() as connection:
+            topic = (
+                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
+            ).first()
+        if topic is None and position.epoch == "" and position.seq == 0:
+            # Nothing had happened when the cursor was given, and nothing has since.
+            return True
+        if (
+            topic is None
+            or topic.epoch != (position.epoch or topic.epoch)
+            or not topic.first_seq - 1 <= position.seq <= topic.seq
+        ):
+            return False
+        self.epoch, self.seq = topic.epoch, position.seq
+        self.offsets = dict(position.offsets)
+        return True
+
+    async def _restart(self) -> AsyncGenerator[Item, None]:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self.deps.db.snapshot())
+            topic = (
+                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
+            ).first()
+            self.epoch, self.seq = (topic.epoch, topic.seq) if topic else ("", 0)
+            if self.source.replays and (topic is None or topic.first_seq == 1):
+                self.seq, self.offsets = 0, {}
+            else:
+                growing = await self.source.growing(connection)
+                self.offsets = {key: len(text) for key, text in growing.items()}
+            yield Restarted(self._cursor(), connection, stack.aclose)
+
+    async def _page(self) -> tuple[list[Fact], bool, bool]:
+        """Give the next events, whether none before them is missing, and whether more can come."""
+        is_complete = False
+        async with self.deps.db.reading() as connection:
+            if self.source.is_complete is not None:
+                # Asked before the events are read: what ends a topic is its last event.
+                is_complete = await self.source.is_complete(connection)
+            rows = await connection.execute(
+                select(Event.seq, Event.type, Event.payload)
+                .where(Event.topic == self.source.topic, Event.seq > self.seq)
+                .order_by(Event.seq)
+                .limit(_BATCH)
+            )
+            facts = [Fact(*row) for row in rows]
+            # Asked after them: what was dropped before they were read has raised the floor.
+            topic = (
+                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
+            ).first()
+        if topic is None:
+            return facts, self.epoch == "", is_complete
+        self.epoch = self.epoch or topic.epoch
+        is_kept = topic.epoch == self.epoch and topic.first_seq - 1 <= self.seq <= topic.seq
+        return facts, is_kept, is_complete
+
+    async def _events(self, facts: Sequence[Fact]) -> AsyncGenerator[Item, None]:
+        for fact in facts:
+            async with aclosing(self._event(fact)) as items:
+                async for item in items:
+                    yield item
+            if self.is_over:
+                return
+
+    async def _gained(self) -> AsyncGenerator[Item, None]:
+        """Give, as one append each, what texts have beyond what the follower has."""
+        if not self.offsets:
+            return
+        entries = await kept(self.deps, self.topic)
+        async with self.deps.db.reading() as connection:
+            stored = await self.source.growing(connection)
+        for key in list(self.offsets):
+            if key in stored:
+                item = self._append(key, 0, extend(stored[key], entries, key))
+                if item is not None:
+                    yield item
+
+    def _append(self, key: str, offset: int, text: str) -> Item | None:
+        known = self.offsets.get(key, 0)
+        fresh = text[known - offset :]
+        if not fresh:
+            return None
+        self.offsets[key] = known + len(fresh)
+        return Appended(self._cursor(), key, known, fresh)
+
+    async def _event(self, event: Fact) -> AsyncGenerator[Item, None]:
+        ended = self.source.ends(event)
+        if ended is not None:
+            async with self.deps.db.reading() as connection:
+                text = await self.source.stored(connection, ended)
+            rest = self._append(ended, 0, text or "")
+            if rest is not None:
+                yield rest
+            self.offsets.pop(ended, None)
+        happened = self._happened(event)
+        if self.source.restarts(event):
+            async with aclosing(self._restart()) as items:
+                async for item in items:
+                    yield item
+            return
+        yield happened
+
+    def _happened(self, event: Fact) -> Happened:
+        begun = self.source.begins(event)
+        if begun is not None:
+            self.offsets[begun] = 0
+        self.seq = event.seq
+        self.is_over = self.source.is_last(event)
+        return Happened(self._cursor(), event.seq, event.type, event.payload)

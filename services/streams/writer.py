@@ -1,0 +1,138 @@
+"""Writing a growing text: gathered, sent every few milliseconds, stored every few seconds."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.base import Deps
+from services.events.base import BusUnavailableError
+from services.streams.texts import append_text
+
+log = logging.getLogger("noosphere.streams")
+# How long a writer waits before it tries a bus again that did not answer.
+_AWAY_S = 0.5
+
+
+class TextWriter:
+    """Gathers the small pieces of one growing text and sends them every few milliseconds.
+
+    `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`;
+    every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what there is. A bus that is
+    away only delays the sending, and followers get the text from where it is stored; a database
+    that is away only delays the storing.
+
+    A writer that goes on after a crash begins with the `text` sent so far. What it is given from
+    `replay_from` on is compared with that text and not sent again, as long as it is the same; where
+    it differs, `rewind(text)` is called with the part that holds; it stores that and gives the key
+    under which writing goes on from there.
+    """
+
+    def __init__(
+        self,
+        deps: Deps,
+        topic: str,
+        key: str,
+        *,
+        checkpoint: Callable[[str], Awaitable[None]],
+        rewind: Callable[[str], Awaitable[str]] | None = None,
+        text: str = "",
+        replay_from: int | None = None,
+    ) -> None:
+        self._deps, self._topic, self._key = deps, topic, key
+        self._checkpoint, self._rewind = checkpoint, rewind
+        self._sent = self._stored = text
+        self.text = text if replay_from is None else text[:replay_from]
+        self._head = 0
+        self._is_away = False
+        self._pending = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._storing = asyncio.Lock()
+
+    async def write(self, piece: str) -> None:
+        """Add a piece to the text. Raises what `rewind` raises."""
+        self.text += piece
+        if len(self.text) > len(self._sent):
+            self._pending.set()
+        elif not self._sent.startswith(self.text):
+            async with self._sending:
+                await self._diverge()
+
+    async def run(self) -> None:
+        """Send and store what gathers until cancelled. Raises what `rewind` raises."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_sending())
+            group.create_task(self._keep_storing())
+
+    async def _keep_sending(self) -> None:
+        window_s = self._deps.options.text_flush_ms / 1000
+        while True:
+            await self._pending.wait()
+            is_sent = await self.flush()
+            await asyncio.sleep(window_s if is_sent else max(window_s, _AWAY_S))
+
+    async def _keep_storing(self) -> None:
+        while True:
+            await asyncio.sleep(self._deps.options.text_checkpoint_s)
+            await self.store()
+
+    async def flush(self) -> bool:
+        """Send what has gathered; False when the bus does not answer. Nothing is lost then."""
+        async with self._sending:
+            self._pending.clear()
+            if len(self.text) > len(self._sent) and not self.text.startswith(self._sent):
+                await self._diverge()
+            text, start = self.text, len(self._sent)
+            if len(text) <= start:
+                return True
+            try:
+                head = await append_text(self._deps, self._topic, self._key, start, text[start:])
+                if head <= self._head:
+                    # The log began anew (Redis lost it): it is made whole again.
+                    head = await append_text(self._deps, self._topic, self._key, 0, text)
+            except BusUnavailableError as error:
+                self._pending.set()
+                if not self._is_away:
+                    log.warning("text is sent later: %s", error, extra={"topic": self._topic})
+                self._is_away = True
+                return False
+            self._head, self._sent, self._is_away = head, text, False
+            return True
+
+    async def store(self) -> bool:
+        """Store what there is, unless it is stored; False when the database does not answer."""
+        async with self._storing:
+            # While a crash is made good for, the text sent before is longer than the one at hand.
+            text = self.text if self.text.startswith(self._sent) else self._sent
+            if text == self._stored:
+                return True
+            try:
+                await self._checkpoint(text)
+            except SQLAlchemyError as error:
+                log.warning("text is stored later: %s", error, extra={"topic": self._topic})
+                return False
+            self._stored = text
+            return True
+
+    async def settle(self) -> None:
+        """Send the rest; the text is complete as it is, whatever was sent before a crash.
+
+        What a bus that is away did not take, followers get from where the caller stores it.
+        """
+        await self.flush()
+        async with self._sending:
+            if len(self._sent) > len(self.text):
+                await self._diverge()
+
+    async def _diverge(self) -> None:
+        pairs = zip(self.text, self._sent, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        kept = self._sent[:same]
+        async with self._storing:
+            if self._rewind is not None:
+                self._key = await self._rewind(kept)
+            self._sent = self._stored = kept
+        if len(self.text) > len(kept):
+            self._pending.set()
