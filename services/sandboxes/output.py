@@ -2,8 +2,7 @@
 
 import base64
 import binascii
-import random
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -11,17 +10,13 @@ import orjson
 from sqlalchemy import select
 
 from models.sandboxes import SandboxExecution
-from services import access
+from services import access, streams
 from services.base import Deps, Viewer
 from services.errors import RequestError
-from services.events.base import News, Tap
+from services.events.base import News
 from services.sandboxes import rows
 from services.sandboxes.recording import ENTRY_BYTES, OutputStream, decode, snapshot
 
-# Whoever heard nothing for so long looks again, in case a signal was lost without the tap telling;
-# spread, so that many readers do not look at once.
-_IDLE_S = 15.0
-_IDLE_SPREAD = 0.2
 _PAGE = 64
 _MAX_SEQ = 2**53
 
@@ -67,6 +62,12 @@ class Chunk:
     stream: OutputStream
     data: bytes
 
+    def joined(self, later: "Item") -> "Chunk | None":
+        """Give this chunk and the `later` one of the same stream as one; None if it is not."""
+        if not isinstance(later, Chunk) or later.stream != self.stream:
+            return None
+        return Chunk(later.cursor, self.stream, self.data + later.data)
+
     @property
     def text(self) -> str:
         """The bytes as UTF-8; what is not UTF-8 is replaced."""
@@ -92,6 +93,30 @@ class Reset:
 Item = Chunk | Exited | Reset
 
 
+async def follower(
+    deps: Deps, viewer: Viewer, execution_id: str
+) -> Callable[[str | None], "OutputFollower"]:
+    """Give what makes followers of an execution's output, each from its cursor.
+
+    Raises RequestError NOT_FOUND when the viewer cannot see the execution; the function given
+    raises BAD_USER_INPUT for what is not a cursor.
+    """
+    async with deps.db.reading() as connection:
+        found = await connection.scalar(
+            select(SandboxExecution.id).where(
+                SandboxExecution.id == execution_id, access.visible(SandboxExecution, viewer)
+            )
+        )
+    if found is None:
+        raise RequestError("NOT_FOUND", "There is no such execution.")
+
+    def make(after: str | None) -> OutputFollower:
+        position = Position() if after is None else Position.decode(after)
+        return OutputFollower(deps, execution_id, position)
+
+    return make
+
+
 async def follow(
     deps: Deps, viewer: Viewer, execution_id: str, after: str | None = None
 ) -> AsyncGenerator[Item, None]:
@@ -104,27 +129,20 @@ async def follow(
     Raises RequestError NOT_FOUND when the viewer cannot see the execution, BAD_USER_INPUT for what
     is not a cursor.
     """
-    position = Position() if after is None else Position.decode(after)
-    async with deps.db.reading() as connection:
-        found = await connection.scalar(
-            select(SandboxExecution.id).where(
-                SandboxExecution.id == execution_id, access.visible(SandboxExecution, viewer)
-            )
-        )
-    if found is None:
-        raise RequestError("NOT_FOUND", "There is no such execution.")
-    async with deps.bus.attach(rows.topic(execution_id)) as tap:
-        reader = _Reader(deps, execution_id, tap, position)
-        async with aclosing(reader.items()) as items:
-            async for item in items:
-                yield item
+    make = await follower(deps, viewer, execution_id)
+    async with aclosing(streams.follow(deps, make(after))) as items:
+        async for item in items:
+            yield item
 
 
-class _Reader:
-    def __init__(self, deps: Deps, execution_id: str, tap: Tap, position: Position) -> None:
+class OutputFollower:
+    """How far a reader has come in the output of an execution; see `streams.Follower`."""
+
+    def __init__(self, deps: Deps, execution_id: str, position: Position) -> None:
+        self.topic = rows.topic(execution_id)
+        self.is_over = False
         self._deps = deps
         self._id = execution_id
-        self._tap = tap
         self._start = position
         self._epoch, self._seq, self._at = position.epoch, position.seq, position.at
         # A cursor holds for its own log only. Who is reading already may go on in a new one, as
@@ -132,33 +150,65 @@ class _Reader:
         self._is_strict = position.epoch != ""
         self._has_gap = False
 
+    def place(self) -> Hashable:
+        """Tell how far it has come."""
+        return (self._epoch, self._seq, self._at, self._is_strict, self.is_over)
+
+    def begin(self) -> AsyncGenerator[Item, None]:
+        """Give the output so far."""
+        return self.catch_up()
+
+    def accept(self, news: News) -> Sequence[Item] | None:
+        """Give the chunk an entry brings; None for what takes reading."""
+        if news.seq == 0:
+            return None
+        if news.epoch == self._epoch and news.seq <= self._seq:
+            return ()
+        follows = news.epoch == self._epoch or (not self._epoch and not self._seq)
+        if not follows or news.seq != self._seq + 1:
+            return None
+        chunks = list(self._merged([news]))
+        return None if self._has_gap else chunks
+
+    async def take(self, news: News) -> AsyncGenerator[Item, None]:
+        """Give what the news bring, or look at row and log again."""
+        known = self.accept(news)
+        if known is not None:
+            for item in known:
+                yield item
+            return
+        async with aclosing(self.catch_up()) as items:
+            async for item in items:
+                yield item
+
+    async def is_current(self) -> bool:
+        """Never sure: the row must be looked at."""
+        return False
+
+    async def catch_up(self) -> AsyncGenerator[Item, None]:
+        """Give what row and log have beyond the position, and the end if it came."""
+        row = await rows.standing(self._deps, self._id)
+        if row is None or (self._start.is_over and row.status.is_final):
+            self.is_over = True
+            return
+        # Output is logged before the row says that it has ended: a final row, then the log.
+        async with aclosing(self._drain()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        if self._has_gap or self._at < row.stdout_bytes + row.stderr_bytes:
+            reset = await self._reset()
+            if reset is None:
+                self.is_over = True
+                return
+            yield reset
+        if row.status.is_final:
+            ended = await rows.execution(self._deps, self._id)
+            self.is_over = True
+            if ended is not None:
+                yield Exited(self._cursor(is_over=True), ended)
+
     def _cursor(self, *, is_over: bool = False) -> str:
         return Position(self._epoch, self._seq, self._at, is_over).encode()
-
-    async def items(self) -> AsyncGenerator[Item, None]:
-        while True:
-            # Asked before the reads: what is lost during them must lead to others.
-            self._tap.lost()
-            row = await rows.standing(self._deps, self._id)
-            if row is None or (self._start.is_over and row.status.is_final):
-                return
-            # Output is logged before the row says that it has ended: a final row, then the log.
-            async with aclosing(self._drain()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            if self._has_gap or self._at < row.stdout_bytes + row.stderr_bytes:
-                reset = await self._reset()
-                if reset is None:
-                    return
-                yield reset
-            if row.status.is_final:
-                ended = await rows.execution(self._deps, self._id)
-                if ended is not None:
-                    yield Exited(self._cursor(is_over=True), ended)
-                return
-            async with aclosing(self._live()) as live:
-                async for chunk in live:
-                    yield chunk
 
     async def _drain(self) -> AsyncGenerator[Chunk, None]:
         """Give what the log has after the position; notes a gap and stops at it."""
@@ -212,23 +262,6 @@ class _Reader:
             return b""
         self._has_gap = True
         return None
-
-    async def _live(self) -> AsyncGenerator[Chunk, None]:
-        """Give chunks as they are written, until row and log must be looked at again."""
-        while True:
-            spread = random.uniform(1 - _IDLE_SPREAD, 1 + _IDLE_SPREAD)  # noqa: S311 - no secret.
-            news = await self._tap.get(_IDLE_S * spread)
-            if news is None or news.seq == 0:
-                return
-            if news.epoch == self._epoch and news.seq <= self._seq:
-                continue
-            follows = news.epoch == self._epoch or (not self._epoch and not self._seq)
-            if not follows or news.seq != self._seq + 1:
-                return
-            for chunk in self._merged([news]):
-                yield chunk
-            if self._has_gap:
-                return
 
     async def _reset(self) -> Reset | None:
         """Read the row with its texts and begin anew from it; None when it was deleted."""
