@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from app.bus_metrics import BUSES
 from app.config import ConfigurationError, Settings
 from app.database import head, migrate, revision
 from models.database import Database
@@ -61,7 +62,8 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
                 await host.start(deps)
                 warming = asyncio.create_task(_warm(embedder))
                 try:
-                    yield deps
+                    with BUSES.exporting(bus):
+                        yield deps
                 finally:
                     warming.cancel()
                     await asyncio.gather(warming, return_exceptions=True)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from services.events.base import BusUnavailableError, Json, News
+from services.events.base import BusUnavailableError, Json, News, Stats
 
 # What a queued news costs beside its payload: the object, its strings and its place in the queue.
 NEWS_OVERHEAD_BYTES = 200
@@ -51,6 +51,7 @@ class HubTap:
         "_max_items",
         "_queue",
         "_waiter",
+        "losses",
         "sink",
         "topics",
     )
@@ -67,6 +68,8 @@ class HubTap:
         self._is_closed = False
         self._waiter: asyncio.Future[None] | None = None
         self.sink: Callable[[News], bool] | None = None
+        # How often news were lost that the reader had not heard of before.
+        self.losses = 0
 
     @property
     def is_closed(self) -> bool:
@@ -99,6 +102,7 @@ class HubTap:
         """Empty the queue and let the reader know that it must re-read."""
         self._queue.clear()
         self._bytes = 0
+        self.losses += not self._is_lost
         self._is_lost = True
         self._wake()
 
@@ -157,6 +161,21 @@ class Hub:
 
     def __init__(self) -> None:
         self._taps: dict[str, dict[HubTap, None]] = {}
+        self._delivered = 0
+        # Of the taps that were removed.
+        self._losses = 0
+
+    def stats(self, *, received: int, reconnects: int) -> Stats:
+        """Give what was delivered, and what the taps hold now, with what the bus itself counts."""
+        taps = {tap for taps in self._taps.values() for tap in taps}
+        return Stats(
+            received=received,
+            delivered=self._delivered,
+            losses=self._losses + sum(tap.losses for tap in taps),
+            reconnects=reconnects,
+            taps=len(taps),
+            queued=sum(map(len, taps)),
+        )
 
     def follows(self, topic: str) -> bool:
         """Tell whether any tap follows `topic`, so that nobody decodes for nobody."""
@@ -173,6 +192,8 @@ class Hub:
 
     def remove(self, tap: HubTap) -> None:
         """Deliver nothing more to `tap`; forgets topics without taps."""
+        is_held = any(tap in self._taps.get(topic, ()) for topic in tap.topics)
+        self._losses += tap.losses if is_held else 0
         for topic in tap.topics:
             taps = self._taps.get(topic)
             if taps is not None:
@@ -182,8 +203,11 @@ class Hub:
 
     def deliver(self, news: News, size_bytes: int) -> None:
         """Hand one shared `news` to all taps of its topic."""
-        for tap in self._taps.get(news.topic, ()):
-            tap.offer(news, size_bytes)
+        taps = self._taps.get(news.topic)
+        if taps is not None:
+            self._delivered += len(taps)
+            for tap in taps:
+                tap.offer(news, size_bytes)
 
     def lose(self, topics: Iterable[str] | None = None) -> None:
         """Mark the taps of `topics` (all, if None) lost."""

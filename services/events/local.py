@@ -13,6 +13,7 @@ from services.events.base import (
     Log,
     News,
     NodeUnavailableError,
+    Stats,
 )
 from services.events.calls import Handlers
 from services.events.hub import NEWS_OVERHEAD_BYTES, Hub, HubTap, decode, encode
@@ -162,6 +163,7 @@ class LocalBus:
     ) -> None:
         self.node_id = node_id
         self._hub = Hub()
+        self._received = 0
         self._handlers = Handlers()
         self._counts = _Counts()
         retention = retention or Retention()
@@ -179,6 +181,11 @@ class LocalBus:
         )
         self._release_timer: asyncio.TimerHandle | None = None
         self._state = "new"
+
+    @property
+    def stats(self) -> Stats:
+        """Give the counts of this process; there is no connection that could break."""
+        return self._hub.stats(received=self._received, reconnects=0)
 
     async def start(self) -> None:
         """Open the file and begin to serve. Raises BusUnavailableError if it cannot be opened."""
@@ -208,6 +215,7 @@ class LocalBus:
         """Send a signal to everybody attached to `topic`."""
         self._require_running()
         payload = encode(data)
+        self._received += 1
         if self._hub.follows(topic):
             self._hub.deliver(News(topic, 0, decode(payload)), len(payload))
             # Readers get their turn, or a busy publisher would overflow every one of them.
@@ -220,6 +228,7 @@ class LocalBus:
 
         def announce(written: tuple[str, int]) -> None:
             epoch, seq = written
+            self._received += 1
             news = News(topic, seq, decode(payload), epoch)
             self._rings.add(news, len(payload))
             self._hub.deliver(news, len(payload))

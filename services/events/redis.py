@@ -18,6 +18,7 @@ from services.events.base import (
     Log,
     News,
     NodeUnavailableError,
+    Stats,
 )
 from services.events.calls import Handlers, Reply, TaskSet
 from services.events.hub import Hub, HubTap, decode, encode
@@ -88,6 +89,12 @@ class RedisBus:
         self._calls: dict[str, asyncio.Future[Reply]] = {}
         self._tasks = TaskSet()
         self._state = "new"
+
+    @property
+    def stats(self) -> Stats:
+        """Give the counts of this process."""
+        subscriber = self._subscriber
+        return self._hub.stats(received=subscriber.received, reconnects=subscriber.reconnects)
 
     async def start(self) -> None:
         """Connect and begin to serve. Raises BusUnavailableError if Redis does not answer."""

@@ -110,6 +110,28 @@ async def test_a_tap_of_several_topics_receives_each_once(bus: Bus) -> None:
         assert await tap.get(0) is None
 
 
+async def test_the_counts_tell_what_came_what_waits_and_what_was_lost(bus: Bus) -> None:
+    await bus.publish("unheard", {})
+    begun = bus.stats
+    async with (
+        bus.attach("a") as reader,
+        bus.attach("a", "b", max_items=2) as slow,
+        bus.attach("last") as last,
+    ):
+        for topic in ("a", "a", "b", "b", "last"):
+            await bus.publish(topic, {})
+        await take(last, 1)
+        await take(reader, 1)
+        stats = bus.stats
+        assert stats.received - begun.received == 5
+        assert stats.delivered - begun.delivered == 7
+        assert (stats.taps, stats.queued, stats.losses) == (3, 1, 1)
+        assert slow.lost()
+    async with bus.attach("c"):
+        left = bus.stats
+    assert (left.taps, left.queued, left.losses, left.reconnects) == (1, 0, 1, 0)
+
+
 async def test_attaching_then_reading_misses_nothing(bus: Bus) -> None:
     total = 300
     half = asyncio.Event()
