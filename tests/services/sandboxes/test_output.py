@@ -19,7 +19,7 @@ from services.events.local import LocalBus
 from services.events.store import Retention
 from services.sandboxes import executions, lifecycle, output, rows
 from services.sandboxes.output import Chunk, Exited, Item, Position, Reset
-from services.streams import following
+from services.streams import following as driving
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 pytestmark = pytest.mark.bubblewrap
@@ -232,7 +232,7 @@ async def test_megabytes_stay_whole_for_a_reader_that_is_slow(
 async def test_texts_are_read_only_when_they_are_told(
     server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "_IDLE_S", 0.01)
+    monkeypatch.setattr(driving, "_IDLE_S", 0.01)
     read, looked = [], asyncio.Event()
     whole, standing = rows.execution, rows.standing
 
