@@ -5,15 +5,12 @@ breaks it opens another one from its last cursor. A gap or a duplicate fails it.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from websockets.exceptions import WebSocketException
-
 from tests.api import operations as op
-from tests.product import Client
+from tests.api.transports import BROKEN, POLITE, Subscription, Transport
 
 FINAL = {"COMPLETED", "FAILED", "STOPPED"}
 # How long a client waits before it tries a server again that did not let it in.
@@ -34,8 +31,11 @@ class Follower:
         self._changed = asyncio.Event()
         # Whoever looks at many followers may be called after each event.
         self.on_event: Callable[[], None] = _nothing
+        self.transport: Transport = POLITE
         # Leave after so many events and come back; 0: stay.
         self.hop_after = 0
+        # If set, it is asked at each connection after how many events to leave it; None: stay.
+        self.leaves: Callable[[], int | None] | None = None
         self.cursor: str | None = None
         self.kinds: list[str] = []
         self.connections = 0
@@ -55,28 +55,31 @@ class Follower:
         while not self.is_over:
             try:
                 await self._connect()
-            except (WebSocketException, OSError, EOFError):
+            except BROKEN:
                 await asyncio.sleep(_AGAIN_S)
 
     async def _connect(self) -> None:
-        client = Client(self._url(), self._token)
-        try:
-            async with client.subscribe(self.query, after=self.cursor, **self.variables) as events:
-                self.connections += 1
-                for count in itertools.count(1):
-                    event = await events.next(within_s=120)
-                    if event is None:
-                        self.is_over = True
-                    else:
-                        self.take(event)
-                        self.cursor = event["cursor"]
-                        self.kinds.append(event["__typename"])
-                    self._changed.set()
-                    self.on_event()
-                    if self.is_over or count == self.hop_after:
-                        return
-        finally:
-            await client.aclose()
+        left = (self.hop_after or None) if self.leaves is None else self.leaves()
+        wanted = Subscription(self.query, self.variables, self._token, self.cursor)
+        async with self.transport.open(self._url(), wanted) as events, aclosing(events):
+            self.connections += 1
+            self._told()
+            if left == 0:
+                return
+            async for event in events:
+                self.take(event)
+                self.cursor = event["cursor"]
+                self.kinds.append(event["__typename"])
+                self._told()
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
+            self.is_over = True
+            self._told()
+
+    def _told(self) -> None:
+        self._changed.set()
+        self.on_event()
 
     async def until_over(self) -> None:
         """Wait until the subscription has completed."""

@@ -1,0 +1,116 @@
+"""The ways a client can hold a subscription: each is a class that opens one connection.
+
+A transport gives the events of one subscription, each as the value of its only root field. The
+iteration ends when the server completes the subscription. Whatever else ends the connection, or
+keeps it from being opened, is one of `BROKEN`: a client comes back with its last cursor.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+# How long a server may take for one step of a connection, or between two events.
+PATIENCE_S = 120.0
+T = TypeVar("T")
+Events = AsyncGenerator[dict[str, Any], None]
+
+
+class RefusedError(Exception):
+    """The server is there and asks to try again later."""
+
+
+BROKEN = (WebSocketException, OSError, EOFError, RefusedError)
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What is followed, by whom, and from where on."""
+
+    query: str
+    variables: Mapping[str, Any]
+    token: str | None
+    after: str | None
+
+
+class Transport(Protocol):
+    """Opens one connection for one subscription; leaving the context leaves the server."""
+
+    def open(self, url: str, wanted: Subscription) -> AbstractAsyncContextManager[Events]:
+        """Subscribe at the server `url`."""
+
+
+class WebSocket:
+    """graphql-transport-ws. `is_rude` ends connections without a word, as a lost network does."""
+
+    def __init__(self, *, is_rude: bool = False) -> None:
+        self.is_rude = is_rude
+
+    @asynccontextmanager
+    async def open(self, url: str, wanted: Subscription) -> AsyncIterator[Events]:
+        """Open a socket with one subscription."""
+        headers = {"Authorization": f"Bearer {wanted.token}"} if wanted.token else None
+        payload = {
+            "query": wanted.query,
+            "variables": {**wanted.variables, "after": wanted.after},
+        }
+        async with connect(
+            url.replace("http", "ws") + "/graphql",
+            subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
+            compression=None,
+            max_size=None,
+            open_timeout=30,
+            close_timeout=5,
+        ) as socket:
+            try:
+                await socket.send(json.dumps({"type": "connection_init", "payload": headers}))
+                acknowledged = json.loads(await in_time(socket.recv()))
+                assert acknowledged["type"] == "connection_ack", acknowledged
+                await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+                yield self._events(socket)
+            finally:
+                if self.is_rude:
+                    socket.transport.abort()
+
+    async def _events(self, socket: Any) -> Events:
+        while True:
+            message = json.loads(await in_time(socket.recv()))
+            if message["type"] == "ping":
+                await socket.send(json.dumps({"type": "pong"}))
+            elif message["type"] == "complete":
+                return
+            elif message["type"] == "error":
+                raise refusal(message["payload"])
+            elif message["type"] == "next":
+                yield event_of(message["payload"])
+
+
+async def in_time(answer: Awaitable[T]) -> T:
+    """Wait for what a server has to say: its silence is a bug, not a broken connection."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await answer
+    except TimeoutError as error:
+        raise AssertionError(f"the server said nothing for {PATIENCE_S:g} s") from error
+
+
+def event_of(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the event of one result."""
+    if payload.get("errors"):
+        raise refusal(payload["errors"])
+    (event,) = payload["data"].values()
+    return dict(event)
+
+
+def refusal(errors: list[dict[str, Any]]) -> Exception:
+    """Give what ended a subscription: a part of the server that is away, or a bug."""
+    codes = {error.get("extensions", {}).get("code") for error in errors}
+    return RefusedError(str(errors)) if codes == {"UNAVAILABLE"} else AssertionError(errors)
+
+
+POLITE, RUDE = WebSocket(), WebSocket(is_rude=True)
