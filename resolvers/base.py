@@ -27,6 +27,7 @@ from services.base import ANONYMOUS, Deps, Viewer
 from services.errors import RequestError
 
 R = TypeVar("R", bound=Record)
+F = TypeVar("F", bound=Callable[..., Any])
 BatchResolver = Callable[..., Awaitable[Sequence[Any]]]
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -118,6 +119,19 @@ class Context:
 
 
 Info = strawberry.Info[Context, None]
+
+
+def known_by(attribute: str) -> Callable[[F], F]:
+    """Mark a resolver whose node's id is an attribute of the parent, and surely exists.
+
+    An answer that asks for no more than the id can be made from the parent.
+    """
+
+    def mark(resolver: F) -> F:
+        resolver.known_by = attribute  # type: ignore[attr-defined]
+        return resolver
+
+    return mark
 
 
 def by_id_alone(record: type[R], ids: Sequence[str], info: Info) -> list[R | None] | None:

@@ -7,7 +7,7 @@ from models.conversations import Context, Conversation, Message, MessageToolCall
 from models.memories import Memory
 from models.states import ConversationStatus, MessageStatus
 from models.tools import ToolExecution
-from resolvers.base import Info, Order, Page, PageArgs, by_id_alone
+from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by
 from services.conversations.threads import TITLE_MAX_CHARS
 from services.errors import RequestError, UserError
 from services.text import clean
@@ -142,6 +142,7 @@ async def call_execution(
     return await info.context.load.one(ToolExecution, ToolExecution.id, ids)
 
 
+@known_by("message_id")
 async def event_message(events: Sequence[object], info: Info) -> list[Message | None]:
     """The messages that events are about."""
     ids = [event.message_id for event in events]  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from models.accounts import User
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.states import RunState
 from models.tools import ToolExecution
-from resolvers.base import Info, Order, Page, PageArgs, by_id_alone
+from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by
 
 
 async def one(info: Info, id_: str) -> Plan | None:
@@ -112,6 +112,7 @@ async def event_step(events: Sequence[object], info: Info) -> list[PlanStep | No
     return await info.context.load.one(PlanStep, PlanStep.id, ids)
 
 
+@known_by("step_execution_id")
 async def event_run(events: Sequence[object], info: Info) -> list[PlanStepExecution | None]:
     """The step runs that events are about."""
     ids = [event.step_execution_id for event in events]  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ def _modules() -> list[ModuleType]:
     return [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)
-        if found.name not in ("base", "execution")
+        if found.name not in ("base", "execution", "live")
     ]
 
 

@@ -1,7 +1,6 @@
 """Conversations, messages, and their events."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -31,6 +30,7 @@ from schema.base import (
     mutation,
 )
 from schema.language import Entity, Intent, Sentiment
+from schema.live import live_topic
 from schema.memories import Memory
 from schema.tools import ToolExecution
 from services import streams
@@ -458,7 +458,7 @@ _MESSAGE_EVENTS: dict[str, type[ConversationEvent]] = {
 _EVENT_FIELDS = ("message_id", "tool_call_id")
 
 
-async def _event(info: Info, item: streams.Item, conversation_id: str) -> ConversationEvent:
+def _event(item: streams.Item, conversation_id: str) -> ConversationEvent:
     if isinstance(item, streams.Appended):
         return MessageDelta(
             cursor=item.cursor,
@@ -467,7 +467,6 @@ async def _event(info: Info, item: streams.Item, conversation_id: str) -> Conver
             text=item.text,
         )
     if isinstance(item, streams.Restarted):
-        await info.context.pin(item.connection, item.release)
         return ConversationReset(cursor=item.cursor, conversation_id=conversation_id)
     ids = {name: item.payload[name] for name in _EVENT_FIELDS if name in item.payload}
     return _MESSAGE_EVENTS[item.type](cursor=item.cursor, **ids)
@@ -486,8 +485,5 @@ class ConversationsSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[ConversationEvent, None]:
         context = info.context
-        cursor = context.resume_after or after
-        items = events.follow(context.deps, context.viewer, conversation_id, cursor)
-        async with aclosing(items):
-            async for item in items:
-                yield await _event(info, item, conversation_id)
+        source = await events.source(context.deps, context.viewer, conversation_id)
+        return live_topic(context, source, after, lambda item: _event(item, conversation_id))

@@ -1,7 +1,6 @@
 """Plans, their executions, and the events of a run."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -27,11 +26,12 @@ from schema.base import (
     field,
     mutation,
 )
+from schema.live import live_topic
 from schema.tools import ToolExecution
 from services import streams
 from services.errors import UserError, UserErrorCode
 from services.plans import StepInput, cancel, create, delete, execute
-from services.plans.executing import follow
+from services.plans.executing import source
 
 
 @strawberry.type(description="One step of a plan.")
@@ -268,7 +268,7 @@ class PlanExecutionReset(PlanExecutionEvent):
     execution: PlanExecution | None = field(plans.event_execution, "The run.")
 
 
-async def _event(info: Info, item: streams.Item, execution_id: str) -> PlanExecutionEvent:
+def _event(item: streams.Item, execution_id: str) -> PlanExecutionEvent:
     if isinstance(item, streams.Appended):
         return PlanStepOutput(
             cursor=item.cursor,
@@ -277,7 +277,6 @@ async def _event(info: Info, item: streams.Item, execution_id: str) -> PlanExecu
             text=item.text,
         )
     if isinstance(item, streams.Restarted):
-        await info.context.pin(item.connection, item.release)
         return PlanExecutionReset(cursor=item.cursor, execution_id=execution_id)
     if item.type == "PlanExecutionFinished":
         return PlanExecutionFinished(cursor=item.cursor, execution_id=execution_id)
@@ -301,8 +300,6 @@ class PlansSubscription:
         execution_id: Annotated[strawberry.ID, arg("Id of the execution.")],
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[PlanExecutionEvent, None]:
-        cursor = info.context.resume_after or after
-        items = follow(info.context.deps, info.context.viewer, execution_id, cursor)
-        async with aclosing(items):
-            async for item in items:
-                yield await _event(info, item, execution_id)
+        context = info.context
+        followed = await source(context.deps, context.viewer, execution_id)
+        return live_topic(context, followed, after, lambda item: _event(item, execution_id))

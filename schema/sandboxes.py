@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +28,7 @@ from schema.base import (
     field,
     mutation,
 )
+from schema.live import live
 from services.sandboxes import executions, files, lifecycle, output
 from services.sandboxes.files import FileEncoding
 from services.sandboxes.recording import OutputStream
@@ -660,8 +660,5 @@ class SandboxesSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[SandboxOutputEvent, None]:
         context = info.context
-        async with aclosing(
-            output.follow(context.deps, context.viewer, execution_id, context.resume_after or after)
-        ) as items:
-            async for item in items:
-                yield _event(item)
+        follower = await output.follower(context.deps, context.viewer, execution_id)
+        return live(context, follower, after, _event)

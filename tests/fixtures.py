@@ -125,6 +125,8 @@ class Stream:
 
     async def next(self, within_s: float = 30.0) -> dict[str, Any] | None:
         """Give the next event's only field; None at the end. Errors are in `refusal`."""
+        if self._source is None:
+            return None
         async with asyncio.timeout(within_s):
             try:
                 payload = (await anext(self._source)).payload()

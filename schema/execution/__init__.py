@@ -7,17 +7,24 @@ from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.encoding import encode
 from schema.execution.engine import Engine, Prepared
 from schema.execution.errors import ErrorDict, failure, request_failure
+from schema.execution.feeds import Feeds
 from schema.execution.limits import Limits
+from schema.execution.live import Live
 from schema.execution.result import Result
+from schema.execution.stream import Event, Stream
 
 __all__ = [
     "DocumentCache",
     "Engine",
     "ErrorDict",
+    "Event",
+    "Feeds",
     "Limits",
+    "Live",
     "ParsedDocument",
     "Prepared",
     "Result",
+    "Stream",
     "encode",
     "failure",
     "request_failure",

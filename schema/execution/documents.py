@@ -29,14 +29,14 @@ _REFUSAL_CHARS = 4000
 
 @dataclass(slots=True, eq=False)
 class ParsedDocument:
-    """A valid document. `plans` holds what executors derive from it, by operation name."""
+    """A valid document. `plans` holds what executors derive from it, by their own keys."""
 
     text: str
     node: DocumentNode
     operations: tuple[OperationDefinitionNode, ...]
     fragments: dict[str, FragmentDefinitionNode]
     size_bytes: int
-    plans: dict[str | None, Any] = field(default_factory=dict)
+    plans: dict[Any, Any] = field(default_factory=dict)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | GraphQLError:
         """Give the operation to execute, or why there is none."""

@@ -1,22 +1,33 @@
 """Executes operations of one schema with graphql-core, without going through its front door.
 
 graphql-core parses, validates and coerces anew on every call, and again per event of a stream; here
-a document is read once, variables are coerced once per request, and the events of a subscription
-share their operation's collected fields.
+a document is read once, variables are coerced once per request, the events of a subscription share
+their operation's collected fields, and readers who ask the same share its events.
 """
 
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+import re
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Mapping,
+)
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from graphql import (
     ExecutionContext,
+    FieldNode,
     GraphQLError,
     GraphQLSchema,
     OperationDefinitionNode,
+    VariableNode,
     default_field_resolver,
     default_type_resolver,
     get_variable_values,
@@ -33,9 +44,13 @@ from schema.execution.errors import (
     refusals,
     request_failure,
 )
+from schema.execution.feeds import Feeds, Subscription
 from schema.execution.limits import Limits, check_text
+from schema.execution.live import Live
 from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
+from schema.execution.selections import Selections
+from schema.execution.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +103,7 @@ class Engine:
         self.schema = schema
         self.limits = limits or Limits()
         self.documents = DocumentCache(schema, self.limits, cache_bytes)
+        self.feeds = Feeds()
         self._reader = Reader(schema, self.limits)
         self._admit = admit
 
@@ -170,12 +186,14 @@ class Engine:
 
     async def subscribe(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
-    ) -> AsyncGenerator[Result, None] | Result:
+    ) -> Stream | AsyncGenerator[Result, None] | Result:
         """Open a subscription; give its events, or a result with the errors that prevented it.
 
-        `timeout_s` bounds the opening, not the stream. A source that fails ends the stream with a
-        result whose `is_executed` is False. Closing the generator, or cancelling the task that
-        waits for its next event, closes the source at once.
+        A `Live` source gives a `Stream`, shared with whoever asks the same with the same rights;
+        any other source is iterated for this reader alone. `timeout_s` bounds the opening, not the
+        stream. A source that fails ends the stream with a result whose `is_executed` is False.
+        Closing the stream, or cancelling the task that waits for its next event, closes the source
+        at once.
         """
         refusal = await self._admitted(prepared, context)
         if refusal is not None:
@@ -191,10 +209,34 @@ class Engine:
         except GraphQLError as error:
             errors = execution_failures([error], _request_id(context))
             return Result.refused(errors, _extensions(context))
+        if isinstance(source, Live):
+            return self._share(source, prepared, context, execution)
         if not hasattr(source, "__aiter__"):
             wrong = TypeError(f"Subscription {prepared.name} gave no async iterable.")
             return Result.refused([request_failure(wrong, _request_id(context))])
         return self._events(aiter(source), prepared, context, execution)
+
+    def _share(
+        self, live: Live, prepared: Prepared, context: Any, first: ExecutionContext
+    ) -> Stream:
+        async def execute(event: Any) -> Result:
+            context.begin_event()
+            execution = _execution(self.schema, prepared, context, event)
+            # Collected once: the selections of an operation do not change between events.
+            execution._subfields_cache = first._subfields_cache
+            return await self._run(execution, context)
+
+        plans = prepared.document.plans
+        cursor = ("cursor", prepared.name)
+        if cursor not in plans:
+            plans[cursor] = cursor_variables(prepared.document.text, prepared.operation)
+        selections = Selections(
+            self.schema, prepared.document, prepared.operation, prepared.variables
+        )
+        subscription = Subscription(
+            self.feeds, live, _kind(prepared, live, plans[cursor]), context, selections, execute
+        )
+        return self.feeds.open(subscription)
 
     async def _events(
         self,
@@ -275,6 +317,31 @@ def _execution(
         CollectedErrors(),
         None,
         None,
+    )
+
+
+def _kind(prepared: Prepared, live: Live, cursors: frozenset[str]) -> Hashable:
+    """Give what is equal for subscriptions that may share an execution."""
+    variables = {name: v for name, v in prepared.variables.items() if name not in cursors}
+    text = orjson.dumps(variables, default=str, option=orjson.OPT_SORT_KEYS) if variables else b""
+    return (prepared.document.text, prepared.name, text, live.scope)
+
+
+def cursor_variables(text: str, operation: OperationDefinitionNode) -> frozenset[str]:
+    """Give the variables that do nothing but give a subscription's field the cursor to begin at.
+
+    Readers that differ in them alone are told the same once they have caught up.
+    """
+    names = (
+        argument.value.name.value
+        for field in operation.selection_set.selections
+        if isinstance(field, FieldNode)
+        for argument in field.arguments
+        if argument.name.value == "after" and isinstance(argument.value, VariableNode)
+    )
+    # Where it is defined and where it is used; words in strings count, which costs sharing alone.
+    return frozenset(
+        name for name in names if len(re.findall(rf"\$\s*{re.escape(name)}\b", text)) == 2
     )
 
 

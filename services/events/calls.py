@@ -50,6 +50,11 @@ class TaskSet:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def ended(self) -> None:
+        """Return when all tasks have ended by themselves."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def aclose(self) -> None:
         """Cancel all tasks and return when they have ended."""
         tasks = list(self._tasks)

@@ -1,0 +1,354 @@
+"""Shared execution: who asks the same with the same rights is answered once.
+
+A *feed* follows one source and executes its items for one operation, one set of variables and one
+scope of authorisation. It has any number of *streams*, each with its own reader. A subscription
+begins with a feed of its own that reads from its cursor, or from a snapshot, to the present, at the
+pace of its reader. Once it stands where the shared feed of its kind stands, its reader moves over;
+if there is none, it becomes the shared one. A reader that cannot keep up leaves the shared feed and
+begins again the same way from the last event it took.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from schema.execution.errors import request_failure
+from schema.execution.live import Live
+from schema.execution.result import Result
+from schema.execution.selections import Selections
+from schema.execution.stream import Event, Stream
+from services.errors import RequestError
+from services.events.base import BusUnavailableError, News, Tap
+from services.events.calls import TaskSet
+from services.streams import Follower, Restarted, idle_s
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_CLOSE_S = 2.0
+_TURN = 16
+"""Events of a feed that catches up before everybody else in the process gets a turn."""
+
+Execute = Callable[[Any], Awaitable[Result]]
+
+
+@dataclass(slots=True)
+class Stats:
+    """What happened since the process started."""
+
+    executed: int = 0
+    answered: int = 0
+    delivered: int = 0
+    merged: int = 0
+    lagged: int = 0
+    resets: int = 0
+    joined: int = 0
+    interrupted: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One operation under way: what it follows and how its items are answered.
+
+    `execute(event)` answers with the executor; `selections` answers from the event alone, where
+    that is enough. `key` is equal for those who may share an execution.
+    """
+
+    feeds: "Feeds"
+    live: Live
+    key: Hashable
+    context: Any
+    selections: Selections
+    execute: Execute
+    _clock: Callable[[], float] = field(
+        default_factory=lambda: asyncio.get_running_loop().time, repr=False
+    )
+
+    def answer(self, item: Any) -> Event | None:
+        """Answer from the item alone, or give None."""
+        if isinstance(item, Restarted) or getattr(self.context, "extensions", None):
+            return None
+        json = self.selections.answer(self.live.event(item))
+        if json is None:
+            return None
+        self.feeds.stats.answered += 1
+        return Event(json, item, self._clock())
+
+    async def event(self, item: Any) -> Event:
+        """Answer an item, reading what is selected beyond it."""
+        created_at = self._clock()
+        try:
+            answered = self.answer(item)
+            if answered is not None:
+                return answered
+            if isinstance(item, Restarted):
+                self.feeds.stats.resets += 1
+                await self.context.pin(item.connection, item.release)
+            result = await self.execute(self.live.event(item))
+            json = result.json()
+        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+            # Told in the place of the event, for what is not told at all would be a gap.
+            result = Result(None, [request_failure(error, _request_id(self.context))])
+            json = result.json()
+        finally:
+            # Before the event is sent: a slow reader must not hold what it was read with.
+            await self.context.end_event()
+        self.feeds.stats.executed += 1
+        return Event(json, item, created_at, result.errors)
+
+
+class Feed:
+    """Follows one source for one or more streams."""
+
+    def __init__(self, feeds: "Feeds", subscription: Subscription, follower: Follower[Any]) -> None:
+        self.subscription = subscription
+        self.streams: dict[Stream, None] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._feeds = feeds
+        self._follower = follower
+        self._tap: Tap | None = None
+        self._has_begun = False
+        # Whether news may be taken where they are delivered: nothing is under way.
+        self._is_idle = False
+        self._is_executing = False
+        self._accepted: list[Any] = []
+
+    def stop(self) -> None:
+        """End, once the event under way is executed: nothing can be taken back in its middle."""
+        if self.task is not None and not self._is_executing:
+            self.task.cancel()
+
+    async def _event(self, item: Any) -> Event:
+        self._is_executing = True
+        try:
+            return await self.subscription.event(item)
+        finally:
+            self._is_executing = False
+
+    async def run(self) -> None:
+        """Serve until the source is over, or nobody reads any more, or the readers moved over."""
+        end: Result | None = None
+        try:
+            async with self.subscription.live.bus.attach(self._follower.topic) as tap:
+                self._tap = tap
+                await self._serve(tap)
+        except Exception as error:  # noqa: BLE001 - told to the readers, masked and logged.
+            request_id = _request_id(self.subscription.context)
+            end = Result.refused([request_failure(error, request_id)])
+        finally:
+            self._feeds.forget(self)
+            for stream in self.streams:
+                stream.feed = None
+        for stream in tuple(self.streams):
+            stream.finish(end)
+
+    async def _serve(self, tap: Tap) -> None:
+        items = self._follower.begin()
+        while True:
+            try:
+                await self._give(items)
+                self._has_begun = True
+                if self._follower.is_over or await self._live(tap):
+                    return
+            except Exception as error:
+                if not self._has_begun or tap.is_closed or _is_refusal(error):
+                    raise
+                self._feeds.stats.interrupted += 1
+                logger.warning("A subscription is interrupted: %s", error)
+                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
+            tap.lost()
+            items = self._follower.catch_up()
+
+    async def _live(self, tap: Tap) -> bool:
+        """Give what comes until something was lost (False) or nothing more is to be done (True)."""
+        tap.sink = self._accept
+        while self.streams:
+            if self._accepted:
+                accepted, self._accepted = self._accepted, []
+                for item in accepted:
+                    self._hand(await self._event(item))
+            elif self._follower.is_over or (not len(tap) and self._moves_over()):
+                return True
+            self._is_idle = not len(tap)
+            try:
+                news = await tap.get(idle_s())
+            finally:
+                self._is_idle = False
+            if tap.lost():
+                return False
+            if news is not None:
+                await self._take(news)
+            elif (
+                not self._accepted
+                and not self._follower.is_over
+                and not await self._follower.is_current()
+            ):
+                return False
+        return True
+
+    def _accept(self, news: News) -> bool:
+        """Take news where they are delivered, if that takes no waiting."""
+        if not self._is_idle:
+            return False
+        try:
+            items = self._follower.accept(news)
+        except Exception:
+            # Told again where it can be dealt with.
+            logger.exception("News of %s are not understood", news.topic)
+            return False
+        if items is None:
+            return False
+        for item in items:
+            event = None if self._accepted else self._answer(item)
+            if event is None:
+                self._accepted.append(item)
+            else:
+                self._hand(event)
+        if self._accepted or self._follower.is_over:
+            self._is_idle = False
+            assert self._tap is not None  # noqa: S101 - the tap is what calls.
+            self._tap.wake()
+        return True
+
+    def _answer(self, item: Any) -> Event | None:
+        try:
+            return self.subscription.answer(item)
+        except Exception:
+            logger.exception("An event cannot be answered from itself")
+            return None
+
+    async def _take(self, news: News) -> None:
+        items = self._follower.accept(news)
+        if items is None:
+            await self._give(self._follower.take(news))
+            return
+        for item in items:
+            self._hand(await self._event(item))
+
+    async def _give(self, items: AsyncGenerator[Any, None]) -> None:
+        count = 0
+        async with aclosing(items):
+            async for item in items:
+                event = await self._event(item)
+                streams = tuple(self.streams)
+                if len(streams) == 1:
+                    self._feeds.stats.delivered += 1
+                    await streams[0].put(event)
+                else:
+                    self._hand(event)
+                count += 1
+                if count % _TURN == 0:
+                    await asyncio.sleep(0)
+                if not self.streams:
+                    return
+
+    def _hand(self, event: Event) -> None:
+        streams = tuple(self.streams)
+        self._feeds.stats.delivered += len(streams)
+        for stream in streams:
+            stream.offer(event)
+
+    def _moves_over(self) -> bool:
+        """Become the shared feed, or give the readers to it if it stands at the same place."""
+        shared = self._feeds.shared(self)
+        if shared is self:
+            return False
+        stands_still = shared._is_idle and shared._tap is not None and not len(shared._tap)
+        if (
+            not stands_still
+            or shared._follower.place() != self._follower.place()
+            or any(stream.is_behind for stream in self.streams)
+        ):
+            return False
+        for stream in self.streams:
+            stream.feed = shared
+            shared.streams[stream] = None
+            self._feeds.stats.joined += 1
+        self.streams.clear()
+        return True
+
+
+def _request_id(context: Any) -> str:
+    return str(getattr(context, "request_id", None) or "unknown")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether trying again cannot help."""
+    return isinstance(error, RequestError) and not isinstance(error, BusUnavailableError)
+
+
+class Feeds:
+    """All feeds of a process."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._shared: dict[Hashable, Feed] = {}
+        self._streams: dict[Stream, None] = {}
+        self._tasks = TaskSet()
+
+    def open(self, subscription: Subscription) -> Stream:
+        """Begin a subscription from its cursor."""
+        stream = Stream(subscription, subscription.live.after)
+        self._streams[stream] = None
+        self.resume(stream)
+        return stream
+
+    def resume(self, stream: Stream) -> None:
+        """Let a stream go on from its cursor, with a feed of its own at first."""
+        subscription = stream.subscription
+        feed = Feed(self, subscription, subscription.live.follower(stream.cursor))
+        feed.streams[stream] = None
+        stream.feed = feed
+        feed.task = self._tasks.start(feed.run(), name=f"feed {feed._follower.topic}")
+
+    def shared(self, feed: Feed) -> Feed:
+        """Give the shared feed of the same kind, which is `feed` itself if there was none."""
+        return self._shared.setdefault(feed.subscription.key, feed)
+
+    def lags(self, stream: Stream) -> None:
+        """Let a stream that does not keep up go its own way."""
+        self.stats.lagged += 1
+        self._part(stream)
+
+    def leave(self, stream: Stream) -> None:
+        """Forget a stream whose reader has gone."""
+        self._streams.pop(stream, None)
+        self._part(stream)
+
+    def _part(self, stream: Stream) -> None:
+        feed, stream.feed = stream.feed, None
+        if feed is None:
+            return
+        feed.streams.pop(stream, None)
+        if not feed.streams:
+            self.forget(feed)
+            feed.stop()
+
+    def forget(self, feed: Feed) -> None:
+        """Let nobody join a feed that ends."""
+        if self._shared.get(feed.subscription.key) is feed:
+            del self._shared[feed.subscription.key]
+
+    @property
+    def open_feeds(self) -> int:
+        """Feeds at work."""
+        return len(self._tasks)
+
+    def queues(self) -> tuple[int, int, int]:
+        """Give the number of streams, of the events they have queued, and of those that lag."""
+        streams = self._streams
+        return len(streams), sum(map(len, streams)), sum(s.is_lagging for s in streams)
+
+    async def aclose(self) -> None:
+        """End all streams and feeds."""
+        for stream in tuple(self._streams):
+            stream.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._tasks.ended()
+        except TimeoutError:
+            await self._tasks.aclose()

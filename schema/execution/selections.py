@@ -1,0 +1,171 @@
+"""Answers to events that need no reading, made without an executor.
+
+An event such as `MessageDelta` comes many times a second to many readers, and what they select of
+it mostly lies in the event itself: plain attributes, and the id of the node it is about. For such
+selections a function is put together once per operation and type of event; it gives the same bytes
+as the executor. All other selections are left to the executor.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLID,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLScalarType,
+    GraphQLSchema,
+    GraphQLString,
+)
+from graphql.execution.collect_fields import collect_fields, collect_sub_fields
+
+from schema.execution.documents import ParsedDocument
+from schema.execution.encoding import encode
+
+Getter = Callable[[Any], Any]
+
+
+class NotCoveredError(Exception):
+    """The selection needs the executor."""
+
+
+class Selections:
+    """The events of one operation, answered from themselves where their selection allows it."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        document: ParsedDocument,
+        operation: Any,
+        variables: dict[str, Any],
+    ) -> None:
+        self._schema = schema
+        self._fragments = document.fragments
+        self._variables = variables
+        self._root_type = schema.subscription_type
+        self._root = operation.selection_set
+        self._known: dict[type, Callable[[Any], bytes | None] | None] = {}
+
+    def answer(self, event: Any) -> bytes | None:
+        """Give the payload of an event as JSON, or None if that takes an executor."""
+        kind = type(event)
+        try:
+            make = self._known[kind]
+        except KeyError:
+            make = self._known[kind] = self._compile(kind)
+        return None if make is None else make(event)
+
+    def covers(self, kind: type) -> bool:
+        """Tell whether events of a type are answered without an executor."""
+        if kind not in self._known:
+            self._known[kind] = self._compile(kind)
+        return self._known[kind] is not None
+
+    def _compile(self, kind: type) -> Callable[[Any], bytes | None] | None:
+        definition = getattr(kind, "__strawberry_definition__", None)
+        object_type = self._schema.type_map.get(getattr(definition, "name", ""))
+        if self._root_type is None or not isinstance(object_type, GraphQLObjectType):
+            return None
+        roots = collect_fields(
+            self._schema, self._fragments, self._variables, self._root_type, self._root
+        )
+        if len(roots) != 1:
+            return None
+        ((root_key, nodes),) = roots.items()
+        try:
+            getters, required = self._object(object_type, nodes)
+        except NotCoveredError:
+            return None
+        names = tuple(getters)
+        gets = tuple(getters.values())
+        needed = frozenset(required)
+
+        def make(event: Any) -> bytes | None:
+            values = {name: get(event) for name, get in zip(names, gets, strict=True)}
+            for name in needed:
+                if values[name] is None:
+                    # An error with a path: the executor knows how to say it.
+                    return None
+            return encode({"data": {root_key: values}})
+
+        return make
+
+    def _object(
+        self, object_type: GraphQLObjectType, nodes: list[FieldNode]
+    ) -> tuple[dict[str, Getter], list[str]]:
+        fields = collect_sub_fields(
+            self._schema, self._fragments, self._variables, object_type, nodes
+        )
+        getters: dict[str, Getter] = {}
+        required: list[str] = []
+        for key, found in fields.items():
+            name = found[0].name.value
+            if name == "__typename":
+                getters[key] = _constant(object_type.name)
+                continue
+            field = object_type.fields.get(name)
+            if field is None:
+                raise NotCoveredError
+            getters[key] = self._field(field, found)
+            if isinstance(field.type, GraphQLNonNull):
+                required.append(key)
+        return getters, required
+
+    def _field(self, field: GraphQLField, nodes: list[FieldNode]) -> Getter:
+        definition = field.extensions.get("strawberry-definition")
+        if definition is None or any(node.arguments for node in nodes):
+            raise NotCoveredError
+        type_ = field.type.of_type if isinstance(field.type, GraphQLNonNull) else field.type
+        if isinstance(type_, GraphQLScalarType | GraphQLEnumType):
+            if getattr(field.resolve, "_is_default", False):
+                return _leaf(type_, attrgetter(definition.python_name))
+            raise NotCoveredError
+        known_by = getattr(
+            getattr(definition.base_resolver, "wrapped_func", None), "known_by", None
+        )
+        if known_by is None or not isinstance(type_, GraphQLObjectType):
+            raise NotCoveredError
+        return self._node(type_, nodes, attrgetter(known_by))
+
+    def _node(self, type_: GraphQLObjectType, nodes: list[FieldNode], id_of: Getter) -> Getter:
+        """Give an object of which no more than the id is asked for."""
+        fields = collect_sub_fields(self._schema, self._fragments, self._variables, type_, nodes)
+        parts: dict[str, Getter] = {}
+        for key, found in fields.items():
+            match found[0].name.value:
+                case "__typename":
+                    parts[key] = _constant(type_.name)
+                case "id":
+                    parts[key] = id_of
+                case _:
+                    raise NotCoveredError
+
+        def get(event: Any) -> dict[str, Any]:
+            return {key: part(event) for key, part in parts.items()}
+
+        return get
+
+
+def _constant(value: Any) -> Getter:
+    return lambda _: value
+
+
+def _leaf(type_: GraphQLScalarType | GraphQLEnumType, get: Getter) -> Getter:
+    serialize = type_.serialize
+    if type_ in (GraphQLString, GraphQLID):
+
+        def text(event: Any) -> Any:
+            value = get(event)
+            return value if type(value) is str or value is None else serialize(value)
+
+        return text
+
+    def leaf(event: Any) -> Any:
+        value = get(event)
+        return None if value is None else serialize(value)
+
+    return leaf

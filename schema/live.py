@@ -1,0 +1,39 @@
+"""How a subscription field gives what it follows."""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from resolvers.base import Context
+from schema.execution.live import Live
+from services.streams import Follower, Item, Source, TopicFollower, position
+
+E = TypeVar("E")
+
+
+def live(
+    context: Context,
+    follower: Callable[[str | None], Follower[Any]],
+    after: str | None,
+    event: Callable[[Any], E],
+) -> AsyncGenerator[E, None]:
+    """Follow something from the cursor `after`; `event` makes the root value of each item.
+
+    Readers share it as long as they are of one sign-in with the same rights: what a field answers
+    may depend on either. Raises RequestError BAD_USER_INPUT for what is not a cursor.
+    """
+    scope = replace(context.viewer, expires_at=None)
+    source = Live(context.deps.bus, follower, event, scope, context.resume_after or after)
+    # Strawberry reads the event's type from this annotation; the engine knows a Live by itself.
+    return cast("AsyncGenerator[E, None]", source)
+
+
+def live_topic(
+    context: Context, source: Source, after: str | None, event: Callable[[Item], E]
+) -> AsyncGenerator[E, None]:
+    """Follow a topic from the cursor `after`, or from a snapshot; see `live`."""
+
+    def follower(cursor: str | None) -> TopicFollower:
+        return TopicFollower(context.deps, source, position(cursor))
+
+    return live(context, follower, after, event)
