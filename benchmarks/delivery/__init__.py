@@ -1,0 +1,1 @@
+"""The parts of the delivery benchmark: subscribers, publishers, both servers, a paced model."""
