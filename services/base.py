@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.base import Record, now
 from models.database import Database
 from models.system import Event, Topic
+from services import changes
 from services.errors import UnauthenticatedError, UserError, UserErrorCode
 from services.events.base import Bus, BusUnavailableError
 from services.options import Options
@@ -116,8 +118,9 @@ class Work:
         ).one_or_none()
 
     async def commit(self) -> None:
-        """Number the news and commit."""
+        """Number the news, with those of what was changed, and commit."""
         await self.session.flush()
+        self._news += changes.take(self.session)
         self._signals = [
             signal
             for topic in sorted({topic for topic, _, _ in self._news})
@@ -145,9 +148,7 @@ class Work:
             update(Topic).where(Topic.id == topic).values(seq=Topic.seq + len(news))
         )
         if changed.rowcount == 0:  # type: ignore[attr-defined]
-            await self.session.execute(
-                insert(Topic).values(id=topic, epoch=secrets.token_hex(4), seq=len(news))
-            )
+            await self._begin(topic, len(news))
         head, epoch = (
             await self.session.execute(select(Topic.seq, Topic.epoch).where(Topic.id == topic))
         ).one()
@@ -162,6 +163,18 @@ class Work:
                 (topic, {"epoch": epoch, "seq": seq, "type": kind, "payload": dict(payload)})
             )
         return signals
+
+    async def _begin(self, topic: str, seq: int) -> None:
+        """Begin the log of a topic with its first events."""
+        values = {"id": topic, "epoch": secrets.token_hex(4), "seq": seq}
+        if self.deps.db.is_sqlite:
+            # Writers follow each other: nobody else can begin it now.
+            await self.session.execute(insert(Topic).values(values))
+            return
+        # Another transaction may begin it at the same moment; this one then comes after it.
+        await self.session.execute(
+            mysql.insert(Topic).values(values).on_duplicate_key_update(seq=Topic.seq + seq)
+        )
 
 
 @asynccontextmanager

@@ -70,30 +70,59 @@ async def clean(deps: Deps) -> dict[str, int]:
 
 
 async def _clean_events(deps: Deps) -> int:
-    cutoff = now() - timedelta(seconds=deps.options.event_retention_s)
+    """Drop events that are too old, and of each topic those beyond its newest."""
     dropped = 0
-    while True:
-        async with deps.db.reading() as connection:
-            old = (
-                await connection.execute(
-                    select(Event.topic, func.max(Event.seq))
-                    .where(Event.recorded_at < cutoff)
-                    .group_by(Event.topic)
-                    .limit(_BATCH)
-                )
-            ).all()
-        for topic, seq in old:
-            async with work(deps) as unit:
-                # The floor rises before the rows go, so that no reader takes a gap for the truth.
-                await unit.session.execute(
-                    update(Topic).where(Topic.id == topic).values(first_seq=seq + 1)
-                )
-                gone = await unit.session.execute(
-                    delete(Event).where(Event.topic == topic, Event.seq <= seq)
-                )
-                dropped += int(gone.rowcount)  # type: ignore[attr-defined]
-        if len(old) < _BATCH:
-            return dropped
+    for find in (_too_old, _too_many):
+        while True:
+            found = await find(deps)
+            for topic, seq in found:
+                dropped += await _drop_events(deps, topic, seq)
+            if len(found) < _BATCH:
+                break
+    return dropped
+
+
+async def _too_old(deps: Deps) -> list[tuple[str, int]]:
+    cutoff = now() - timedelta(seconds=deps.options.event_retention_s)
+    async with deps.db.reading() as connection:
+        rows = await connection.execute(
+            select(Event.topic, func.max(Event.seq))
+            .where(Event.recorded_at < cutoff)
+            .group_by(Event.topic)
+            .limit(_BATCH)
+        )
+        return [(topic, seq) for topic, seq in rows]
+
+
+async def _too_many(deps: Deps) -> list[tuple[str, int]]:
+    kept = deps.options.event_retention_count
+    async with deps.db.reading() as connection:
+        rows = await connection.execute(
+            select(Topic.id, Topic.seq - kept)
+            .where(Topic.seq - Topic.first_seq >= kept)
+            .limit(_BATCH)
+        )
+        return [(topic, seq) for topic, seq in rows]
+
+
+async def _drop_events(deps: Deps, topic: str, seq: int) -> int:
+    """Drop a topic's events up to `seq`, some at a time: its writers wait meanwhile."""
+    dropped = floor = 0
+    while floor <= seq:
+        async with work(deps) as unit:
+            row = await unit.lock(Topic, topic)
+            floor = seq + 1
+            if row is not None:
+                # The floor rises before the rows go, so that no reader takes a gap for the truth;
+                # and it never falls, whoever else cleans at the same time.
+                floor = max(row.first_seq, min(row.first_seq + _BATCH, floor))
+                row.first_seq = floor
+                await unit.session.flush()
+            gone = await unit.session.execute(
+                delete(Event).where(Event.topic == topic, Event.seq < floor)
+            )
+            dropped += int(gone.rowcount)  # type: ignore[attr-defined]
+    return dropped
 
 
 async def _clean_tasks(deps: Deps) -> int:

@@ -19,6 +19,7 @@ from schema.execution import Engine, Result
 from services.accounts import sessions, users
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer, work
+from tests.witness import witnessed
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
@@ -150,8 +151,12 @@ class Stream:
 
 @pytest.fixture
 async def deps(tmp_path: Path, database_url: str) -> AsyncIterator[Deps]:
-    """Everything a process works with, over a fresh database; no worker."""
-    async with running(settings_for(tmp_path, database_url=database_url)) as deps:
+    """Everything a process works with, over a fresh database; no worker.
+
+    On SQLite every transaction is held to what it tells of people's things.
+    """
+    settings = settings_for(tmp_path, database_url=database_url)
+    async with running(settings) as deps, witnessed(deps):
         yield deps
 
 

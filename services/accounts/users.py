@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.accounts import Role, User
-from services import access
+from services import access, changes
 from services.accounts import passwords, roles, sessions
 from services.accounts.sessions import Client, Credentials
 from services.base import Deps, Viewer, work
@@ -104,6 +104,7 @@ async def register(
             user = User(password_hash=password_hash, **values)
             unit.session.add(user)
             await unit.session.flush()
+            unit.open_topic(changes.topic(user.id))
             is_first = not await roles.admin_exists(unit)
             await roles.grant(unit, user.id, ["admin" if is_first else "user"])
             credentials = await sessions.open_session(unit, user.id, client)

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
+from sqlalchemy import update as sql_update
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import now, row_columns, rows_of
@@ -342,6 +343,12 @@ async def delete(deps: Deps, viewer: Viewer, *, memory_id: str) -> Memory:
     async with work(deps) as unit:
         await lock_owner(unit, user_id)
         memory = await _own(unit, user_id, memory_id)
+        # The database would take the links away as well, and tell nobody.
+        await unit.session.execute(
+            sql_update(Memory)
+            .where(Memory.superseded_by_id == memory_id)
+            .values(superseded_by_id=None)
+        )
         await unit.session.execute(sql_delete(Memory).where(Memory.id == memory_id))
         vectors.changed(unit, user_id, memory_id, "deleted")
         return memory.frozen()
