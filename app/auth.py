@@ -1,34 +1,43 @@
-"""From a header or a `connection_init` payload to a viewer, and the life of a signed-in socket."""
+"""From a header, a cookie or a `connection_init` payload to a viewer."""
 
 import asyncio
-import logging
-import random
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from app.graphql_protocol import ConnectionState
-from app.graphql_request import RequestInfo
+from app.graphql_request import RequestInfo, client_host, is_origin_trusted
+from app.session_watch import EXPIRED, OnEnd, SessionWatches
 from resolvers.base import Context
 from services.accounts import sessions
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer
-from services.errors import UnauthenticatedError
+from services.errors import ForbiddenError, UnauthenticatedError
 
-log = logging.getLogger("noosphere.auth")
-_RECHECK_S = 60.0
-_RETRY_S = 2.0
+COOKIE = "noosphere_token"
+"""Written by the page itself, never by us: an EventSource cannot send headers."""
+
+_CACHE = "app.sign_ins"
 
 
-def bearer(value: str | None) -> str | None:
-    """Give the token of an `Authorization` value; None without one.
+def watches(deps: Deps) -> SessionWatches:
+    """Give the watches of this process's sign-ins."""
+    found: SessionWatches | None = deps.caches.get(_CACHE)
+    if found is None:
+        found = deps.caches[_CACHE] = SessionWatches(deps)
+    return found
+
+
+def bearer(value: str) -> str:
+    """Give the token of an `Authorization` value.
 
     Raises UnauthenticatedError for another scheme or an empty token.
     """
-    if value is None:
-        return None
     scheme, _, token = value.strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise UnauthenticatedError(
@@ -37,24 +46,72 @@ def bearer(value: str | None) -> str | None:
     return token.strip()
 
 
-async def _viewer(deps: Deps, token: str | None) -> Viewer:
-    return ANONYMOUS if token is None else await sessions.authenticate(deps, token)
+def cookie_token(headers: Headers, allowed_origins: Collection[str]) -> str | None:
+    """Give the token of our cookie; None without one.
+
+    Browsers add cookies to whatever any page makes them send, so the page must be known to be ours
+    or one of `allowed_origins`, by what the browser says of it. Raises ForbiddenError otherwise.
+    """
+    cookies = "; ".join(headers.getlist("cookie"))
+    token = cookie_parser(cookies).get(COOKIE) if COOKIE in cookies else None
+    if not token:
+        return None
+    origin = headers.get("origin")
+    is_trusted = headers.get("sec-fetch-site") == "same-origin" or (
+        origin is not None and is_origin_trusted(origin, headers.get("host"), allowed_origins)
+    )
+    if not is_trusted:
+        raise ForbiddenError(
+            f"The cookie {COOKIE} signs in pages of this host and of allowed origins alone; "
+            "others send the header `Authorization: Bearer TOKEN`."
+        )
+    return token
 
 
-def _client(scope: Scope, headers: Headers) -> Client:
-    client = scope.get("client")
-    return Client(client[0] if client else None, headers.get("user-agent"))
+async def context_of_request(
+    deps: Deps, info: RequestInfo, *, allowed_origins: Collection[str] = ()
+) -> Context:
+    """Make the context of an HTTP request.
 
-
-async def context_of_request(deps: Deps, info: RequestInfo) -> Context:
-    """Make the context of an HTTP request."""
-    viewer = await _viewer(deps, bearer(info.headers.get("authorization")))
+    A cookie that does not sign in any more leaves a single answer anonymous, for the browser adds
+    it even to the request that asks for a new sign-in; a stream is refused.
+    """
+    authorization = info.headers.get("authorization")
+    viewer = ANONYMOUS
+    if authorization is not None:
+        viewer = await _viewer(deps, bearer(authorization), info)
+    else:
+        token = cookie_token(info.headers, allowed_origins)
+        try:
+            viewer = ANONYMOUS if token is None else await _viewer(deps, token, info)
+        except UnauthenticatedError:
+            if info.is_stream:
+                raise
     client = Client(info.client_host, info.headers.get("user-agent"))
-    return Context(deps, viewer, info.request_id, client)
+    return Context(deps, viewer, info.request_id, client, info.resume_after)
 
 
-async def connect(deps: Deps, scope: Scope, payload: dict[str, Any] | None) -> ConnectionState:
-    """Sign a WebSocket in: by its payload, or else by the handshake's header."""
+async def _viewer(deps: Deps, token: str, info: RequestInfo) -> Viewer:
+    if info.is_stream:
+        return await watches(deps).authenticate(token)
+    return await sessions.authenticate(deps, token)
+
+
+def hold(context: Context, on_end: OnEnd) -> Callable[[], None]:
+    """Have `on_end` called when the sign-in of a context ends; gives what lets go of it."""
+    if context.viewer.session_id is None:
+        return lambda: None
+    return watches(context.deps).watch(context.viewer).hold(on_end)
+
+
+async def connect(
+    deps: Deps,
+    scope: Scope,
+    payload: dict[str, Any] | None,
+    *,
+    allowed_origins: Collection[str] = (),
+) -> ConnectionState:
+    """Sign a WebSocket in: by its payload, or else by the handshake's header or cookie."""
     headers = Headers(scope=scope)
     given = next(
         (value for name, value in (payload or {}).items() if name.lower() == "authorization"),
@@ -62,63 +119,61 @@ async def connect(deps: Deps, scope: Scope, payload: dict[str, Any] | None) -> C
     )
     if given is not None and not isinstance(given, str):
         raise UnauthenticatedError("`Authorization` must be a string: `Bearer TOKEN`.")
-    viewer = await _viewer(deps, bearer(given))
-    watch = SessionWatch(deps, viewer, _client(scope, headers))
-    state = ConnectionState(
-        make_context=watch.context,
-        expires_at=viewer.expires_at,
-        revoked=watch if viewer.is_authenticated else None,
-        viewer_id=viewer.user_id,
-    )
-    watch.state = state
-    return state
+    token = cookie_token(headers, allowed_origins) if given is None else bearer(given)
+    client = Client(client_host(scope), headers.get("user-agent"))
+    if token is None:
+
+        async def anonymous(request_id: str) -> Context:
+            return Context(deps, ANONYMOUS, request_id, client)
+
+        return ConnectionState(anonymous)
+    viewer = await watches(deps).authenticate(token)
+    return SignedInState(deps, viewer, client)
 
 
-class SessionWatch:
-    """Keeps a socket's sign-in true: its end, its renewal, and the roles of its user."""
+class SignedInState(ConnectionState):
+    """The state of a signed-in connection, which follows its session while it is held.
+
+    It is held by `on_end` until that is let go, and while somebody waits in `wait`. `expires_at`
+    moves when the sign-in is renewed.
+    """
 
     def __init__(self, deps: Deps, viewer: Viewer, client: Client) -> None:
-        self._deps, self._viewer, self._client = deps, viewer, client
-        self.state: ConnectionState | None = None
+        self._deps, self._client = deps, client
+        self._watch = watches(deps).watch(viewer)
+        self.make_context = self._context
+        self.revoked = self
+        self.viewer_id = viewer.user_id
+        self.ack_payload = None
 
-    async def context(self, request_id: str) -> Context:
-        """Make the context of one operation on the socket."""
-        return Context(self._deps, self._viewer, request_id, self._client)
+    @property
+    def expires_at(self) -> datetime:  # type: ignore[override] # The session alone moves it.
+        """When the sign-in ends, as far as is known now."""
+        return self._watch.expires_at
 
-    async def wait(self) -> None:
-        """Return when the sign-in has been revoked, here or in another process."""
-        while True:
-            try:
-                await self._watch(self._viewer.session_id or "", self._viewer.user_id or "")
-            except Exception as error:  # noqa: BLE001 - whatever is away comes back.
-                # A database or a bus that is away for a moment is no reason to drop a socket; the
-                # sign-in's own end is kept by a timer.
-                log.warning("a sign-in cannot be watched right now: %s", error)
-                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
-            else:
-                return
+    def on_end(self, callback: OnEnd) -> Callable[[], None]:
+        """Have `callback` called once with the reason when the sign-in ends; gives what lets go.
 
-    async def _watch(self, session_id: str, user_id: str) -> None:
-        topics = (f"session:{session_id}", f"viewer:{user_id}")
-        async with self._deps.bus.attach(*topics) as tap:
-            while await self._is_open(session_id):
-                news = await tap.get(_RECHECK_S * random.uniform(0.8, 1.2))  # noqa: S311
-                if tap.lost() or news is None:
-                    continue
-                if news.data.get("revoked"):
-                    return
-                if "renewed" in news.data and self.state is not None:
-                    self.state.expires_at = datetime.fromtimestamp(news.data["expires_at"], UTC)
+        It is called before this returns if that has happened already, and must not raise.
+        """
+        if self._watch.ended is None:
+            # The watch may have been given up since: one that nobody holds does not last.
+            self._watch = watches(self._deps).watch(self._watch.viewer)
+        return self._watch.hold(callback)
 
-    async def _is_open(self, session_id: str) -> bool:
-        """Read the sign-in again: what it may, and whether it still stands."""
-        expires_at = await sessions.open_until(self._deps, session_id)
-        if expires_at is None:
-            return False
-        viewer = await sessions.viewer_of(self._deps, self._viewer.id, session_id)
-        if viewer is None:
-            return False
-        self._viewer = viewer
-        if self.state is not None:
-            self.state.expires_at = expires_at
-        return True
+    async def wait(self) -> str:
+        """Return why the sign-in was ended before its time; its time is `expires_at`."""
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        release = self.on_end(partial(_resolve, ended))
+        try:
+            return await ended
+        finally:
+            release()
+
+    async def _context(self, request_id: str) -> Context:
+        return Context(self._deps, self._watch.viewer, request_id, self._client)
+
+
+def _resolve(ended: "asyncio.Future[str]", reason: str) -> None:
+    if reason != EXPIRED and not ended.done():
+        ended.set_result(reason)

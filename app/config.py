@@ -131,7 +131,12 @@ class Settings(BaseSettings):
         50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
     )
     request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
-    max_sockets_per_viewer: int = Field(2000, ge=1, description="Open WebSockets of one user.")
+    max_sockets_per_viewer: int = Field(
+        2000, ge=1, description="Open WebSockets and HTTP streams of one user."
+    )
+    max_sockets_per_address: int = Field(
+        1000, ge=1, description="The same of one client address, where nobody is signed in."
+    )
     max_operations_per_socket: int = Field(100, ge=1, description="Operations on one WebSocket.")
 
     message_max_chars: int = Field(100_000, ge=1, description="Longest message.")

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -14,7 +14,17 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
-from app.graphql_media import HTML, JSON, RESPONSE_JSON, check_content, negotiate
+from app.graphql_media import (
+    EVENT_STREAM,
+    HTML,
+    JSON,
+    MULTIPART,
+    RESPONSE_JSON,
+    Media,
+    check_content,
+    choose,
+)
+from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
     BadRequestError,
     Params,
@@ -24,19 +34,11 @@ from app.graphql_request import (
     request_id,
     request_info,
 )
+from app.graphql_stream import FRAMINGS, HEADERS, HttpStream, Streams, whole
 from schema.execution import Engine, Prepared, Result, failure, request_failure
+from services.errors import RequestError
 
 logger = logging.getLogger(__name__)
-
-_REQUEST_STATUS = {
-    "UNAUTHENTICATED": 401,
-    "FORBIDDEN": 403,
-    "RATE_LIMITED": 429,
-    "INTERNAL": 500,
-    "UNAVAILABLE": 503,
-    "TIMED_OUT": 504,
-}
-"""Statuses of requests of which nothing was executed, whatever media type was asked for."""
 
 _DISCONNECT_PATIENCE_S = 0.05
 """Quick queries end before it pays to watch their connection."""
@@ -44,10 +46,16 @@ _DISCONNECT_PATIENCE_S = 0.05
 _SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
 """Headers a page cannot send to another site without the browser asking us first."""
 
+_NOT_ACCEPTABLE = (
+    f"No acceptable media type: accept {RESPONSE_JSON} or {JSON}, "
+    f"or {EVENT_STREAM} or {MULTIPART} for subscriptions."
+)
+
 
 class GraphQLHTTP:
     """ASGI endpoint for `Route`: POST and GET of operations, and GraphiQL for browsers.
 
+    Subscriptions answer as a stream, to whoever accepts one; `streams` bounds and ends those.
     `make_context` gives the context of each operation; a RequestError it raises refuses the
     request (401, 403, 429 or 503). `max_body_bytes` bounds the body while it is read. A query
     whose client leaves is cancelled; a mutation is finished. After `timeout_s` seconds either is
@@ -65,7 +73,9 @@ class GraphQLHTTP:
         graphiql_html: Callable[[], bytes] | None = None,
         graphiql_headers: Mapping[str, str] | None = None,
         allowed_origins: Collection[str] = (),
+        streams: Streams | None = None,
     ) -> None:
+        self.streams = streams or Streams()
         self._engine = engine
         self._make_context = make_context
         self._max_body_bytes = max_body_bytes
@@ -79,23 +89,21 @@ class GraphQLHTTP:
         """Answer one request."""
         headers = Headers(scope=scope)
         id_ = request_id(headers)
-        reply = _Reply(send, id_)
+        reply = Reply(send, id_)
         try:
             await self._answer(scope, headers, receive, reply)
         except BadRequestError as error:
             result = Result.refused([failure(error.code, error.message)])
-            await reply.result(result, reply.media_type, status=error.status)
+            await reply.result(result, status=error.status)
         except _ClientGoneError:
             return
         except Exception as error:
             if reply.is_started:
                 raise
             failed = Result.refused([request_failure(error, id_)])
-            await reply.result(failed, reply.media_type, status=500)
+            await reply.result(failed, status=500)
 
-    async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, reply: "_Reply"
-    ) -> None:
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: Reply) -> None:
         method = scope["method"]
         if method not in ("GET", "POST"):
             reply.headers["allow"] = "GET, POST"
@@ -103,52 +111,67 @@ class GraphQLHTTP:
                 await reply.body(204, None, b"")
                 return
             raise BadRequestError("Use POST, or GET for queries.", status=405)
-        media_type = negotiate(headers.get("accept", ""), allows_html=method == "GET")
-        if media_type is None:
-            raise BadRequestError(
-                f"No acceptable media type: accept {RESPONSE_JSON} or {JSON}.", status=406
-            )
-        if media_type == HTML:
+        media = choose(headers.get("accept", ""), allows_html=method == "GET")
+        if media.single == HTML:
             await self._graphiql(reply)
             return
-        reply.media_type = media_type
+        if media.single is None and media.stream is None:
+            raise BadRequestError(_NOT_ACCEPTABLE, status=406)
+        reply.media_type = media.single or RESPONSE_JSON
         if method == "GET":
             self._check_origin(headers)
             params = read_params(_query_parameters(scope["query_string"]))
         else:
             params = read_params(await self._json_body(headers, receive))
-        info = request_info(scope, headers, reply.request_id)
-        result = await self._operate(params, info, receive, reply)
-        await reply.result(result, media_type)
+        info = request_info(
+            scope,
+            headers,
+            reply.request_id,
+            is_stream=media.prefers_stream,
+            # An EventSource repeats its URL with this header added: it is the newer of the two.
+            resume_after=headers.get("last-event-id") or None
+            if media.stream == EVENT_STREAM
+            else None,
+        )
+        await self._operate(params, info, media, receive, reply)
 
     async def _operate(
-        self, params: Params, info: RequestInfo, receive: Receive, reply: "_Reply"
-    ) -> Result:
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                context = await self._make_context(info)
-        except TimeoutError:
-            graphql_metrics.record("unknown", "http", "timed_out")
-            late = "Signing in took too long. Try again later."
-            return Result.refused([failure("TIMED_OUT", late)])
-        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            graphql_metrics.record("unknown", "http", "refused")
-            return Result.refused([request_failure(error, info.request_id)])
+        self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
+    ) -> None:
+        context = await self._context(info)
+        if isinstance(context, Result):
+            graphql_metrics.record("unknown", "http", graphql_metrics.outcome(context))
+            await reply.result(context)
+            return
         prepared = await self._engine.prepare_async(
             params.query, params.operation_name, params.variables
         )
         if not isinstance(prepared, Prepared):
             graphql_metrics.record("unknown", "http", "refused")
-            return Result.refused(prepared)
-        self._check_type(prepared, info, reply)
-        outcome = "canceled"
+            await _tell(Result.refused(prepared), media, reply)
+            return
+        self._check_type(prepared, info, media, reply)
+        if prepared.type == "subscription":
+            await self._subscribe(prepared, context, info, media, receive, reply)
+            return
+        started, outcome = time.perf_counter(), "canceled"
         try:
             result = await self._execute(prepared, context, receive)
             outcome = graphql_metrics.outcome(result)
         finally:
             graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)
-        return result
+        await _tell(result, media, reply)
+
+    async def _context(self, info: RequestInfo) -> Any:
+        """Sign in; gives a Result for a request that is refused."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._make_context(info)
+        except TimeoutError:
+            late = "Signing in took too long. Try again later."
+            return Result.refused([failure("TIMED_OUT", late)])
+        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+            return Result.refused([request_failure(error, info.request_id)])
 
     async def _execute(self, prepared: Prepared, context: Any, receive: Receive) -> Result:
         if prepared.type == "mutation":
@@ -157,11 +180,52 @@ class GraphQLHTTP:
         async with _CancelOnDisconnect(receive):
             return await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
 
-    def _check_type(self, prepared: Prepared, info: RequestInfo, reply: "_Reply") -> None:
-        if prepared.type == "subscription":
+    async def _subscribe(
+        self,
+        prepared: Prepared,
+        context: Any,
+        info: RequestInfo,
+        media: Media,
+        receive: Receive,
+        reply: Reply,
+    ) -> None:
+        framing = FRAMINGS[media.stream or EVENT_STREAM]
+        outcome = "canceled"
+        try:
+            async with AsyncExitStack() as stack:
+                stack.enter_context(self.streams.place(context, info.client_host))
+                async with _CancelOnDisconnect(receive):
+                    answers = await self._engine.subscribe(
+                        prepared, context, timeout_s=self._timeout_s
+                    )
+                    if not isinstance(answers, Result):
+                        stack.push_async_callback(answers.aclose)
+                if isinstance(answers, Result):
+                    outcome = graphql_metrics.outcome(answers)
+                    await _tell(answers, media, reply)
+                    return
+                stream = HttpStream(
+                    framing,
+                    receive,
+                    reply.send,
+                    options=self.streams.options,
+                    request_id=reply.request_id,
+                )
+                head = reply.head(200, {**HEADERS, **framing.headers})
+                outcome = await self.streams.run(stream, context, head, answers)
+        except RequestError as error:
+            outcome = "refused"
+            await reply.result(Result.refused([request_failure(error, reply.request_id)]))
+        finally:
+            graphql_metrics.record("subscription", framing.name, outcome)
+
+    def _check_type(
+        self, prepared: Prepared, info: RequestInfo, media: Media, reply: Reply
+    ) -> None:
+        if prepared.type == "subscription" and media.stream is None:
             raise BadRequestError(
-                "Subscriptions run over WebSocket at this same address, "
-                "with the subprotocol graphql-transport-ws.",
+                f"A subscription answers as a stream: accept {EVENT_STREAM} or {MULTIPART}, or use "
+                "WebSocket at this same address with the subprotocol graphql-transport-ws.",
                 code="SUBSCRIPTION_NOT_SUPPORTED",
             )
         if prepared.type == "mutation" and info.scope["method"] == "GET":
@@ -222,7 +286,7 @@ class GraphQLHTTP:
             code="LIMIT",
         )
 
-    async def _graphiql(self, reply: "_Reply") -> None:
+    async def _graphiql(self, reply: Reply) -> None:
         if self._graphiql_html is None:
             raise BadRequestError(
                 f"There is no page here: accept {RESPONSE_JSON} or {JSON}.", status=406
@@ -277,72 +341,23 @@ class _CancelOnDisconnect:
                 await asyncio.gather(self._watcher, return_exceptions=True)
 
 
-class _Reply:
-    """The one answer to a request."""
+async def _tell(result: Result, media: Media, reply: Reply) -> None:
+    """Answer with one result, as the client prefers it.
 
-    def __init__(self, send: Send, id_: str) -> None:
-        self._send = send
-        self.request_id = id_
-        self.media_type = JSON
-        self.headers: dict[str, str] = {}
-        self.is_started = False
-
-    async def result(self, result: Result, media_type: str, status: int | None = None) -> None:
-        try:
-            body = result.json()
-        except TypeError as error:
-            result = Result(None, [request_failure(error, self.request_id)])
-            body, status = result.json(), 500
-        if status is None:
-            status = status_of(result, media_type)
-        if status == 401:
-            self.headers["www-authenticate"] = "Bearer"
-        retry_after_s = _retry_after_s(result)
-        if retry_after_s is not None:
-            self.headers["retry-after"] = str(retry_after_s)
-        await self.body(status, media_type, body)
-
-    async def body(self, status: int, media_type: str | None, body: bytes) -> None:
-        headers = {
-            "x-request-id": self.request_id,
-            "cache-control": "no-store",
-            "vary": "Accept, Origin",
-            "x-content-type-options": "nosniff",
-            **self.headers,
-        }
-        if media_type is not None:
-            headers["content-type"] = f"{media_type}; charset=utf-8"
-            headers["content-length"] = str(len(body))
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        self.is_started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
-        await self._send({"type": "http.response.body", "body": body})
-
-
-def status_of(result: Result, media_type: str) -> int:
-    """Give the HTTP status of a result.
-
-    Requests refused before GraphQL had a say get their own status. What GraphQL refuses is 400 for
-    application/graphql-response+json and 200 for application/json, whose clients take any other
-    status for a failure of the network. Executed operations are 200, but for those that came to
-    nothing for a reason HTTP has a status for.
+    Server-sent events carry GraphQL's own refusals too, for an EventSource sees no other body.
     """
-    statuses = {_REQUEST_STATUS.get(code or "") for code in result.codes()}
-    status = next(iter(statuses)) if len(statuses) == 1 else None
-    if not result.is_executed:
-        return status or (400 if media_type == RESPONSE_JSON else 200)
-    if result.data is None and media_type == RESPONSE_JSON and status in (401, 403, 429, 503):
-        return status
-    return 200
-
-
-def _retry_after_s(result: Result) -> int | None:
-    waits = [
-        error["extensions"]["retryAfter"]
-        for error in result.errors
-        if "retryAfter" in error.get("extensions", {})
-    ]
-    return max(1, math.ceil(max(waits))) if waits else None
+    is_streamed = media.prefers_stream and (
+        media.stream == EVENT_STREAM or (media.single is None and result.is_executed)
+    )
+    if media.stream is None or not is_streamed or refuses_request(result):
+        await reply.result(result)
+        return
+    framing = FRAMINGS[media.stream]
+    try:
+        body = whole(framing, result)
+    except TypeError as error:
+        body = whole(framing, Result.refused([request_failure(error, reply.request_id)]))
+    await reply.whole(200, {**HEADERS, **framing.headers}, body)
 
 
 def _query_parameters(query_string: bytes) -> dict[str, Any]:

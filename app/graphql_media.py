@@ -1,5 +1,6 @@
 """Media types of GraphQL over HTTP: what clients send and what they accept."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from starlette.datastructures import Headers
@@ -9,6 +10,11 @@ from app.graphql_request import BadRequestError
 JSON = "application/json"
 RESPONSE_JSON = "application/graphql-response+json"
 HTML = "text/html"
+EVENT_STREAM = "text/event-stream"
+MULTIPART = "multipart/mixed;subscriptionSpec=1.0"
+"""Apollo's way to answer with more than one result; other uses of multipart/mixed are not ours."""
+
+_STREAMS = (EVENT_STREAM, MULTIPART)
 
 
 def check_content(headers: Headers) -> None:
@@ -25,33 +31,62 @@ def check_content(headers: Headers) -> None:
         raise BadRequestError("Compressed bodies are not supported.", status=415)
 
 
-@lru_cache(maxsize=256)
-def negotiate(accept: str, *, allows_html: bool) -> str | None:
-    """Give the media type to answer with, or None if the client accepts none of ours.
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a client accepts of what we can send.
 
-    Wildcards and a missing header mean application/json. A page wins only where it is named and
-    preferred to JSON, as browsers do.
+    `single` answers with one result: a kind of JSON, a page, or None. `stream` answers with any
+    number of them: EVENT_STREAM, MULTIPART or None. `prefers_stream` tells which of the two a
+    single result goes by.
+    """
+
+    single: str | None
+    stream: str | None
+    prefers_stream: bool
+
+
+@lru_cache(maxsize=256)
+def choose(accept: str, *, allows_html: bool) -> Media:
+    """Read an Accept header.
+
+    Wildcards and a missing header mean application/json. A stream is sent to those alone who name
+    its type. A page wins only where it is named and preferred to the rest, as browsers do.
     """
     if not accept.strip():
-        return JSON
+        return Media(JSON, None, prefers_stream=False)
     ranges = dict(_media_range(part) for part in accept.split(",") if part.strip())
     wildcard = ranges.get("application/*", ranges.get("*/*", 0.0))
     # Insertion order breaks ties between types named by the client; JSON comes first otherwise.
-    weights = {name: ranges[name] for name in ranges if name in (JSON, RESPONSE_JSON)}
+    weights = {n: ranges[n] for n in ranges if n in (JSON, RESPONSE_JSON, *_STREAMS)}
     weights.setdefault(JSON, wildcard)
     best = max(weights, key=lambda name: weights[name])
     if allows_html and ranges.get(HTML, 0.0) > weights[best]:
-        return HTML
-    return best if weights[best] > 0 else None
+        return Media(HTML, None, prefers_stream=False)
+    stream = _best({name: weights[name] for name in weights if name in _STREAMS})
+    single = _best({name: weights[name] for name in weights if name not in _STREAMS})
+    return Media(single, stream, prefers_stream=stream is not None and best == stream)
+
+
+def negotiate(accept: str, *, allows_html: bool) -> str | None:
+    """Give the media type of a single result, or None if the client accepts none of ours."""
+    return choose(accept, allows_html=allows_html).single
+
+
+def _best(weights: dict[str, float]) -> str | None:
+    best = max(weights, key=lambda name: weights[name], default=None)
+    return best if best is not None and weights[best] > 0 else None
 
 
 def _media_range(part: str) -> tuple[str, float]:
     name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    weight = 1.0
     for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
+        key, _, value = (piece.strip() for piece in parameter.partition("="))
+        if key == "q":
             try:
-                return name, float(value)
+                weight = float(value)
             except ValueError:
-                return name, 0.0
-    return name, 1.0
+                weight = 0.0
+        elif name == "multipart/mixed" and key == "subscriptionspec" and value.strip('"') == "1.0":
+            name = MULTIPART
+    return name, weight

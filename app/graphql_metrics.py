@@ -6,10 +6,16 @@ from schema.execution import Result
 
 WEBSOCKETS_OPEN = Gauge("noosphere_websockets_open", "WebSocket connections open now.")
 
+HTTP_STREAMS_OPEN = Gauge(
+    "noosphere_http_streams_open",
+    "Subscriptions over HTTP open now, by transport (sse or multipart).",
+    ["transport"],
+)
+
 OPERATIONS = Counter(
     "noosphere_operations",
     "GraphQL operations ended, by type (query, mutation, subscription or unknown), transport "
-    "(http or ws) and outcome (ok, error, refused, timed_out or canceled).",
+    "(http, sse, multipart or ws) and outcome (ok, error, refused, timed_out or canceled).",
     ["type", "transport", "outcome"],
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -25,12 +25,18 @@ class BadRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What a context is made from."""
+    """What a context is made from.
+
+    `is_stream` tells that the client asks for a stream, `resume_after` where it goes on
+    (`Last-Event-ID`).
+    """
 
     request_id: str
     headers: Headers
     client_host: str | None
     scope: Scope
+    is_stream: bool = False
+    resume_after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,42 @@ def request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def request_info(scope: Scope, headers: Headers, id_: str) -> RequestInfo:
+def request_info(
+    scope: Scope,
+    headers: Headers,
+    id_: str,
+    *,
+    is_stream: bool = False,
+    resume_after: str | None = None,
+) -> RequestInfo:
     """Give what a context is made from."""
+    return RequestInfo(id_, headers, client_host(scope), scope, is_stream, resume_after)
+
+
+def client_host(scope: Scope) -> str | None:
+    """Give the address of the client, if it has one."""
     client = scope.get("client")
-    return RequestInfo(id_, headers, client[0] if client else None, scope)
+    return client[0] if client else None
 
 
 def is_origin_allowed(origin: str, host: str | None, allowed: Collection[str]) -> bool:
     """Tell whether a browser page of `origin` may speak to us: same host, listed, or `*`."""
-    if origin in allowed or "*" in allowed:
+    return "*" in allowed or is_origin_trusted(origin, host, allowed)
+
+
+def is_origin_trusted(origin: str, host: str | None, allowed: Collection[str]) -> bool:
+    """Tell whether a page of `origin` may use what its visitor's browser adds by itself.
+
+    That takes the same host or being listed by name: `*` lets pages in, but without cookies.
+    """
+    if origin in allowed:
         return True
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
+
+
+def abort(receive: Receive) -> None:
+    """Drop a connection without flushing. ASGI has no word for that, uvicorn's protocols do."""
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    drop = getattr(transport, "abort", None)
+    if drop is not None:
+        drop()

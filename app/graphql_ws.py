@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Collection
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -18,7 +18,8 @@ from app.graphql_protocol import (
     ConnectionState,
     SocketOptions,
 )
-from app.graphql_request import is_origin_allowed
+from app.graphql_register import Register
+from app.graphql_request import client_host, is_origin_allowed
 from app.graphql_socket import Socket
 from schema.execution import Engine
 
@@ -32,8 +33,8 @@ class GraphQLWebSocket:
 
     `connect` signs a connection in from its handshake and `connection_init` payload; a RequestError
     it raises closes the socket with 4403, or 1013 (try again later) for RATE_LIMITED and
-    UNAVAILABLE. Pages of other hosts are let in by `allowed_origins` ("*" for all); clients that
-    send no Origin are no browsers and always are.
+    UNAVAILABLE. `register` counts them with what else is open. Pages of other hosts are let in by
+    `allowed_origins` ("*" for all); clients that send no Origin are no browsers and always are.
     """
 
     def __init__(
@@ -44,14 +45,15 @@ class GraphQLWebSocket:
         options: SocketOptions | None = None,
         allowed_origins: Collection[str] = (),
         max_sockets_per_viewer: int = 100,
+        register: Register | None = None,
     ) -> None:
         self._engine = engine
         self._connect = connect
         self._options = options or SocketOptions()
         self._allowed_origins = frozenset(allowed_origins)
-        self._max_sockets_per_viewer = max_sockets_per_viewer
+        self._register = register or Register(max_per_viewer=max_sockets_per_viewer)
         self._sockets: set[Socket] = set()
-        self._viewers: Counter[str] = Counter()
+        self._places: dict[Socket, str] = {}
         self._is_draining = False
         self._empty = asyncio.Event()
 
@@ -93,7 +95,7 @@ class GraphQLWebSocket:
             scope=scope,
             receive=receive,
             send=send,
-            is_welcome=self._is_welcome,
+            is_welcome=partial(self._is_welcome, client_host(scope)),
         )
         self._sockets.add(socket)
         graphql_metrics.WEBSOCKETS_OPEN.inc()
@@ -108,20 +110,17 @@ class GraphQLWebSocket:
             if not self._sockets:
                 self._empty.set()
 
-    def _is_welcome(self, socket: Socket) -> bool:
-        viewer_id = socket.viewer_id
-        if viewer_id is None:
-            return True
-        self._viewers[viewer_id] += 1
-        return self._viewers[viewer_id] <= self._max_sockets_per_viewer
+    def _is_welcome(self, address: str | None, socket: Socket) -> bool:
+        place = self._register.enter(socket.viewer_id, address)
+        if place is None:
+            return False
+        self._places[socket] = place
+        return True
 
     def _forget(self, socket: Socket) -> None:
-        viewer_id = socket.viewer_id
-        if viewer_id is None:
-            return
-        self._viewers[viewer_id] -= 1
-        if self._viewers[viewer_id] <= 0:
-            del self._viewers[viewer_id]
+        place = self._places.pop(socket, None)
+        if place is not None:
+            self._register.leave(place)
 
     async def drain(self, timeout_s: float = 10.0) -> None:
         """Close every socket with 1012, which clients answer by connecting anew; refuse new ones.

@@ -18,6 +18,8 @@ import schema
 from app import auth, graphiql
 from app.config import Settings
 from app.graphql_http import GraphQLHTTP
+from app.graphql_register import Register
+from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
 from app.worker import working
@@ -44,25 +46,32 @@ class Server:
             ),
         )
         origins = settings.cors_origins
+        register = Register(
+            max_per_viewer=settings.max_sockets_per_viewer,
+            max_per_address=settings.max_sockets_per_address,
+        )
         self.http = GraphQLHTTP(
             engine,
-            lambda info: auth.context_of_request(self.deps, info),
+            lambda info: auth.context_of_request(self.deps, info, allowed_origins=origins),
             max_body_bytes=settings.max_body_bytes,
             timeout_s=settings.request_timeout,
             graphiql_html=graphiql.page if settings.graphiql else None,
             graphiql_headers=graphiql.HEADERS,
             allowed_origins=origins,
+            streams=Streams(
+                register, viewer_id=lambda context: context.viewer.user_id, hold=auth.hold
+            ),
         )
         self.sockets = GraphQLWebSocket(
             engine,
-            lambda scope, payload: auth.connect(self.deps, scope, payload),
+            lambda scope, payload: auth.connect(self.deps, scope, payload, allowed_origins=origins),
             options=SocketOptions(
                 max_operations=settings.max_operations_per_socket,
                 max_frame_bytes=settings.max_body_bytes,
                 operation_timeout_s=settings.request_timeout,
             ),
             allowed_origins=origins,
-            max_sockets_per_viewer=settings.max_sockets_per_viewer,
+            register=register,
         )
 
     @property
@@ -77,6 +86,7 @@ class Server:
         """Open everything before the first request, and close it after the last."""
         async with AsyncExitStack() as stack:
             self._deps = await stack.enter_async_context(running(self.settings))
+            stack.push_async_callback(auth.watches(self._deps).aclose)
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
             yield self._deps
@@ -88,7 +98,12 @@ class Server:
             try:
                 yield
             finally:
-                await self.sockets.drain(self.settings.shutdown_timeout)
+                await self.drain()
+
+    async def drain(self) -> None:
+        """End sockets and streams in ways after which clients come back, and refuse new ones."""
+        timeout_s = self.settings.shutdown_timeout
+        await asyncio.gather(self.sockets.drain(timeout_s), self.http.streams.drain(timeout_s))
 
     async def healthz(self, _request: Request) -> Response:
         """Answer that the process lives."""
@@ -157,7 +172,15 @@ def create_app(settings: Settings) -> Starlette:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST", "OPTIONS"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+                allow_headers=[
+                    "Authorization",
+                    "Content-Type",
+                    "Last-Event-ID",
+                    "X-GraphQL-Preflight",
+                    "X-Request-Id",
+                ],
+                # For the sign-in by cookie, which takes an origin that is listed by name.
+                allow_credentials="*" not in settings.cors_origins,
                 expose_headers=["X-Request-Id", "Retry-After"],
                 max_age=86400,
             )

@@ -16,7 +16,7 @@ class Server(uvicorn.Server):
     """A server for one application made by `create_app`.
 
     `on_ready(settings, deps, port)` runs once it listens. Stopping closes the WebSockets with a
-    code that lets clients come back, then finishes open requests.
+    code that lets clients come back, ends streams likewise, then finishes open requests.
     """
 
     def __init__(
@@ -55,5 +55,5 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then close."""
         if self.started:
-            await self._application.sockets.drain(self._application.settings.shutdown_timeout)
+            await self._application.drain()
         await super().shutdown(sockets)

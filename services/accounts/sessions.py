@@ -1,8 +1,10 @@
 """Sign-ins: short access tokens, single-use refresh tokens, revocation."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -211,33 +213,20 @@ async def revoke_all(unit: Work, user_id: str, *, reason: str, keep: str | None 
             _end(unit, session, reason)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A sign-in as it stands: whom it signs in and until when, and the hash of its token."""
+
+    viewer: Viewer
+    token_hash: str
+
+
 async def authenticate(deps: Deps, token: str) -> Viewer:
     """Give the viewer an access token stands for.
 
     Raises UnauthenticatedError when the token is unknown, expired or revoked, or the user inactive.
     """
-    async with deps.db.reading() as connection:
-        rows = (
-            await connection.execute(
-                select(
-                    AuthSession.id,
-                    AuthSession.user_id,
-                    AuthSession.expires_at,
-                    AuthSession.revoked_at,
-                    AuthSession.last_active_at,
-                    User.username,
-                    User.is_active,
-                    Role.name.label("role"),
-                    Permission.name.label("permission"),
-                )
-                .join(User, User.id == AuthSession.user_id)
-                .outerjoin(UserRole, UserRole.user_id == User.id)
-                .outerjoin(Role, Role.id == UserRole.role_id)
-                .outerjoin(RolePermission, RolePermission.role_id == Role.id)
-                .outerjoin(Permission, Permission.id == RolePermission.permission_id)
-                .where(AuthSession.token_hash == passwords.hash_token(token))
-            )
-        ).all()
+    rows = await _read(deps, AuthSession.token_hash == passwords.hash_token(token))
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         raise UnauthenticatedError("The token is unknown or revoked; sign in again.")
     first, at = rows[0], now()
@@ -245,6 +234,45 @@ async def authenticate(deps: Deps, token: str) -> Viewer:
         raise UnauthenticatedError("The token has expired; renew it with sessionRefresh.")
     if at - first.last_active_at > _ACTIVITY_STEP:
         await _touch(deps, first.id)
+    return _viewer(rows)
+
+
+async def standing(deps: Deps, session_id: str) -> Standing | None:
+    """Give how a sign-in stands, though its token may have expired; None if revoked or gone."""
+    rows = await _read(deps, AuthSession.id == session_id)
+    if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
+        return None
+    return Standing(_viewer(rows), rows[0].token_hash)
+
+
+async def _read(deps: Deps, which: ColumnElement[bool]) -> Sequence[Any]:
+    """Give one row for every permission of every role of a sign-in's user, or one without any."""
+    async with deps.db.reading() as connection:
+        found = await connection.execute(
+            select(
+                AuthSession.id,
+                AuthSession.user_id,
+                AuthSession.token_hash,
+                AuthSession.expires_at,
+                AuthSession.revoked_at,
+                AuthSession.last_active_at,
+                User.username,
+                User.is_active,
+                Role.name.label("role"),
+                Permission.name.label("permission"),
+            )
+            .join(User, User.id == AuthSession.user_id)
+            .outerjoin(UserRole, UserRole.user_id == User.id)
+            .outerjoin(Role, Role.id == UserRole.role_id)
+            .outerjoin(RolePermission, RolePermission.role_id == Role.id)
+            .outerjoin(Permission, Permission.id == RolePermission.permission_id)
+            .where(which)
+        )
+        return found.all()
+
+
+def _viewer(rows: Sequence[Any]) -> Viewer:
+    first = rows[0]
     return Viewer(
         user_id=first.user_id,
         session_id=first.id,
@@ -259,16 +287,6 @@ async def _touch(deps: Deps, session_id: str) -> None:
     async with work(deps) as unit:
         await unit.session.execute(
             update(AuthSession).where(AuthSession.id == session_id).values(last_active_at=now())
-        )
-
-
-async def open_until(deps: Deps, session_id: str) -> datetime | None:
-    """Give the time a sign-in's access token ends, or None when the sign-in is revoked or gone."""
-    async with deps.db.reading() as connection:
-        return await connection.scalar(
-            select(AuthSession.expires_at)
-            .join(User, User.id == AuthSession.user_id)
-            .where(AuthSession.id == session_id, AuthSession.revoked_at.is_(None), User.is_active)
         )
 
 

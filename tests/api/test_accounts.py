@@ -367,7 +367,7 @@ async def test_a_refresh_lengthens_an_open_sockets_life(api: Api) -> None:
             assert (await tap.get(20)) is not None
         async with asyncio.timeout(20):
             while state.expires_at == before:
-                assert await sessions.open_until(api.deps, ann.viewer.session_id or "")
+                assert await sessions.standing(api.deps, ann.viewer.session_id or "")
         assert state.expires_at is not None
         assert state.expires_at > before
 
@@ -411,26 +411,28 @@ async def test_two_administrators_cannot_demote_each_other_at_once(api: Api) -> 
     assert sorted(len(answer["errors"]) for answer in answers) == [0, 1]
 
 
-async def test_what_an_open_socket_may_do_follows_its_users_roles(api: Api, deps: Deps) -> None:
+async def test_a_change_of_roles_ends_what_was_begun_with_the_old_ones(
+    api: Api, deps: Deps
+) -> None:
     admin = await sign_up(deps, "admin", "admin")
     ann = await sign_up(deps, "ann", "viewer")
-    async with socket(api, ann.token) as (state, _):
 
-        async def create() -> Any:
-            context = await state.make_context("test")
-            prepared = api.engine.prepare(op.CREATE_CONVERSATION, None, {})
-            assert not isinstance(prepared, list)
-            answer = (await api.engine.execute(prepared, context)).payload()
-            return [e["code"] for e in answer["data"]["conversationCreate"]["errors"]]
+    async def create(state: ConnectionState) -> Any:
+        context = await state.make_context("test")
+        prepared = api.engine.prepare(op.CREATE_CONVERSATION, None, {})
+        assert not isinstance(prepared, list)
+        answer = (await api.engine.execute(prepared, context)).payload()
+        return [e["code"] for e in answer["data"]["conversationCreate"]["errors"]]
 
-        async def until(expected: list[str]) -> None:
-            async with asyncio.timeout(20):
-                while await create() != expected:
-                    # A refusal never waits for anything, and would leave nobody else a turn.
-                    assert await sessions.open_until(deps, ann.viewer.session_id or "")
-
-        assert await create() == ["FORBIDDEN"]
+    async with socket(api, ann.token) as (state, ending), socket(api, admin.token) as (_, other):
+        assert await create(state) == ["FORBIDDEN"]
         await api.run(SET_ROLES, admin, id=ann.id, roles=["user"])
-        await until([])
+        async with asyncio.timeout(20):
+            assert await ending == "Rights changed"
+        assert not other.done()
+    async with socket(api, ann.token) as (state, ending):
+        assert await create(state) == []
         await api.run(SET_ROLES, admin, id=ann.id, roles=["viewer"])
-        await until(["FORBIDDEN"])
+        async with asyncio.timeout(20):
+            assert await ending == "Rights changed"
+        assert await create(state) == ["FORBIDDEN"]

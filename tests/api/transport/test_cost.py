@@ -9,7 +9,7 @@ import pytest
 from graphql import get_introspection_query
 
 import schema
-from app.graphql_http import status_of
+from app.graphql_reply import status_of
 from app.server import Server
 from schema.execution import Engine, Limits, ParsedDocument, Prepared, Result
 from schema.execution import documents as documents_module

@@ -387,7 +387,7 @@ async def test_one_viewer_opens_a_bounded_number_of_sockets() -> None:
             async with server.socket(ann):
                 pass
         await until(lambda: server.ws.open_sockets == 0)
-        assert not server.ws._viewers
+        assert not server.ws._register.counts
 
 
 async def test_a_reader_that_stops_stops_its_stream_and_loses_nothing(server: Server) -> None:
@@ -437,7 +437,7 @@ async def test_two_hundred_sockets_come_and_go_and_leave_nothing(server: Server)
         await asyncio.gather(*(visit(batch * 50 + n) for n in range(50)))
     await until(lambda: server.ws.open_sockets == 0 and server.probe.open_streams == 0)
     await until(lambda: len(asyncio.all_tasks()) <= before)
-    assert not server.ws._viewers
+    assert not server.ws._register.counts
 
 
 async def test_draining_closes_every_socket_with_1012_and_refuses_new_ones(

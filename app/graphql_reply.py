@@ -1,0 +1,105 @@
+"""The head and the body of an HTTP answer: statuses, headers, and how long to wait."""
+
+import math
+
+from starlette.types import Message, Send
+
+from app.graphql_media import JSON, RESPONSE_JSON
+from schema.execution import Result, request_failure
+
+_REQUEST_STATUS = {
+    "UNAUTHENTICATED": 401,
+    "FORBIDDEN": 403,
+    "RATE_LIMITED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "TIMED_OUT": 504,
+}
+"""Statuses of requests of which nothing was executed, whatever media type was asked for."""
+
+
+class Reply:
+    """The one answer to a request."""
+
+    def __init__(self, send: Send, id_: str) -> None:
+        self.send = send
+        self.request_id = id_
+        self.media_type = JSON
+        self.headers: dict[str, str] = {}
+        self.is_started = False
+
+    async def result(
+        self, result: Result, media_type: str | None = None, status: int | None = None
+    ) -> None:
+        """Answer with a result as JSON, with the status it stands for unless one is given."""
+        media_type = media_type or self.media_type
+        try:
+            body = result.json()
+        except TypeError as error:
+            result = Result(None, [request_failure(error, self.request_id)])
+            body, status = result.json(), 500
+        if status is None:
+            status = status_of(result, media_type)
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"
+        retry_after_s = _retry_after_s(result)
+        if retry_after_s is not None:
+            self.headers["retry-after"] = str(retry_after_s)
+        await self.body(status, media_type, body)
+
+    async def body(self, status: int, media_type: str | None, body: bytes) -> None:
+        """Answer with a body that is there as a whole."""
+        headers = {"content-type": f"{media_type}; charset=utf-8"} if media_type else {}
+        await self.whole(status, headers, body)
+
+    async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Answer with headers of the body's own."""
+        if headers:
+            headers["content-length"] = str(len(body))
+        await self.send(self.head(status, headers))
+        await self.send({"type": "http.response.body", "body": body})
+
+    def head(self, status: int, more: dict[str, str]) -> Message:
+        """Give the message that begins the answer; whoever asks for it sends it."""
+        headers = {
+            "x-request-id": self.request_id,
+            "cache-control": "no-store",
+            "vary": "Accept, Origin",
+            "x-content-type-options": "nosniff",
+            **self.headers,
+            **more,
+        }
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self.is_started = True
+        return {"type": "http.response.start", "status": status, "headers": raw}
+
+
+def status_of(result: Result, media_type: str) -> int:
+    """Give the HTTP status of a result.
+
+    Requests refused before GraphQL had a say get their own status. What GraphQL refuses is 400 for
+    application/graphql-response+json and 200 for application/json, whose clients take any other
+    status for a failure of the network. Executed operations are 200, but for those that came to
+    nothing for a reason HTTP has a status for.
+    """
+    statuses = {_REQUEST_STATUS.get(code or "") for code in result.codes()}
+    status = next(iter(statuses)) if len(statuses) == 1 else None
+    if not result.is_executed:
+        return status or (400 if media_type == RESPONSE_JSON else 200)
+    if result.data is None and media_type == RESPONSE_JSON and status in (401, 403, 429, 503):
+        return status
+    return 200
+
+
+def refuses_request(result: Result) -> bool:
+    """Tell whether a result is a refusal HTTP has a status for, rather than GraphQL's own."""
+    return not result.is_executed and status_of(result, JSON) != 200
+
+
+def _retry_after_s(result: Result) -> int | None:
+    waits = [
+        error["extensions"]["retryAfter"]
+        for error in result.errors
+        if "retryAfter" in error.get("extensions", {})
+    ]
+    return max(1, math.ceil(max(waits))) if waits else None
