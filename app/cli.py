@@ -79,6 +79,7 @@ def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
 async def _serve_forever(settings: Settings) -> int:
     import uvicorn
 
+    from app.graphql_outlet import WebSocketProtocol
     from app.server import create_app
     from app.serving import Server
 
@@ -96,7 +97,7 @@ async def _serve_forever(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
         server_header=False,
         # Compression would hide a reader that stalls, and costs time on every event.
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_per_message_deflate=False,
         ws_ping_interval=None,
         ws_max_size=settings.max_body_bytes + 1024,

@@ -1,85 +1,201 @@
-"""What waits to be sent on one socket: bounded, written by one task."""
+"""What waits to be sent on one socket: a bounded queue of messages, and the streams that are ready.
+
+Streams are not copied into the queue: their events wait in their own bounded queues, are merged or
+let go there, and are taken only when the connection takes more. So a client that stops reading
+costs what its streams may hold and not a byte more.
+"""
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
-from starlette.types import Send
+from app.graphql_metrics import DELIVERY
+from app.graphql_outlet import Outlet
+from schema.execution import Stream
+
+_WRITE_BYTES = 64 * 1024
+"""Bytes that are framed and written at once."""
+
+
+class Dispatcher:
+    """Flushes, once per turn of the loop, the outboxes that have something to send."""
+
+    def __init__(self) -> None:
+        self._outboxes: list[Outbox] = []
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, outbox: "Outbox") -> None:
+        """Flush an outbox in the next turn."""
+        if not self._outboxes:
+            self._loop.call_soon(self._flush)
+        self._outboxes.append(outbox)
+
+    def _flush(self) -> None:
+        outboxes, self._outboxes = self._outboxes, []
+        now = self._loop.time()
+        for outbox in outboxes:
+            outbox.flush(now)
+
+
+class Line:
+    """A stream on its way out under one operation's id.
+
+    `head` comes before every payload. `ended(stream)` gives the last message and is called once the
+    stream is done.
+    """
+
+    __slots__ = ("_outbox", "ended", "head", "is_ready", "stream")
+
+    def __init__(
+        self, outbox: "Outbox", head: bytes, stream: Stream, ended: Callable[[Stream], bytes | None]
+    ) -> None:
+        self._outbox = outbox
+        self.head = head
+        self.stream = stream
+        self.ended = ended
+        self.is_ready = False
+        stream.on_ready = self.ready
+
+    def ready(self) -> None:
+        """Let the stream be looked at in the next turn."""
+        if not self.is_ready:
+            self.is_ready = True
+            self._outbox.line_is_ready(self)
+
+    def close(self) -> None:
+        """Take no more from the stream."""
+        self.stream.close()
+        self._outbox.line_is_gone(self)
 
 
 class Outbox:
-    """A bounded queue of text frames and the task that sends them.
+    """Sends messages and the events of streams in turn, as the connection takes them.
 
-    Holds at most `max_items` frames or `max_bytes` bytes (one larger frame is let into an empty
-    queue). `put` waits while it is full, so that a client that stops reading stops the streams it
-    asked for instead of filling memory; nothing is dropped.
+    Holds at most `max_items` messages or `max_bytes` bytes of them (one larger message is let into
+    an empty queue): `put` waits while it is full.
     """
 
-    def __init__(self, send: Send, *, max_items: int, max_bytes: int) -> None:
-        self._send = send
+    def __init__(
+        self, outlet: Outlet, dispatcher: Dispatcher, *, max_items: int, max_bytes: int
+    ) -> None:
+        self._outlet = outlet
+        self._dispatcher = dispatcher
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self._frames: deque[bytes] = deque()
+        self._messages: deque[bytes] = deque()
         self._size_bytes = 0
-        self._news = asyncio.Event()
+        self._lines: dict[Line, None] = {}
         self._room = asyncio.Event()
         self._room.set()
-        self._sending_since: float | None = None
+        self._is_waiting = False
         self._is_closed = False
+        outlet.on_writable = self._wake
+
+    def __len__(self) -> int:
+        return len(self._messages)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes queued now."""
+        """Bytes of messages queued now; what streams hold is theirs."""
         return self._size_bytes
 
-    def __len__(self) -> int:
-        return len(self._frames)
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._messages and not self._lines and self._outlet.is_writable
 
-    async def put(self, frame: bytes) -> None:
-        """Queue a frame once there is room. Does nothing when closed."""
+    async def put(self, message: bytes) -> None:
+        """Queue a message once there is room. Does nothing when closed."""
         while not self._room.is_set():
             await self._room.wait()
-        self.put_nowait(frame)
+        self.put_nowait(message)
 
-    def put_nowait(self, frame: bytes) -> None:
-        """Queue a frame even past the bounds; for the few the server itself begins."""
+    def put_nowait(self, message: bytes) -> None:
+        """Queue a message even past the bounds; for the few the server itself begins."""
         if self._is_closed:
             return
-        self._frames.append(frame)
-        self._size_bytes += len(frame)
-        if len(self._frames) >= self._max_items or self._size_bytes >= self._max_bytes:
+        self._messages.append(message)
+        self._size_bytes += len(message)
+        if len(self._messages) >= self._max_items or self._size_bytes >= self._max_bytes:
             self._room.clear()
-        self._news.set()
+        self._wake()
 
-    async def run(self) -> None:
-        """Send frames until cancelled. Raises OSError when the connection is lost."""
-        frames = self._frames
-        loop = asyncio.get_running_loop()
-        while True:
-            while frames:
-                frame = frames.popleft()
-                self._size_bytes -= len(frame)
-                self._sending_since = loop.time()
-                await self._send({"type": "websocket.send", "text": frame.decode()})
-                # Streams are let in again at half the bounds: once per batch, not once per frame.
-                if (
-                    len(frames) * 2 <= self._max_items
-                    and self._size_bytes * 2 <= self._max_bytes
-                    and not self._room.is_set()
-                ):
-                    self._room.set()
-            self._sending_since = None
-            self._news.clear()
-            await self._news.wait()
+    def connect(self, head: bytes, stream: Stream, ended: Callable[[Stream], bytes | None]) -> Line:
+        """Send the events of a stream from now on."""
+        line = Line(self, head, stream, ended)
+        line.ready()
+        return line
+
+    def line_is_ready(self, line: Line) -> None:
+        """Look at a line in the next turn."""
+        self._lines[line] = None
+        self._wake()
+
+    def line_is_gone(self, line: Line) -> None:
+        """Look at a line no more."""
+        self._lines.pop(line, None)
+
+    def flush(self, now: float) -> None:
+        """Write as much as the connection takes. `now` is the time of the loop."""
+        self._is_waiting = False
+        outlet = self._outlet
+        while (self._messages or self._lines) and outlet.is_writable and not self._is_closed:
+            size = self._add_messages()
+            while self._lines and size < _WRITE_BYTES:
+                size += self._add_events(next(iter(self._lines)), _WRITE_BYTES - size, now)
+            outlet.flush()
+        if (
+            not self._room.is_set()
+            and len(self._messages) * 2 <= self._max_items
+            and self._size_bytes * 2 <= self._max_bytes
+        ):
+            # Let in again at half the bounds: once per batch, not once per message.
+            self._room.set()
+
+    def _add_messages(self) -> int:
+        size = 0
+        while self._messages and size < _WRITE_BYTES:
+            message = self._messages.popleft()
+            self._size_bytes -= len(message)
+            self._outlet.add(message)
+            size += len(message)
+        return size
+
+    def _add_events(self, line: Line, max_bytes: int, now: float) -> int:
+        """Add what a line has, up to about `max_bytes`; it goes to the end of the queue."""
+        del self._lines[line]
+        line.is_ready = False
+        stream, head, add = line.stream, line.head, self._outlet.add
+        events = stream.take(max_bytes)
+        size = 0
+        for event in events:
+            json = event.json()
+            add(head, json, b"}")
+            size += len(head) + len(json)
+        if events:
+            DELIVERY.observe(now - events[0].created_at, len(events))
+        if stream.is_done:
+            last = line.ended(stream)
+            if last is not None:
+                add(last)
+        elif len(stream):
+            line.is_ready = True
+            self._lines[line] = None
+        return size
 
     def stalled_s(self) -> float:
-        """Seconds for which the frame now being sent has not been taken by the connection."""
-        if self._sending_since is None:
-            return 0.0
-        return asyncio.get_running_loop().time() - self._sending_since
+        """Seconds for which the connection has taken nothing of what waits."""
+        return self._outlet.stalled_s()
 
     def close(self) -> None:
         """Forget what is queued and let everybody go who waits for room."""
         self._is_closed = True
-        self._frames.clear()
+        self._messages.clear()
+        self._lines.clear()
         self._size_bytes = 0
         self._room.set()
+
+    def _wake(self) -> None:
+        if not self._is_waiting and not self._is_closed:
+            self._is_waiting = True
+            self._dispatcher.add(self)

@@ -65,7 +65,7 @@ class SocketOptions:
     operation_timeout_s: float = 30.0
     max_frame_bytes: int = 1024 * 1024
     max_operations: int = 100
-    max_queued_events: int = 256
+    max_queued_messages: int = 256
     max_queued_bytes: int = 1024 * 1024
 
 

@@ -17,10 +17,20 @@ from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
 from app import graphql_protocol as protocol
-from app.graphql_outbox import Outbox
+from app.graphql_outbox import Dispatcher, Line, Outbox
+from app.graphql_outlet import AsgiOutlet, outlet_of
 from app.graphql_protocol import Connect, ConnectionState, SocketOptions
 from app.graphql_request import BadRequestError, Params, read_params
-from schema.execution import Engine, ErrorDict, Prepared, Result, encode, failure, request_failure
+from schema.execution import (
+    Engine,
+    ErrorDict,
+    Prepared,
+    Result,
+    Stream,
+    encode,
+    failure,
+    request_failure,
+)
 from services.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +50,7 @@ class _Operation:
     is_silent: bool = False
     started: float = field(default_factory=time.perf_counter)
     task: "asyncio.Task[None] | None" = None
+    line: Line | None = None
 
 
 class Socket:
@@ -53,6 +64,7 @@ class Socket:
         engine: Engine,
         connect: Connect,
         options: SocketOptions,
+        dispatcher: Dispatcher,
         *,
         scope: Scope,
         receive: Receive,
@@ -70,14 +82,18 @@ class Socket:
         self._send = send
         self._is_welcome = is_welcome
         self._loop = asyncio.get_running_loop()
+        self._outlet = outlet_of(scope, receive, send)
         self._outbox = Outbox(
-            send, max_items=options.max_queued_events, max_bytes=options.max_queued_bytes
+            self._outlet,
+            dispatcher,
+            max_items=options.max_queued_messages,
+            max_bytes=options.max_queued_bytes,
         )
         self._operations: dict[str, _Operation] = {}
         self._running: set[_Operation] = set()
         self._count = 0
         self._has_init = False
-        self._closing = asyncio.Event()
+        self._reading: asyncio.Timeout | None = None
         self._close: tuple[int, str] | None = None
         self._is_lost = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -92,24 +108,37 @@ class Socket:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                writer = group.create_task(self._write())
-                reader = group.create_task(self._read())
-                await self._closing.wait()
+                if isinstance(self._outlet, AsgiOutlet):
+                    self._helpers.append(group.create_task(self._write(self._outlet)))
+                await self._read_to_the_end()
                 self._stop_timers()
                 self._outbox.close()
-                for task in (reader, writer, *self._helpers):
+                for task in self._helpers:
                     task.cancel()
-                for operation in self._running:
+                for operation in tuple(self._running):
                     self._silence(operation)
                 await self._send_close()
         finally:
             self._stop_timers()
+            for operation in tuple(self._running):
+                self._silence(operation)
+
+    async def _read_to_the_end(self) -> None:
+        """Read until either side closes; this task does nothing else, so that a socket has one."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                if self._close is None:
+                    await self._read()
+        except TimeoutError:
+            if self._close is None:
+                raise
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close, with a reason cut to the 123 bytes a close frame has room for."""
         if self._close is None:
             self._close = (code, reason.encode()[:123].decode(errors="ignore"))
-            self._closing.set()
+            if self._reading is not None:
+                self._reading.reschedule(self._loop.time())
 
     def _lost(self) -> None:
         self._is_lost = True
@@ -124,18 +153,18 @@ class Socket:
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except TimeoutError:
             # The peer takes nothing. Without this its socket would stay until the kernel gives up.
-            _abort(self._receive)
+            self._outlet.abort()
         except OSError:
             return
 
-    async def _write(self) -> None:
+    async def _write(self, outlet: AsgiOutlet) -> None:
         with contextlib.suppress(OSError):
-            await self._outbox.run()
+            await outlet.run()
         self._lost()
 
     async def _read(self) -> None:
         try:
-            while not self._closing.is_set():
+            while self._close is None:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     self._lost()
@@ -323,6 +352,11 @@ class Socket:
             await self._say_last(operation, stream)
             return
         head = protocol.head(operation.id, b"next")
+        if isinstance(stream, Stream):
+            # From here on nothing but the stream's queue costs: no task waits for its events.
+            ended = partial(self._stream_ended, operation)
+            operation.line = self._outbox.connect(head, stream, ended)
+            return
         put = self._outbox.put
         count = 0
         async with aclosing(stream):
@@ -337,6 +371,15 @@ class Socket:
                     await asyncio.sleep(0)
         operation.outcome = "ok"
         await self._say(operation, protocol.complete(operation.id))
+
+    def _stream_ended(self, operation: _Operation, stream: Stream) -> bytes:
+        """Give the last message of an operation, and forget it."""
+        end = stream.end
+        operation.outcome = "ok" if end is None else graphql_metrics.outcome(end)
+        self._forget(operation)
+        if end is None:
+            return protocol.complete(operation.id)
+        return protocol.frame(protocol.head(operation.id, b"error"), encode(end.errors))
 
     async def _say_last(self, operation: _Operation, result: Result) -> None:
         if not result.is_executed:
@@ -360,10 +403,21 @@ class Socket:
     def _silence(self, operation: _Operation) -> None:
         """Say no more about an operation, and cancel it unless it is a mutation."""
         operation.is_silent = True
-        if operation.type != "mutation" and operation.task is not None:
+        if operation.line is not None:
+            self._forget(operation)
+        elif operation.type != "mutation" and operation.task is not None:
             operation.task.cancel()
 
     def _ended(self, operation: _Operation, _task: "asyncio.Task[None]") -> None:
+        operation.task = None
+        if operation.line is None:
+            self._forget(operation)
+
+    def _forget(self, operation: _Operation) -> None:
+        if operation not in self._running:
+            return
+        if operation.line is not None:
+            operation.line.close()
         self._running.discard(operation)
         if self._operations.get(operation.id) is operation:
             del self._operations[operation.id]
@@ -393,12 +447,12 @@ class Socket:
         """Ping, and give up a peer that takes nothing."""
         if self._outbox.stalled_s() > self._options.send_timeout_s:
             self._is_lost = True
-            _abort(self._receive)
+            self._outlet.abort()
             self.close(protocol.TERMINATED, "")
             return
         self._timer("tick", self._options.ping_interval_s, self._tick)
         # Behind a queue that does not move a ping would time out for the wrong reason.
-        if self.state is not None and "pong" not in self._timers and len(self._outbox) == 0:
+        if self.state is not None and "pong" not in self._timers and self._outbox.is_empty:
             self._outbox.put_nowait(b'{"type":"ping"}')
             self._timer("pong", self._options.pong_timeout_s, self._pong_timed_out)
 
@@ -413,11 +467,3 @@ _HANDLERS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]] = {
     "complete": Socket._on_complete,
     "connection_init": Socket._on_init,
 }
-
-
-def _abort(receive: Receive) -> None:
-    """Drop the connection without flushing. ASGI has no word for that, uvicorn's protocols do."""
-    transport = getattr(getattr(receive, "__self__", None), "transport", None)
-    abort = getattr(transport, "abort", None)
-    if abort is not None:
-        abort()

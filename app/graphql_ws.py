@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
+from app.graphql_outbox import Dispatcher
 from app.graphql_protocol import (
     FORBIDDEN,
     RESTART,
@@ -54,6 +55,7 @@ class GraphQLWebSocket:
         self._register = register or Register(max_per_viewer=max_sockets_per_viewer)
         self._sockets: set[Socket] = set()
         self._places: dict[Socket, str] = {}
+        self._dispatcher: Dispatcher | None = None
         self._is_draining = False
         self._empty = asyncio.Event()
 
@@ -88,10 +90,13 @@ class GraphQLWebSocket:
         await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._dispatcher is None:
+            self._dispatcher = Dispatcher()
         socket = Socket(
             self._engine,
             self._connect,
             self._options,
+            self._dispatcher,
             scope=scope,
             receive=receive,
             send=send,

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
+from app.graphql_outlet import WebSocketProtocol
 from tests.servers import require
 from tests.servers.base import Place, free_port
 
@@ -77,7 +78,7 @@ class Upstream:
             Starlette(routes=routes),
             lifespan="off",
             log_config=None,
-            ws="websockets-sansio",
+            ws=WebSocketProtocol,
             timeout_graceful_shutdown=5,
         )
         self._server = _Server(config)

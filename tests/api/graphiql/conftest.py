@@ -18,6 +18,7 @@ import uvicorn
 from selenium.webdriver import Chrome
 
 from app.graphiql import ROOT, SOURCES
+from app.graphql_outlet import WebSocketProtocol
 from tests.api.graphiql.driver import GraphiQL
 from tests.api.graphiql.standin import State, create, cut_sockets
 from tests.product import Product
@@ -64,7 +65,7 @@ def serve() -> Iterator[Callable[..., StandIn]]:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             create(state),
-            ws="websockets-sansio",
+            ws=WebSocketProtocol,
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,

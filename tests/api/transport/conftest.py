@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from app.graphql_http import GraphQLHTTP
+from app.graphql_outlet import WebSocketProtocol
 from app.graphql_request import RequestInfo
 from app.graphql_ws import ConnectionState, GraphQLWebSocket, SocketOptions
 from schema.execution import Engine
@@ -171,7 +172,7 @@ async def serving(
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         http="httptools",
         lifespan="off",
         log_config=None,
