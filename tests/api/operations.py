@@ -71,6 +71,19 @@ EXECUTION = """
 query($id: ID!) { sandboxExecution(id: $id) {
   id status reason exitCode stdout stderr completedAt } }
 """
+VIEWER_EVENTS = """
+subscription($after: String) { viewerEvents(after: $after) {
+  __typename cursor
+  ... on ConversationChanged { id change conversation { id title status updatedAt } }
+  ... on PlanChanged { id change plan { id title status } }
+  ... on SandboxChanged { id change sandbox { id status } }
+  ... on MemoryChanged { id change memory { id content importance } }
+  ... on ViewerReset { viewer { id
+    conversations(first: 100) { nodes { id title status updatedAt } }
+    plans(first: 100) { nodes { id title status } }
+    sandboxes(first: 100) { nodes { id status } }
+    memories(first: 100) { nodes { id content importance } } } } } }
+"""
 
 DIAMOND = {
     "title": "Diamond",

@@ -204,7 +204,7 @@ FIXED = {
     "messageSend messageStop memoryCreate planCreate planExecute planExecutionCancel sandboxCreate "
     "sandboxExecute sandboxExecutionCancel sandboxPause sandboxResume sandboxStop sandboxDelete "
     "sandboxFileWrite",
-    "Subscription": "conversationEvents sandboxExecutionOutput planExecutionEvents",
+    "Subscription": "conversationEvents sandboxExecutionOutput planExecutionEvents viewerEvents",
     "AuthSession": "token refreshToken expiresAt",
     "MemoryMatch": "memory score",
     "MessageDelta": "message offset text cursor",

@@ -148,6 +148,12 @@ STRUCTURES = {
     "ToolCallStarted",
     "ToolCallFinished",
     "ConversationReset",
+    # What becomes of one's own things
+    "ConversationChanged",
+    "PlanChanged",
+    "SandboxChanged",
+    "MemoryChanged",
+    "ViewerReset",
     # Events of executions of plans
     "PlanStepStarted",
     "PlanStepOutput",
@@ -214,16 +220,30 @@ QUERIES: dict[str, Query] = {
 
 @dataclass(frozen=True)
 class Subscription:
-    """A root field that follows an object; who may not see the object is told it is absent."""
+    """A root field that follows an object; who may not see the object is told it is absent.
 
-    type: str
-    argument: str
+    Without a type it follows what belongs to whoever asks.
+    """
+
+    type: str = ""
+    argument: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The declaration of the object's id among the variables."""
+        return "$id: ID!, " if self.argument else ""
+
+    @property
+    def given(self) -> str:
+        """The object's id among the arguments."""
+        return f"{self.argument}: $id, " if self.argument else ""
 
 
 SUBSCRIPTIONS: dict[str, Subscription] = {
     "conversationEvents": Subscription("Conversation", "conversationId"),
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
     "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
+    "viewerEvents": Subscription(),
 }
 
 OK, ABSENT, FORBIDDEN, UNAUTHENTICATED = "OK", "NOT_FOUND", "FORBIDDEN", "UNAUTHENTICATED"

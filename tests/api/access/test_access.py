@@ -235,7 +235,7 @@ def ids_in(value: Any) -> set[str]:
 # ---- subscriptions
 
 
-@pytest.mark.parametrize("name", sorted(SUBSCRIPTIONS))
+@pytest.mark.parametrize("name", sorted(n for n, s in SUBSCRIPTIONS.items() if s.type))
 async def test_following_a_foreign_object_is_refused_as_for_an_absent_one(
     world: World, name: str
 ) -> None:
@@ -258,6 +258,39 @@ async def test_following_a_foreign_object_is_refused_as_for_an_absent_one(
                 assert first is None, who
                 assert stream.refusal == missing, who
         assert missing[0]["extensions"]["code"] == "NOT_FOUND"
+    assert await everything_stored(world.deps) == before
+
+
+@pytest.mark.parametrize("name", sorted(n for n, s in SUBSCRIPTIONS.items() if not s.type))
+async def test_following_ones_own_shows_nothing_of_others_and_needs_a_sign_in(
+    world: World, name: str
+) -> None:
+    lists = " ".join(
+        f"{of}(first: 100) {{ nodes {{ id }} }}"
+        for of in ("conversations", "plans", "sandboxes", "memories")
+    )
+    document = (
+        f"subscription {{ {name} {{ __typename cursor ... on ViewerReset {{"
+        f" viewer {{ id {lists} }} }} }} }}"
+    )
+    before = await everything_stored(world.deps)
+    for who, own in (
+        ("anonymous", {}),
+        ("owner", world.of_owner),
+        ("stranger", world.of_stranger),
+        ("reader", world.of_reader),
+        ("admin", world.of_admin),
+    ):
+        async with world.api.subscribe(document, world.person(who)) as stream:
+            first = await stream.next()
+        if not own:
+            assert first is None
+            assert [e["extensions"]["code"] for e in stream.refusal] == [UNAUTHENTICATED]
+            continue
+        assert first is not None, (who, stream.refusal)
+        assert first["cursor"], who
+        kinds = ("User", "Conversation", "Plan", "Sandbox", "Memory", "NearMemory", "OldMemory")
+        assert ids_in(first["viewer"]) == {own[kind] for kind in kinds}, who
     assert await everything_stored(world.deps) == before
 
 
