@@ -61,16 +61,29 @@ end
 return {known[1], floor, head, entries}
 """)
 
-# KEYS: nodes. ARGV: node id ('' only asks), ttl ms. Gives the ids heard of within the ttl.
+# KEYS: nodes. ARGV: node id ('' only asks), ttl ms, late ms, prefix of the channels of nodes. Gives
+# whether the id was unknown, and the ids alive: heard of within `late`, or within the ttl if their
+# connection stands. A process that was killed has none; one that is stalled or cut off still does.
 BEAT = Script("""
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local is_new = 0
 if ARGV[1] ~= '' then
-  redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+  is_new = redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - ARGV[2])
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return redis.call('ZRANGEBYSCORE', KEYS[1], now_ms - ARGV[2], '+inf')
+local heard = redis.call('ZRANGEBYSCORE', KEYS[1], now_ms - ARGV[2], '+inf', 'WITHSCORES')
+local alive = {}
+for i = 1, #heard, 2 do
+  local is_alive = tonumber(heard[i + 1]) >= now_ms - ARGV[3]
+  if not is_alive then
+    local told = redis.pcall('PUBSUB', 'NUMSUB', ARGV[4] .. heard[i])
+    is_alive = told.err ~= nil or told[2] > 0
+  end
+  if is_alive then alive[#alive + 1] = heard[i] end
+end
+return {is_new, alive}
 """)
 
 # KEYS: counter. ARGV: window ms.

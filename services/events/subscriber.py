@@ -61,6 +61,11 @@ class Subscriber:
         self.received = 0
         self.reconnects = 0
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all channels held are subscribed."""
+        return self._is_ready.is_set()
+
     async def wait_ready(self) -> None:
         """Return when all channels held are subscribed."""
         await self._is_ready.wait()

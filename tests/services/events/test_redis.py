@@ -18,6 +18,7 @@ from services.events.base import (
     NodeUnavailableError,
     Tap,
 )
+from services.events.liveness import Liveness
 from services.events.redis import RedisBus
 from tests.services.events.redis_server import RedisServer
 
@@ -49,6 +50,12 @@ async def take(tap: Tap) -> News:
     news = await tap.get(PATIENCE_S)
     assert news is not None
     return news
+
+
+async def stop_beating(bus: RedisBus) -> None:
+    (beating,) = [t for t in bus._tasks._tasks if t.get_name() == "redis heartbeat"]
+    beating.cancel()
+    await asyncio.wait({beating})
 
 
 async def test_two_processes_share_signals_logs_counts_and_nodes(make_redis_bus: Make) -> None:
@@ -211,6 +218,65 @@ async def test_a_flushed_redis_begins_new_epochs(redis_server: RedisServer) -> N
         async with asyncio.timeout(PATIENCE_S):
             while await bus.nodes() != {"node-a"}:  # noqa: ASYNC110 - no event tells.
                 await asyncio.sleep(0.01)
+
+
+async def test_a_killed_node_is_missed_sooner_than_one_that_stalls(
+    redis_server: RedisServer,
+) -> None:
+    async with (
+        running(redis_server) as bus,
+        running(redis_server, "killed") as killed,
+        running(redis_server, "stalled") as stalled,
+    ):
+        assert await bus.nodes() == {"node-a", "killed", "stalled"}
+        # Both stop beating; the connections of one break, as those of a process that ended do.
+        await killed._tasks.aclose()
+        await stop_beating(stalled)
+        async with asyncio.timeout(PATIENCE_S):
+            while "killed" in (alive := await bus.nodes()):  # noqa: ASYNC110 - no event tells.
+                await asyncio.sleep(0.05)
+            assert alive == {"node-a", "stalled"}
+            while "stalled" in (alive := await bus.nodes()):  # noqa: ASYNC110 - no event tells.
+                await asyncio.sleep(0.05)
+        assert alive == {"node-a"}
+
+
+@pytest.mark.parametrize("outage", ["flush", "restart"])
+async def test_nobody_is_taken_for_dead_because_redis_forgot(
+    redis_server: RedisServer, outage: str
+) -> None:
+    async with (
+        running(redis_server) as bus,
+        running(redis_server, "node-b") as other,
+        Redis.from_url(redis_server.url) as probe,
+    ):
+        assert await bus.nodes() == {"node-a", "node-b"}
+        # It comes back late.
+        await stop_beating(other)
+        if outage == "restart":
+            await redis_server.kill()
+            await redis_server.start()
+        await probe.flushall()
+        assert await bus.nodes() == {"node-a", "node-b"}
+        async with asyncio.timeout(PATIENCE_S):
+            while not await probe.zscore("noosphere:nodes", "node-a"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await bus.nodes() == {"node-a", "node-b"}
+        assert await other.nodes() == {"node-a", "node-b"}
+
+
+async def test_who_does_not_come_back_after_an_outage_is_dead_in_the_end() -> None:
+    liveness = Liveness(trust_s=0.05)
+    assert liveness.judge({"a", "b"}) == {"a", "b"}
+    assert liveness.judge({"a"}) == {"a"}
+    assert liveness.judge({"a", "b"}) == {"a", "b"}
+    liveness.doubt()
+    assert liveness.judge(set()) == {"a", "b"}
+    assert liveness.judge({"c"}) == {"a", "b", "c"}
+    async with asyncio.timeout(PATIENCE_S):
+        while (alive := liveness.judge({"a"})) != {"a"}:
+            assert alive == {"a", "b", "c"}
+            await asyncio.sleep(0.01)
 
 
 async def test_a_half_evicted_log_is_never_taken_for_complete(redis_server: RedisServer) -> None:
