@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from models.system import Task
 from services import system, tasks, tools, workflows
-from services.base import Deps
+from services.base import Deps, work
 from services.events.base import BusUnavailableError, NodeUnavailableError
 from services.plans import running
 
@@ -18,7 +18,7 @@ Action = Callable[[], Awaitable[None]]
 # Importing these modules registers their tasks.
 HANDLERS = (workflows, running)
 _POLL_S = 1.0
-_ORPHANS_S = 1.5
+_ORPHANS_S = 1.0
 # A lease that another node was given, because this one seemed dead, is noticed as soon.
 _RENEW_S = 5.0
 _CLEAN_S = 3600.0
@@ -92,6 +92,9 @@ class Worker:
         outcome = "failed"
         try:
             outcome = await self._attempt(task)
+        except tasks.LeaseLostError:
+            log.warning("lease lost, task interrupted", extra={"task_id": task.id})
+            outcome = "interrupted"
         except asyncio.CancelledError:
             outcome = "interrupted"
             if task.id in self._lost:
@@ -118,6 +121,8 @@ class Worker:
             await tasks.release(self._deps, task, delay_s=later.delay_s)
             return "postponed"
         except Exception as error:
+            if _is_lost(error):
+                raise tasks.LeaseLostError(f"Another worker has the task {task.id}.") from error
             if _is_outage(error):
                 # Nobody's fault: it must not use up the tries of the task.
                 log.warning("task %s waits for the bus", task.task_type, extra={"task_id": task.id})
@@ -135,6 +140,8 @@ class Worker:
     async def _failed(self, task: Task, message: str) -> str:
         dead = tasks.kinds[task.task_type].dead
         if dead is not None and task.retry_count >= task.max_retries:
+            async with work(self._deps) as unit:
+                await tasks.hold(unit, task)
             # Before the task is buried: if this is interrupted, it is found and done again.
             await dead(self._deps, task, message)
         return "dead" if await tasks.fail(self._deps, task, message) else "failed"
@@ -197,6 +204,13 @@ def _is_outage(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
         return all(map(_is_outage, error.exceptions))
     return isinstance(error, BusUnavailableError) and not isinstance(error, NodeUnavailableError)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Tell whether a task was given to another worker while it ran here."""
+    if isinstance(error, ExceptionGroup):
+        return any(map(_is_lost, error.exceptions))
+    return isinstance(error, tasks.LeaseLostError)
 
 
 @asynccontextmanager

@@ -58,6 +58,10 @@ class RetryLaterError(Exception):
         self.delay_s = delay_s
 
 
+class LeaseLostError(Exception):
+    """Another worker was given the task, because this one seemed dead."""
+
+
 def enqueue(
     unit: Work,
     task_type: str,
@@ -147,6 +151,23 @@ async def renew(deps: Deps, task_ids: Sequence[str]) -> set[str]:
     async with work(deps) as unit:
         await unit.session.execute(update(Task).where(held).values(leased_until=until))
         return set(await unit.session.scalars(select(Task.id).where(held)))
+
+
+async def hold(unit: Work, task: Task) -> None:
+    """Keep the lease of a task that runs here until the end of the transaction.
+
+    So that what a handler writes never mixes with what another worker writes that was given the
+    task meanwhile. Raises LeaseLostError when that has happened.
+    """
+    held = select(Task.id).where(
+        Task.id == task.id,
+        Task.status == TaskStatus.RUNNING,
+        Task.lease_owner == unit.deps.bus.node_id,
+        # It grows whenever a task is taken from somebody, also from an earlier run of this node.
+        Task.retry_count == task.retry_count,
+    )
+    if await unit.session.scalar(held.with_for_update(read=True)) is None:
+        raise LeaseLostError(f"Another worker has the {task.task_type} task {task.id}.")
 
 
 async def complete(deps: Deps, task: Task, result: Any) -> None:
@@ -246,6 +267,7 @@ async def free_orphans(deps: Deps, dead: set[str]) -> int:
             .where(Task.status == TaskStatus.RUNNING, Task.lease_owner.in_(dead))
             .values(leased_until=now() - timedelta(seconds=1))
         )
+        unit.after_commit(lambda: deps.bus.publish(WAKE_TOPIC, {}))
         return int(freed.rowcount)  # type: ignore[attr-defined]
 
 

@@ -48,6 +48,7 @@ class _Draft:
 
     deps: Deps
     viewer: Viewer
+    task: Task
     message: Message
     text: TextWriter
     prompt: list[ChatMessage]
@@ -106,7 +107,7 @@ async def answer(deps: Deps, task: Task) -> None:
     text of
     the round under way is written again and sent only where it differs. Stopping keeps the text.
     """
-    message = await _begin(deps, task.payload["id"])
+    message = await _begin(deps, task)
     if message is None:
         return
     viewer = await _viewer(deps, message)
@@ -119,7 +120,7 @@ async def answer(deps: Deps, task: Task) -> None:
             error_message="The account of this conversation is not active any more.",
         )
         return
-    draft = await _draft(deps, viewer, message)
+    draft = await _draft(deps, viewer, task, message)
     ended: BaseException | None = None
     async with deps.bus.attach(f"control:{message.conversation_id}") as control:
         async with asyncio.TaskGroup() as group:
@@ -131,16 +132,21 @@ async def answer(deps: Deps, task: Task) -> None:
             watching.cancel()
         ended = None if writing.cancelled() else writing.result()
         was_stopped = writing.cancelled()
+    if isinstance(ended, tasks.LeaseLostError):
+        # Nothing more may be sent: followers hear another writer.
+        raise ended
     if isinstance(ended, Exception) and not isinstance(ended, ProviderError | TimeoutError):
         await draft.text.settle()
-        await _checkpoint(deps, message.id, draft.text.text)
+        await _checkpoint(deps, task, draft.text.text)
         raise ended
     await draft.text.settle()
     await _finish(draft, ended, was_stopped=was_stopped)
 
 
-async def _begin(deps: Deps, message_id: str) -> Message | None:
+async def _begin(deps: Deps, task: Task) -> Message | None:
+    message_id = task.payload["id"]
     async with work(deps) as unit:
+        await tasks.hold(unit, task)
         message = await unit.lock(Message, message_id)
         if message is None or message.status.is_final:
             return None
@@ -163,7 +169,7 @@ async def _viewer(deps: Deps, message: Message) -> Viewer | None:
     return None if user_id is None else await viewer_of(deps, user_id, message.session_id)
 
 
-async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
+async def _draft(deps: Deps, viewer: Viewer, task: Task, message: Message) -> _Draft:
     topic = threads.topic(message.conversation_id)
     past = await prompts.history(deps, message)
     calls = await prompts.calls_of(deps, [message.id, *(m.id for m in past)])
@@ -177,9 +183,9 @@ async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
     key = messages.text_key(message.id, messages.attempt(message.meta))
     sent, is_known = await resume_text(deps, topic, key, message.content)
     if not is_known:
-        key = await _rewind(deps, message, sent)
+        key = await _rewind(deps, task, message, sent)
     elif sent != message.content:
-        await _checkpoint(deps, message.id, sent)
+        await _checkpoint(deps, task, sent)
     finished = _finished_rounds(calls[message.id])
     own, done = prompts.rounds(sent, finished)
     async with work(deps) as unit:
@@ -188,13 +194,13 @@ async def _draft(deps: Deps, viewer: Viewer, message: Message) -> _Draft:
         deps,
         topic,
         key,
-        checkpoint=lambda text: _checkpoint(deps, message.id, text),
-        rewind=lambda text: _rewind(deps, message, text),
+        checkpoint=lambda text: _checkpoint(deps, task, text),
+        rewind=lambda text: _rewind(deps, task, message, text),
         text=sent,
         replay_from=done,
     )
     next_round = max((call.round for call in finished), default=-1) + 1
-    return _Draft(deps, viewer, message, writer, prompt + own, recalled, next_round)
+    return _Draft(deps, viewer, task, message, writer, prompt + own, recalled, next_round)
 
 
 def _finished_rounds(calls: list[MessageToolCall]) -> list[MessageToolCall]:
@@ -203,21 +209,23 @@ def _finished_rounds(calls: list[MessageToolCall]) -> list[MessageToolCall]:
     return [call for call in calls if first_open is None or call.round < first_open]
 
 
-async def _checkpoint(deps: Deps, message_id: str, text: str) -> None:
+async def _checkpoint(deps: Deps, task: Task, text: str) -> None:
     async with work(deps) as unit:
+        await tasks.hold(unit, task)
         await unit.session.execute(
             update(Message)
-            .where(Message.id == message_id, Message.status == MessageStatus.STREAMING)
+            .where(Message.id == task.payload["id"], Message.status == MessageStatus.STREAMING)
             .values(content=text)
         )
 
 
-async def _rewind(deps: Deps, message: Message, text: str) -> str:
+async def _rewind(deps: Deps, task: Task, message: Message, text: str) -> str:
     """Take back the text after the part that holds: what was sent cannot be written again.
 
     Gives the key of the text that goes on from there.
     """
     async with work(deps) as unit:
+        await tasks.hold(unit, task)
         row = await unit.lock(Message, message.id)
         if row is None:
             # Deleted meanwhile: nobody follows it any more.
@@ -275,7 +283,7 @@ async def _write(draft: _Draft) -> BaseException | None:
                 if not calls or is_last:
                     return None
                 await draft.text.settle()
-                await _checkpoint(draft.deps, draft.message.id, draft.text.text)
+                await _checkpoint(draft.deps, draft.task, draft.text.text)
                 await _call_tools(draft, calls)
                 draft.round += 1
     except Exception as error:  # noqa: BLE001 - handed to the caller, which sorts it out.
@@ -334,6 +342,7 @@ async def _call_tools(draft: _Draft, calls: list[ToolCall]) -> None:
 
 async def _open_calls(draft: _Draft, calls: list[ToolCall]) -> list[str]:
     async with work(draft.deps) as unit:
+        await tasks.hold(unit, draft.task)
         # A killed writer may have left this round half done; it is done anew.
         await unit.session.execute(
             delete(MessageToolCall).where(
@@ -393,6 +402,7 @@ async def _call_tool(draft: _Draft, call_id: str, call: ToolCall) -> Any:
 
 async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bool) -> None:
     async with work(draft.deps) as unit:
+        await tasks.hold(unit, draft.task)
         message = await unit.lock(Message, draft.message.id)
         if message is None or message.status.is_final:
             return

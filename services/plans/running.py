@@ -46,6 +46,7 @@ class _Run:
     """One run under way, with the state of its steps by index."""
 
     deps: Deps
+    task: Task
     viewer: Viewer
     execution: PlanExecution
     steps: Sequence[PlanStep]
@@ -77,7 +78,7 @@ async def _run_is_dead(deps: Deps, task: Task, reason: str) -> None:
 @tasks.handler(executing.RUN_PLAN, dead=_run_is_dead)
 async def run(deps: Deps, task: Task) -> None:
     """Run a plan to its end; after a crash, finished steps stay and interrupted ones repeat."""
-    started = await _load(deps, task.payload["id"])
+    started = await _load(deps, task)
     if started is None:
         return
     async with (
@@ -91,7 +92,8 @@ async def run(deps: Deps, task: Task) -> None:
     await _finish(started, is_canceled=running.cancelled())
 
 
-async def _load(deps: Deps, execution_id: str) -> _Run | None:
+async def _load(deps: Deps, task: Task) -> _Run | None:
+    execution_id = task.payload["id"]
     async with deps.db.reading() as connection:
         asked_by = (
             await connection.execute(
@@ -103,6 +105,7 @@ async def _load(deps: Deps, execution_id: str) -> _Run | None:
     viewer = None if asked_by is None else await viewer_of(deps, *asked_by)
     outputs = await executing.sent_outputs(deps, execution_id)
     async with work(deps) as unit:
+        await tasks.hold(unit, task)
         execution = await unit.lock(PlanExecution, execution_id)
         if execution is None or execution.status.is_final:
             return None
@@ -138,7 +141,7 @@ async def _load(deps: Deps, execution_id: str) -> _Run | None:
         )
         rows.sort(key=lambda row: index[row.step_id])
         await session.flush()
-        return _Run(deps, viewer, execution.frozen(), steps, depends_on, rows)
+        return _Run(deps, task, viewer, execution.frozen(), steps, depends_on, rows)
 
 
 async def _watch(run: _Run, control: Tap, running: "asyncio.Task[None]") -> None:
@@ -217,7 +220,7 @@ async def _step(run: _Run, index: int) -> None:
         run.deps,
         executing.topic(run.execution.id),
         executing.output_key(row.id, row.attempt),
-        checkpoint=lambda text: _checkpoint(run.deps, row.id, text),
+        checkpoint=lambda text: _checkpoint(run, row.id, text),
     )
     async with asyncio.TaskGroup() as group:
         sending = group.create_task(writer.run())
@@ -231,6 +234,7 @@ async def _step(run: _Run, index: int) -> None:
 
 async def _begin_step(run: _Run, row_id: str) -> PlanStepExecution:
     async with work(run.deps) as unit:
+        await tasks.hold(unit, run.task)
         row = await unit.lock(PlanStepExecution, row_id)
         assert row is not None  # noqa: S101 - rows of a run go only with the run.
         row.status, row.started_at = RunState.RUNNING, now()
@@ -242,8 +246,9 @@ async def _begin_step(run: _Run, row_id: str) -> PlanStepExecution:
         return row.frozen()
 
 
-async def _checkpoint(deps: Deps, row_id: str, text: str) -> None:
-    async with work(deps) as unit:
+async def _checkpoint(run: _Run, row_id: str, text: str) -> None:
+    async with work(run.deps) as unit:
+        await tasks.hold(unit, run.task)
         await unit.session.execute(
             update(PlanStepExecution).where(PlanStepExecution.id == row_id).values(output=text)
         )
@@ -251,6 +256,7 @@ async def _checkpoint(deps: Deps, row_id: str, text: str) -> None:
 
 async def _end_step(run: _Run, row_id: str, outcome: Outcome, output: str) -> PlanStepExecution:
     async with work(run.deps) as unit:
+        await tasks.hold(unit, run.task)
         row = await unit.lock(PlanStepExecution, row_id)
         assert row is not None  # noqa: S101 - rows of a run go only with the run.
         row.status = RunState.COMPLETED if outcome.is_ok else RunState.FAILED
@@ -338,6 +344,7 @@ def _text_of(result: Any) -> str:
 async def _finish(run: _Run, *, is_canceled: bool) -> None:
     outputs = await executing.sent_outputs(run.deps, run.execution.id) if is_canceled else {}
     async with work(run.deps) as unit:
+        await tasks.hold(unit, run.task)
         execution = await unit.lock(PlanExecution, run.execution.id)
         if execution is None or execution.status.is_final:
             return

@@ -14,6 +14,8 @@ from services.streams.texts import append_text
 log = logging.getLogger("noosphere.streams")
 # How long a writer waits before it tries a bus again that did not answer.
 _AWAY_S = 0.5
+# Whoever could not send for so long may have been taken for dead, and another writes by now.
+_TRUSTED_S = 4.0
 
 
 class TextWriter:
@@ -28,6 +30,10 @@ class TextWriter:
     `replay_from` on is compared with that text and not sent again, as long as it is the same; where
     it differs, `rewind(text)` is called with the part that holds; it stores that and gives the key
     under which writing goes on from there.
+
+    Whatever `checkpoint` and `rewind` raise, except that the database is away, ends the writing:
+    so they refuse one whose text was given to another. After a silence of some seconds, in which
+    that may have happened, nothing is sent before `checkpoint` was asked.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class TextWriter:
         self.text = text if replay_from is None else text[:replay_from]
         self._head = 0
         self._is_away = False
+        self._sent_at = asyncio.get_running_loop().time()
         self._pending = asyncio.Event()
         self._sending = asyncio.Lock()
         self._storing = asyncio.Lock()
@@ -87,6 +94,9 @@ class TextWriter:
             text, start = self.text, len(self._sent)
             if len(text) <= start:
                 return True
+            if not await self._is_trusted(text):
+                self._pending.set()
+                return False
             try:
                 head = await append_text(self._deps, self._topic, self._key, start, text[start:])
                 if head <= self._head:
@@ -99,7 +109,21 @@ class TextWriter:
                 self._is_away = True
                 return False
             self._head, self._sent, self._is_away = head, text, False
+            self._sent_at = asyncio.get_running_loop().time()
             return True
+
+    async def _is_trusted(self, text: str) -> bool:
+        """Tell whether the text is surely still this writer's; raises if it is not."""
+        if asyncio.get_running_loop().time() - self._sent_at < _TRUSTED_S:
+            return True
+        try:
+            async with self._storing:
+                await self._checkpoint(text)
+                self._stored = text
+        except SQLAlchemyError as error:
+            log.warning("text is sent later: %s", error, extra={"topic": self._topic})
+            return False
+        return True
 
     async def store(self) -> bool:
         """Store what there is, unless it is stored; False when the database does not answer."""
