@@ -14,6 +14,7 @@ server of the user's own; nothing is started in its place.
 | node       | NOOSPHERE_TEST_NODE, NOOSPHERE_TEST_NPM                  |
 | compose    | NOOSPHERE_TEST_COMPOSE                                   |
 | haproxy    | NOOSPHERE_TEST_HAPROXY                                   |
+| network    | NOOSPHERE_TEST_IP                                        |
 """
 
 import os

@@ -29,6 +29,7 @@ VARIABLES = {
     "node": ("NOOSPHERE_TEST_NODE", "NOOSPHERE_TEST_NPM"),
     "compose": ("NOOSPHERE_TEST_COMPOSE",),
     "haproxy": ("NOOSPHERE_TEST_HAPROXY",),
+    "network": ("NOOSPHERE_TEST_IP",),
 }
 
 

@@ -27,6 +27,7 @@ from tests.servers import (
     docker,
     haproxy,
     mysql,
+    network,
     node,
     packages,
     redis,
@@ -42,6 +43,7 @@ SERVERS: dict[str, ModuleType] = {
     "node": node,
     "compose": compose,
     "haproxy": haproxy,
+    "network": network,
 }
 # The sum of what the slowest server's steps may take.
 _START_TIMEOUT_S = 1500.0
