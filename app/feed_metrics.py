@@ -1,7 +1,9 @@
 """Metrics of shared execution: feeds, streams, and what became of their events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,3 +41,13 @@ class FeedMetrics(Collector):
             ("streams_lagging", "Readers that let go and have not read again yet.", lagging),
         ):
             yield GaugeMetricFamily(f"noosphere_{name}", description, value)
+
+
+@contextmanager
+def exporting(metrics: FeedMetrics) -> Iterator[None]:
+    """Give the metrics to whoever asks the process while the context lasts."""
+    REGISTRY.register(metrics)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(metrics)

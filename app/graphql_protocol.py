@@ -49,6 +49,13 @@ class ConnectionState:
     viewer_id: str | None = None
     ack_payload: Mapping[str, Any] | None = None
 
+    def on_end(self, callback: Callable[[str], None]) -> Callable[[], None] | None:
+        """Have `callback` called once with the reason when the sign-in ends; gives what lets go.
+
+        None where the end is told by `expires_at` and `revoked` alone, at the cost of a task.
+        """
+        return None
+
 
 Connect = Callable[[Scope, dict[str, Any] | None], Awaitable[ConnectionState]]
 

@@ -97,6 +97,7 @@ class Socket:
         self._close: tuple[int, str] | None = None
         self._is_lost = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._release: Callable[[], None] | None = None
         self._helpers: list[asyncio.Task[None]] = []
 
     # ---- life
@@ -120,6 +121,8 @@ class Socket:
                 await self._send_close()
         finally:
             self._stop_timers()
+            if self._release is not None:
+                self._release()
             for operation in tuple(self._running):
                 self._silence(operation)
 
@@ -297,14 +300,20 @@ class Socket:
         if not self._is_welcome(self):
             self.close(protocol.TRY_AGAIN, "Too many open sockets. Close some first")
             return
-        self._check_expiry()
         ack: dict[str, Any] = {"type": "connection_ack"}
         if state.ack_payload:
             ack["payload"] = state.ack_payload
         self._outbox.put_nowait(encode(ack))
+        self._release = state.on_end(self._sign_in_ended)
+        if self._release is not None:
+            return
+        self._check_expiry()
         if state.revoked is not None:
             await state.revoked.wait()
             self.close(protocol.FORBIDDEN, "Session revoked")
+
+    def _sign_in_ended(self, reason: str) -> None:
+        self.close(protocol.FORBIDDEN, reason)
 
     def _check_expiry(self) -> None:
         expires_at = self.state.expires_at if self.state else None

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 import schema
 from app import auth, graphiql
 from app.config import Settings
+from app.feed_metrics import FeedMetrics, exporting
 from app.graphql_http import GraphQLHTTP
 from app.graphql_register import Register
 from app.graphql_stream import Streams
@@ -36,7 +37,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._deps: Deps | None = None
-        engine = Engine(
+        self.engine = engine = Engine(
             schema.build()._schema,
             limits=Limits(
                 max_depth=settings.max_query_depth,
@@ -87,6 +88,8 @@ class Server:
         async with AsyncExitStack() as stack:
             self._deps = await stack.enter_async_context(running(self.settings))
             stack.push_async_callback(auth.watches(self._deps).aclose)
+            stack.push_async_callback(self.engine.feeds.aclose)
+            stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
             yield self._deps
