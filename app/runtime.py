@@ -60,7 +60,8 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
                 await _start(bus, settings)
                 await system.seed(deps)
                 await host.start(deps)
-                warming = asyncio.create_task(_warm(embedder))
+                # A process that only answers may never need it: 120 MB that are loaded when it does.
+                warming = asyncio.create_task(_warm(embedder, settings.worker_in_server))
                 try:
                     with BUSES.exporting(bus):
                         yield deps
@@ -85,7 +86,9 @@ async def _close(deps: Deps) -> None:
             log.exception("%s did not close cleanly", name)
 
 
-async def _warm(embedder: Embedder) -> None:
+async def _warm(embedder: Embedder, is_working: bool) -> None:
+    if not is_working:
+        return
     try:
         await embedder.warm()
     except Exception:

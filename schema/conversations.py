@@ -30,7 +30,7 @@ from schema.base import (
     mutation,
 )
 from schema.language import Entity, Intent, Sentiment
-from schema.live import live_topic
+from schema.live import live_topic, shared
 from schema.memories import Memory
 from schema.tools import ToolExecution
 from services import streams
@@ -485,5 +485,9 @@ class ConversationsSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[ConversationEvent, None]:
         context = info.context
-        source = await events.source(context.deps, context.viewer, conversation_id)
+        source = await shared(
+            context,
+            ("conversation", conversation_id),
+            lambda: events.source(context.deps, context.viewer, conversation_id),
+        )
         return live_topic(context, source, after, lambda item: _event(item, conversation_id))

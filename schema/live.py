@@ -1,14 +1,25 @@
 """How a subscription field gives what it follows."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from resolvers.base import Context
 from schema.execution.live import Live
 from services.streams import Follower, Item, Source, TopicFollower, position
+from services.turns import turns
 
 E = TypeVar("E")
+S = TypeVar("S")
+
+
+def _scope(context: Context) -> Hashable:
+    return replace(context.viewer, expires_at=None)
+
+
+async def shared(context: Context, key: Hashable, find: Callable[[], Awaitable[S]]) -> S:
+    """Find what is followed, once for all who ask for it now with the same rights."""
+    return await turns(context.deps).share((_scope(context), key), find)
 
 
 def live(
@@ -22,8 +33,7 @@ def live(
     Readers share it as long as they are of one sign-in with the same rights: what a field answers
     may depend on either. Raises RequestError BAD_USER_INPUT for what is not a cursor.
     """
-    scope = replace(context.viewer, expires_at=None)
-    source = Live(context.deps.bus, follower, event, scope, context.resume_after or after)
+    source = Live(context.deps.bus, follower, event, _scope(context), context.resume_after or after)
     # Strawberry reads the event's type from this annotation; the engine knows a Live by itself.
     return cast("AsyncGenerator[E, None]", source)
 

@@ -26,7 +26,7 @@ from schema.base import (
     field,
     mutation,
 )
-from schema.live import live_topic
+from schema.live import live_topic, shared
 from schema.tools import ToolExecution
 from services import streams
 from services.errors import UserError, UserErrorCode
@@ -301,5 +301,9 @@ class PlansSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[PlanExecutionEvent, None]:
         context = info.context
-        followed = await source(context.deps, context.viewer, execution_id)
+        followed = await shared(
+            context,
+            ("plan execution", execution_id),
+            lambda: source(context.deps, context.viewer, execution_id),
+        )
         return live_topic(context, followed, after, lambda item: _event(item, execution_id))

@@ -28,7 +28,7 @@ from schema.base import (
     field,
     mutation,
 )
-from schema.live import live
+from schema.live import live, shared
 from services.sandboxes import executions, files, lifecycle, output
 from services.sandboxes.files import FileEncoding
 from services.sandboxes.recording import OutputStream
@@ -660,5 +660,9 @@ class SandboxesSubscription:
         after: Annotated[str | None, arg("The cursor of the last event you have.")] = None,
     ) -> AsyncGenerator[SandboxOutputEvent, None]:
         context = info.context
-        follower = await output.follower(context.deps, context.viewer, execution_id)
+        follower = await shared(
+            context,
+            ("sandbox execution", execution_id),
+            lambda: output.follower(context.deps, context.viewer, execution_id),
+        )
         return live(context, follower, after, _event)

@@ -14,7 +14,9 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from schema.execution.errors import request_failure
 from schema.execution.live import Live
@@ -101,6 +103,16 @@ class Subscription:
         return Event(json, item, created_at, result.errors)
 
 
+def _nothing() -> None:
+    return None
+
+
+def _release(locks: list[asyncio.Lock]) -> None:
+    """Release a lock, once."""
+    while locks:
+        locks.pop().release()
+
+
 class Feed:
     """Follows one source for one or more streams."""
 
@@ -148,9 +160,13 @@ class Feed:
 
     async def _serve(self, tap: Tap) -> None:
         items = self._follower.begin()
+        turn = await self._feeds.begin(self)
         while True:
             try:
-                await self._give(items)
+                try:
+                    await self._give(items, turn)
+                finally:
+                    turn()
                 self._has_begun = True
                 if self._follower.is_over or await self._live(tap):
                     return
@@ -229,11 +245,15 @@ class Feed:
         for item in items:
             self._hand(await self._event(item))
 
-    async def _give(self, items: AsyncGenerator[Any, None]) -> None:
+    async def _give(
+        self, items: AsyncGenerator[Any, None], turn: Callable[[], None] = _nothing
+    ) -> None:
         count = 0
         async with aclosing(items):
             async for item in items:
                 event = await self._event(item)
+                # The snapshot is read: the next who want one need not wait for this one's reader.
+                turn()
                 streams = tuple(self.streams)
                 if len(streams) == 1:
                     self._feeds.stats.delivered += 1
@@ -287,6 +307,9 @@ class Feeds:
     def __init__(self) -> None:
         self.stats = Stats()
         self._shared: dict[Hashable, Feed] = {}
+        # Feeds that are to begin with a snapshot and have not: whoever wants one now shares it.
+        self._waiting: dict[Hashable, Feed] = {}
+        self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._streams: dict[Stream, None] = {}
         self._tasks = TaskSet()
 
@@ -300,10 +323,33 @@ class Feeds:
     def resume(self, stream: Stream) -> None:
         """Let a stream go on from its cursor, with a feed of its own at first."""
         subscription = stream.subscription
+        waiting = self._waiting.get(subscription.key) if stream.cursor is None else None
+        if waiting is not None:
+            waiting.streams[stream] = None
+            stream.feed = waiting
+            self.stats.joined += 1
+            return
         feed = Feed(self, subscription, subscription.live.follower(stream.cursor))
+        if stream.cursor is None:
+            self._waiting[subscription.key] = feed
         feed.streams[stream] = None
         stream.feed = feed
         feed.task = self._tasks.start(feed.run(), name=f"feed {feed._follower.topic}")
+
+    async def begin(self, feed: Feed) -> Callable[[], None]:
+        """Wait until no other feed of the same kind reads its snapshot; gives what ends the turn.
+
+        Meanwhile others join `feed`: nobody gets a snapshot that was begun before they asked.
+        """
+        key = feed.subscription.key
+        if self._waiting.get(key) is not feed:
+            return _nothing
+        lock = self._turns.get(key)
+        if lock is None:
+            lock = self._turns[key] = asyncio.Lock()
+        await lock.acquire()
+        del self._waiting[key]
+        return partial(_release, [lock])
 
     def shared(self, feed: Feed) -> Feed:
         """Give the shared feed of the same kind, which is `feed` itself if there was none."""
@@ -330,8 +376,9 @@ class Feeds:
 
     def forget(self, feed: Feed) -> None:
         """Let nobody join a feed that ends."""
-        if self._shared.get(feed.subscription.key) is feed:
-            del self._shared[feed.subscription.key]
+        for feeds in (self._shared, self._waiting):
+            if feeds.get(feed.subscription.key) is feed:
+                del feeds[feed.subscription.key]
 
     @property
     def open_feeds(self) -> int:

@@ -32,7 +32,7 @@ class Event:
     `item` is what it was made from. `created_at` is on the clock of the loop.
     """
 
-    __slots__ = ("_json", "created_at", "cursor", "errors", "item")
+    __slots__ = ("_after", "_joined", "_json", "created_at", "cursor", "errors", "item")
 
     is_executed = True
 
@@ -44,6 +44,21 @@ class Event:
         self.cursor: str | None = getattr(item, "cursor", None)
         self.created_at = created_at
         self.errors = errors or []
+        # The event this one was joined to last, and both as one: readers that fall behind together
+        # share that too.
+        self._after: Event | None = None
+        self._joined: Event | None = None
+
+    def joined_to(self, last: "Event", answer: "Callable[[Any], Event | None]") -> "Event | None":
+        """Give `last` and this event as one, or None if they are no adjacent texts."""
+        if self._after is not last:
+            join = getattr(last.item, "joined", None)
+            item = None if join is None else join(self.item)
+            joined = None if item is None else answer(item)
+            if joined is not None:
+                joined.created_at = last.created_at
+            self._after, self._joined = last, joined
+        return self._joined
 
     def json(self) -> bytes:
         """Give the payload."""
@@ -158,13 +173,11 @@ class Stream:
         """Make one event of the newest and this one, if they are adjacent texts."""
         last = self._events[-1]
         size = len(last.json())
-        if size > _MERGED_BYTES or not hasattr(last.item, "joined"):
+        if size > _MERGED_BYTES:
             return False
-        item = last.item.joined(event.item)
-        merged = None if item is None else self.subscription.answer(item)
+        merged = event.joined_to(last, self.subscription.answer)
         if merged is None:
             return False
-        merged.created_at = last.created_at
         self._events[-1] = merged
         self._bytes += len(merged.json()) - size
         self.subscription.feeds.stats.merged += 1

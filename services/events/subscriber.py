@@ -19,6 +19,7 @@ _SILENCE_S = 10.0
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 5.0
 _CHANNELS_PER_COMMAND = 500
+_TURN = 16
 
 
 class Subscriber:
@@ -158,7 +159,10 @@ class Subscriber:
             # No limit of its own: `_tend` pings, and breaks a connection that stays silent.
             replies = await wire.receive()
             self._heard_at = now()
-            for reply in replies:
+            for number, reply in enumerate(replies, 1):
+                if number % _TURN == 0:
+                    # A burst is handed on in portions that its readers can send meanwhile.
+                    await asyncio.sleep(0)
                 if not isinstance(reply, list):
                     if isinstance(reply, RedisError):
                         raise reply

@@ -65,6 +65,8 @@ class TopicFollower:
     seq: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     is_over: bool = False
+    # What the last snapshot knew of the texts still growing.
+    _growing: dict[str, str] = field(default_factory=dict)
 
     @property
     def topic(self) -> str:
@@ -78,13 +80,11 @@ class TopicFollower:
     async def begin(self) -> AsyncGenerator[Item, None]:
         """Give what the cursor misses, or a Restarted, and all events since."""
         resumes = self.after is not None and await self._resume(self.after)
-        if not resumes:
-            async with aclosing(self._restart()) as items:
+        parts = (self.catch_up,) if resumes else (self._restart, self._since_restart)
+        for part in parts:
+            async with aclosing(part()) as items:
                 async for item in items:
                     yield item
-        async with aclosing(self.catch_up()) as items:
-            async for item in items:
-                yield item
 
     def accept(self, news: News) -> Sequence[Item] | None:
         """Give what the news bring; None if that takes reading."""
@@ -183,11 +183,21 @@ class TopicFollower:
             ).first()
             self.epoch, self.seq = (topic.epoch, topic.seq) if topic else ("", 0)
             if self.source.replays and (topic is None or topic.first_seq == 1):
-                self.seq, self.offsets = 0, {}
+                self.seq, self.offsets, self._growing = 0, {}, {}
             else:
-                growing = await self.source.growing(connection)
-                self.offsets = {key: len(text) for key, text in growing.items()}
+                self._growing = await self.source.growing(connection)
+                self.offsets = {key: len(text) for key, text in self._growing.items()}
             yield Restarted(self._cursor(), connection, stack.aclose)
+
+    def _since_restart(self) -> AsyncGenerator[Item, None]:
+        """Give what the snapshot lacks: all events, if it is followed by them, or texts alone.
+
+        What happens after a snapshot is news: the driver attached before it was read.
+        """
+        if self.source.replays or self.source.is_complete is not None:
+            return self.catch_up()
+        growing, self._growing = self._growing, {}
+        return self._gained(growing)
 
     async def _page(self) -> tuple[list[Fact], bool, bool]:
         """Give the next events, whether none before them is missing, and whether more can come."""
@@ -221,13 +231,14 @@ class TopicFollower:
             if self.is_over:
                 return
 
-    async def _gained(self) -> AsyncGenerator[Item, None]:
+    async def _gained(self, stored: dict[str, str] | None = None) -> AsyncGenerator[Item, None]:
         """Give, as one append each, what texts have beyond what the follower has."""
         if not self.offsets:
             return
         entries = await kept(self.deps, self.topic)
-        async with self.deps.db.reading() as connection:
-            stored = await self.source.growing(connection)
+        if stored is None:
+            async with self.deps.db.reading() as connection:
+                stored = await self.source.growing(connection)
         for key in list(self.offsets):
             if key in stored:
                 item = self._append(key, 0, extend(stored[key], entries, key))
