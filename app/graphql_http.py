@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -14,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
+from app.graphql_framing import FRAMINGS, HEADERS, whole
 from app.graphql_media import (
     EVENT_STREAM,
     HTML,
@@ -34,7 +36,7 @@ from app.graphql_request import (
     request_id,
     request_info,
 )
-from app.graphql_stream import FRAMINGS, HEADERS, HttpStream, Streams, whole
+from app.graphql_stream import HttpStream, Streams
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 from services.errors import RequestError
 
@@ -75,7 +77,7 @@ class GraphQLHTTP:
         allowed_origins: Collection[str] = (),
         streams: Streams | None = None,
     ) -> None:
-        self.streams = streams or Streams()
+        self.streams = Streams() if streams is None else streams
         self._engine = engine
         self._make_context = make_context
         self._max_body_bytes = max_body_bytes
@@ -208,11 +210,13 @@ class GraphQLHTTP:
                     framing,
                     receive,
                     reply.send,
+                    head=partial(reply.head, 200, {**HEADERS, **framing.headers}),
                     options=self.streams.options,
                     request_id=reply.request_id,
                 )
-                head = reply.head(200, {**HEADERS, **framing.headers})
-                outcome = await self.streams.run(stream, context, head, answers)
+                outcome = await self.streams.run(stream, context, answers)
+                if stream.refusal is not None:
+                    await _tell(stream.refusal, media, reply)
         except RequestError as error:
             outcome = "refused"
             await reply.result(Result.refused([request_failure(error, reply.request_id)]))

@@ -1,26 +1,23 @@
-"""Subscriptions over HTTP: a response that goes on, as server-sent events or in parts.
+"""Subscriptions over HTTP: responses that go on.
 
-Server-sent events follow the distinct connections mode of graphql-sse (its PROTOCOL.md), parts the
-multipart protocol of Apollo's router. What ends a stream here without its natural end (a sign-in
-that is over, a restart) ends the response without the words for completion: to clients that is a
-broken connection, and they come back.
+What ends a stream before its natural end (a sign-in that is over, a restart) ends the response
+without the words for completion: to clients that is a broken connection, and they come back.
 """
 
 import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Message, Receive, Send
 
 from app import graphql_metrics
-from app.graphql_media import EVENT_STREAM, MULTIPART
+from app.graphql_framing import Answers, Framing
 from app.graphql_register import Register
 from app.graphql_request import abort
-from schema.execution import ErrorDict, Result, encode, request_failure
+from schema.execution import ErrorDict, Result, request_failure
 from services.errors import RateLimitedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -31,112 +28,12 @@ _TURN = 16
 """Events of one stream that are sent before the other streams of the process get their turn."""
 
 
-class Answer(Protocol):
-    """One answer of a stream, such as a Result."""
-
-    cursor: str | None
-    errors: list[ErrorDict]
-
-    @property
-    def is_executed(self) -> bool:
-        """Whether this is an event; if not, it tells why the stream failed, and is its last."""
-
-    def json(self) -> bytes:
-        """Give the payload, which many readers share."""
-
-
-class Answers(Protocol):
-    """The answers of one operation; closing them closes their source."""
-
-    def __aiter__(self) -> AsyncIterator[Answer]:
-        """Give them in order."""
-
-    async def aclose(self) -> None:
-        """Stop."""
-
-
-class Framing(Protocol):
-    """How answers are written into one response."""
-
-    name: str
-    headers: Mapping[str, str]
-    idle: bytes
-    end: bytes
-
-    def begin(self) -> bytes:
-        """Give what comes first."""
-
-    def event(self, answer: Answer) -> bytes:
-        """Give an answer."""
-
-    def failure(self, errors: list[ErrorDict]) -> bytes:
-        """Give why nothing follows, which `end` must follow."""
-
-
-def _part(body: bytes) -> bytes:
-    return b"\r\ncontent-type: application/json\r\n\r\n%b\r\n--graphql" % body
-
-
-class EventStream:
-    """Server-sent events: `next` with the cursor as their id, and `complete`."""
-
-    name = "sse"
-    headers: Mapping[str, str] = {"content-type": f"{EVENT_STREAM}; charset=utf-8"}
-    idle = b":\n\n"
-    end = b"event: complete\ndata:\n\n"
-
-    def begin(self) -> bytes:
-        """Tell how long to wait before coming back: not the same time for all after a restart."""
-        return b"retry: %d\n\n" % random.randint(1000, 3000)  # noqa: S311
-
-    def event(self, answer: Answer) -> bytes:
-        """Give an answer. JSON as we write it has no line breaks, and neither do cursors."""
-        if answer.cursor is None:
-            return b"event: next\ndata: %b\n\n" % answer.json()
-        return b"event: next\nid: %b\ndata: %b\n\n" % (answer.cursor.encode(), answer.json())
-
-    def failure(self, errors: list[ErrorDict]) -> bytes:
-        """Give the errors as an answer, for the protocol has no other word for them."""
-        return b"event: next\ndata: %b\n\n" % encode({"errors": errors})
-
-
-class Parts:
-    """A multipart response. A boundary follows each part at once: clients wait for it."""
-
-    name = "multipart"
-    headers: Mapping[str, str] = {
-        "content-type": 'multipart/mixed; boundary="graphql"; subscriptionSpec=1.0'
-    }
-    idle = _part(b"{}")
-    end = b"--\r\n"
-
-    def begin(self) -> bytes:
-        """Give the first boundary."""
-        return b"\r\n--graphql"
-
-    def event(self, answer: Answer) -> bytes:
-        """Give an answer."""
-        return _part(b'{"payload":%b}' % answer.json())
-
-    def failure(self, errors: list[ErrorDict]) -> bytes:
-        """Give errors that are the transport's, not an answer's."""
-        return _part(encode({"payload": None, "errors": errors}))
-
-
-FRAMINGS: Mapping[str, Framing] = {EVENT_STREAM: EventStream(), MULTIPART: Parts()}
-"""By the media type a client asks for."""
-
-HEADERS: Mapping[str, str] = {
-    "cache-control": "no-cache, no-store, no-transform",
-    # Proxies of the nginx kind would keep events until they have enough of them.
-    "x-accel-buffering": "no",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """Times in seconds."""
 
+    # How long the status waits for a first answer, which may be a refusal.
+    patience_s: float = 0.25
     keep_alive_s: float = 15.0
     send_timeout_s: float = 30.0
     close_timeout_s: float = 1.0
@@ -146,7 +43,8 @@ class HttpStream:
     """One response that goes on until its answers end, its client leaves, or `end` is called.
 
     A client that takes nothing for `send_timeout_s` seconds is cut off. Nothing is queued here:
-    whoever makes the answers waits, beyond what the connection's own buffers take.
+    whoever makes the answers waits, beyond what the connection's own buffers take. If the first
+    answer is a failure and comes soon, it is left in `refusal` and nothing is sent.
     """
 
     def __init__(
@@ -155,12 +53,15 @@ class HttpStream:
         receive: Receive,
         send: Send,
         *,
+        head: Callable[[], Message],
         options: StreamOptions,
         request_id: str,
     ) -> None:
         self.framing = framing
+        self.refusal: Result | None = None
         self._receive = receive
         self._send = send
+        self._head = head
         self._options = options
         self._request_id = request_id
         self._loop = asyncio.get_running_loop()
@@ -176,19 +77,21 @@ class HttpStream:
         """End the response without completing it, so that the client comes back."""
         self._stop("ended")
 
-    async def run(self, head: Message, answers: Answers) -> str:
+    async def run(self, answers: Answers) -> str:
         """Send it all; give the outcome for the metrics. Closes `answers` whatever happens."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(answers.aclose)
             try:
                 async with asyncio.timeout(None) as self._life:
-                    await self._serve(head, answers)
+                    if self._stopped is None:
+                        await self._serve(answers)
             except TimeoutError:
                 if self._stopped is None:
                     raise
             finally:
                 self._life = None
-        await self._finish()
+        if not self._is_complete and self.refusal is None:
+            await self._finish()
         return self._outcome
 
     def _stop(self, how: str) -> None:
@@ -197,15 +100,10 @@ class HttpStream:
             if self._life is not None:
                 self._life.reschedule(self._loop.time())
 
-    async def _serve(self, head: Message, answers: Answers) -> None:
+    async def _serve(self, answers: Answers) -> None:
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(self._watch())
-            self._sending_since = self._loop.time()
-            await self._send(head)
-            self._is_started = True
-            await self._write(self.framing.begin())
-            if self._stopped is None:
-                await self._pump(answers)
+            await self._pump(answers)
             watcher.cancel()
 
     async def _pump(self, answers: Answers) -> None:
@@ -213,8 +111,7 @@ class HttpStream:
         try:
             async for answer in answers:
                 if not answer.is_executed:
-                    self._outcome = "error"
-                    await self._write_last(self.framing.failure(answer.errors))
+                    await self._fail(answer.errors)
                     return
                 await self._write(self.framing.event(answer))
                 count += 1
@@ -222,22 +119,45 @@ class HttpStream:
                     # Neither a source with a backlog nor a client that reads need ever suspend.
                     await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            self._outcome = "error"
-            failed = request_failure(error, self._request_id)
-            await self._write_last(self.framing.failure([failed]))
+            await self._fail([request_failure(error, self._request_id)])
             return
         self._outcome = "ok"
         await self._write_last(b"")
 
-    async def _write(self, body: bytes, *, more: bool = True) -> None:
+    async def _fail(self, errors: list[ErrorDict]) -> None:
+        failed = Result.refused(errors)
+        if self._is_started:
+            self._outcome = "error"
+            await self._write_last(self.framing.failure(errors))
+        else:
+            self._outcome = graphql_metrics.outcome(failed)
+            self.refusal = failed
+
+    # ---- writing
+
+    async def _begin(self) -> None:
+        self._is_started = True
         self._sending_since = self._loop.time()
+        await self._send(self._head())
+        await self._put(self.framing.begin())
+
+    async def _write(self, body: bytes) -> None:
+        if not self._is_started:
+            await self._begin()
+        self._sending_since = self._loop.time()
+        await self._put(body)
+
+    async def _write_last(self, body: bytes) -> None:
+        if not self._is_started:
+            await self._begin()
+        self._sending_since = self._loop.time()
+        await self._put(body + self.framing.end, more=False)
+        self._is_complete = True
+
+    async def _put(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
         self._sending_since = None
         self._sent_at = self._loop.time()
-
-    async def _write_last(self, body: bytes) -> None:
-        await self._write(body + self.framing.end, more=False)
-        self._is_complete = True
 
     # ---- beside the answers
 
@@ -248,44 +168,43 @@ class HttpStream:
                 async with asyncio.timeout_at(self._due()):
                     message = await self._receive()
             except TimeoutError:
-                if self._sending_since is None:
-                    await self._keep_alive()
-                elif self._loop.time() >= self._due():
-                    self._stop("stalled")
-                    return
+                if self._loop.time() >= self._due():
+                    await self._overdue()
             else:
                 if message["type"] == "http.disconnect":
                     self._stop("gone")
                     return
 
     def _due(self) -> float:
-        if self._sending_since is None:
-            return self._sent_at + self._options.keep_alive_s
-        return self._sending_since + self._options.send_timeout_s
+        if self._sending_since is not None:
+            return self._sending_since + self._options.send_timeout_s
+        if not self._is_started:
+            return self._sent_at + self._options.patience_s
+        return self._sent_at + self._options.keep_alive_s
 
-    async def _keep_alive(self) -> None:
-        if self._loop.time() < self._due():
+    async def _overdue(self) -> None:
+        """Say what is to be said by now, or give the client up."""
+        if self._sending_since is not None:
+            self._stop("stalled")
             return
         try:
             async with asyncio.timeout(self._options.send_timeout_s):
-                await self._send(
-                    {"type": "http.response.body", "body": self.framing.idle, "more_body": True}
-                )
+                await (self._put(self.framing.idle) if self._is_started else self._begin())
         except TimeoutError:
             self._stop("stalled")
-        self._sent_at = self._loop.time()
 
     async def _finish(self) -> None:
-        if self._is_complete or self._stopped == "gone":
-            return
-        if self._stopped == "ended" and self._is_started:
+        """End a response that was stopped."""
+        if self._stopped == "ended":
             try:
                 async with asyncio.timeout(self._options.close_timeout_s):
-                    await self._send({"type": "http.response.body", "body": b""})
+                    if not self._is_started:
+                        await self._begin()
+                    await self._put(b"", more=False)
             except TimeoutError:
-                pass
-            else:
-                return
+                self._stopped = "stalled"
+        if self._stopped != "stalled":
+            return
         abort(self._receive)
         try:
             async with asyncio.timeout(self._options.close_timeout_s):
@@ -293,12 +212,6 @@ class HttpStream:
                     pass
         except TimeoutError:
             return
-
-
-def whole(framing: Framing, result: Result) -> bytes:
-    """Give the body of a stream with one answer. Raises TypeError for what has no JSON form."""
-    answer = framing.event(result) if result.is_executed else framing.failure(result.errors)
-    return framing.begin() + answer + framing.end
 
 
 class Streams:
@@ -344,7 +257,7 @@ class Streams:
         finally:
             self.register.leave(place)
 
-    async def run(self, stream: HttpStream, context: Any, head: Message, answers: Answers) -> str:
+    async def run(self, stream: HttpStream, context: Any, answers: Answers) -> str:
         """Run a stream to its end, which comes early with the sign-in's or the process's."""
         gauge = graphql_metrics.HTTP_STREAMS_OPEN.labels(stream.framing.name)
         self._open.add(stream)
@@ -353,7 +266,7 @@ class Streams:
         if self._is_draining:
             stream.end()
         try:
-            return await stream.run(head, answers)
+            return await stream.run(answers)
         finally:
             release()
             gauge.dec()

@@ -148,7 +148,7 @@ def _context_maker(probe: Probe) -> Callable[[RequestInfo], Awaitable[Context]]:
             raise RuntimeError("the password is hunter2")
         if token == "Bearer slow":
             await probe.gate.wait()
-        return Context(probe, info.request_id, token)
+        return Context(probe, info.request_id, token, info.resume_after)
 
     return make_context
 

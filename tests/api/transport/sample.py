@@ -9,7 +9,7 @@ import strawberry
 from strawberry.scalars import JSON
 from strawberry.types import Info
 
-from services.errors import RateLimitedError, UserError, UserErrorCode
+from services.errors import RateLimitedError, RequestError, UserError, UserErrorCode
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Context:
     probe: Probe
     request_id: str
     viewer: str | None = None
+    resume_after: str | None = None
     extensions: dict[str, Any] = field(default_factory=dict)
     events: int = 0
 
@@ -58,6 +59,12 @@ class Thing:
     @strawberry.field
     async def label(self, info: SampleInfo, size: int = 1) -> str:
         return "x" * size
+
+
+@strawberry.type
+class Numbered:
+    cursor: str
+    number: int
 
 
 @strawberry.input
@@ -168,6 +175,26 @@ class Subscription:
     async def things(self, info: SampleInfo) -> AsyncGenerator[Thing, None]:
         for number in range(1, 3):
             yield Thing(id=strawberry.ID(f"thing_{number}"))
+
+    @strawberry.subscription
+    async def numbered(
+        self, info: SampleInfo, to: int = 3, after: str | None = None
+    ) -> AsyncGenerator[Numbered, None]:
+        cursor = info.context.resume_after or after or "c0"
+        if not cursor[1:].isdigit():
+            raise RequestError("BAD_USER_INPUT", "`after` is not a cursor of this subscription.")
+        for number in range(int(cursor[1:]) + 1, to + 1):
+            yield Numbered(cursor=f"c{number}", number=number)
+
+    @strawberry.subscription
+    async def absent(self, info: SampleInfo) -> AsyncGenerator[int, None]:
+        raise UserError(UserErrorCode.NOT_FOUND, "There is no such thing.")
+        yield 1
+
+    @strawberry.subscription
+    async def unspeakable(self, info: SampleInfo) -> AsyncGenerator[JSON, None]:
+        yield {"fine": 1}  # type: ignore[misc]
+        yield {"bad": object()}  # type: ignore[misc]
 
     @strawberry.subscription
     async def forever(self, info: SampleInfo) -> AsyncGenerator[int, None]:
