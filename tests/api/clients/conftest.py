@@ -84,9 +84,9 @@ class Tab:
     chromium: Chrome
     front: Front
 
-    async def open(self) -> None:
+    async def open(self, url: str = "") -> None:
         """Load the page, or load it anew."""
-        await asyncio.to_thread(self.chromium.get, self.front.url)
+        await asyncio.to_thread(self.chromium.get, url or self.front.url)
 
     async def run(self, script: str, *arguments: Any) -> Any:
         """Run the body of an async function in the page and give what it returns."""
@@ -100,7 +100,7 @@ class Tab:
     async def until(self, condition: str, *arguments: Any) -> None:
         """Wait for `condition` of what is `shown` and `told`; `given` are the arguments."""
         look = f"harness.until((shown, told) => {condition})"
-        late = "setTimeout(() => fail(JSON.stringify(harness)), 45000)"
+        late = "setTimeout(() => fail(JSON.stringify(harness)), 90000)"
         await self.run(
             f"await Promise.race([{look}, new Promise((_, fail) => {late})])", *arguments
         )
@@ -158,7 +158,7 @@ class World(Backend):
 @asynccontextmanager
 async def serving(page: dict[str, Any], folder: Path, **environment: str) -> AsyncIterator[Backend]:
     """Serve a page and the product behind it."""
-    async with Teller() as teller:
+    async with Teller() as teller, Front(page) as front:
         product = Product(
             folder / "data",
             NOOSPHERE_LLM_BASE_URL=teller.base_url,
@@ -166,18 +166,18 @@ async def serving(page: dict[str, Any], folder: Path, **environment: str) -> Asy
             NOOSPHERE_LLM_MODEL="paced",
             NOOSPHERE_SANDBOX_DRIVER="off",
             NOOSPHERE_SIGN_IN_ATTEMPTS="100",
-            # An answer that waits for the test would not be finished in a longer time either.
-            NOOSPHERE_SHUTDOWN_TIMEOUT="1",
+            # Only for pages that speak to the product itself; others go through their own server.
+            NOOSPHERE_CORS_ORIGINS=front.url,
             **environment,
         )
+        front.port = product.port
+        client = Client(product.url)
         try:
             await asyncio.to_thread(product.start)
-            client = Client(product.url)
             await client.register("ada")
-            async with Front(page, product.port) as front:
-                yield Backend(product, teller, front, client)
-            await client.aclose()
+            yield Backend(product, teller, front, client)
         finally:
+            await client.aclose()
             await asyncio.to_thread(product.close)
 
 
@@ -186,7 +186,7 @@ async def browsing(backend: Backend) -> AsyncIterator[World]:
     """Open a browser before it."""
     with open_chromium(require("browser")) as opening:
         chromium = await asyncio.to_thread(opening)
-        chromium.set_script_timeout(60)
+        chromium.set_script_timeout(100)
         yield World(**vars(backend), tab=Tab(chromium, backend.front))
 
 

@@ -1,26 +1,36 @@
 """The web server of a frontend: it serves the page, and passes /graphql on to the product.
 
 Its network can be cut: connections under way break, new ones come to nothing until it is mended.
-They can be frozen, too: nothing arrives over them any more, and nobody is told.
+They can be frozen, too: nothing arrives over them any more, and nobody is told. And as the proxy
+that it is, the server can answer that there is nobody to pass anything on to.
 """
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
 from typing import Self
 
+_UNAVAILABLE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: 4\r\n"
+    b"Connection: close\r\n\r\nBusy"
+)
+
 
 class Front:
     """See the module. Serves 127.0.0.1 on a free port while entered."""
 
-    def __init__(self, files: dict[str, tuple[str, bytes]], port: int) -> None:
-        self._files, self._port = files, port
+    def __init__(self, files: dict[str, tuple[str, bytes]]) -> None:
+        self._files = files
+        # The product's.
+        self.port = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._is_open = True
         self._frozen: set[StreamWriter] = set()
-        # Connections to the product so far.
-        self.count = 0
+        self._refusal = b""
+        self._refused = asyncio.Condition()
+        # Connections to the product so far, and how many were refused.
+        self.count = self.refusals = 0
 
     @property
     def url(self) -> str:
@@ -34,9 +44,17 @@ class Front:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    async def refuse(self, count: int) -> None:
+        """Cut, answer every new connection with an error, and return after `count` of them."""
+        self._refusal = _UNAVAILABLE
+        self.cut()
+        async with asyncio.timeout(60), self._refused:
+            most = self.refusals + count
+            await self._refused.wait_for(lambda: self.refusals >= most)
+
     def mend(self) -> None:
         """Let new connections through again."""
-        self._is_open = True
+        self._is_open, self._refusal = True, b""
 
     def freeze(self) -> None:
         """Let nothing more through the connections there are, without a word. New ones work."""
@@ -86,9 +104,10 @@ class Front:
 
     async def _pass_on(self, head: bytes, reader: StreamReader, writer: StreamWriter) -> None:
         if not self._is_open:
+            await self._refuse(writer)
             return
         self.count += 1
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
         ends = {writer, up_writer}
         self._writers |= ends
         try:
@@ -103,6 +122,16 @@ class Front:
             self._frozen -= ends
             for end in ends:
                 end.transport.abort()
+
+    async def _refuse(self, writer: StreamWriter) -> None:
+        if self._refusal:
+            writer.write(self._refusal)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        async with self._refused:
+            self.refusals += 1
+            self._refused.notify_all()
 
     async def _pump(self, reader: StreamReader, writer: StreamWriter) -> None:
         while data := await reader.read(65536):

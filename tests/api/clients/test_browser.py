@@ -90,6 +90,30 @@ async def test_a_connection_that_died_in_silence_is_replaced_when_the_network_is
     assert await tab.run(_PROBLEMS) == []
 
 
+async def test_clients_come_back_when_the_proxy_before_the_server_has_answered_errors(
+    world: World,
+) -> None:
+    tab, tale, id_ = world.tab, world.teller.tale(ONE, TWO), await world.begin()
+    one, two = tale.parts
+    await world.sign_in()
+    await tab.run("harness.all(...given)", CLIENTS, id_)
+    everybody = "given[0].every((kind) => (({}) => {})(shown.seats[kind] ?? {{ messages: [] }}))"
+    await tab.until(everybody.format("{ cursor }", "cursor"), CLIENTS)
+    await world.send(id_, tale.request)
+    has = everybody.format("{ messages }", "messages.at(-1)?.content === given[1]")
+    await tab.until(has, CLIENTS, one)
+
+    # Every client, and at least one of them twice.
+    await world.front.refuse(len(CLIENTS) + 1)
+    tale.go_on()
+    world.front.mend()
+    await tab.run("dispatchEvent(new Event('online'))")
+
+    await tab.until(has, CLIENTS, one + two)
+    assert (await tab.run(_TOLD)).count("ConversationReset") == len(CLIENTS)
+    assert await tab.run(_PROBLEMS) == []
+
+
 async def test_a_cursor_the_server_cannot_read_leads_to_a_new_beginning(world: World) -> None:
     tab, id_ = world.tab, await world.begin()
     old = {"id": "msg_old", "role": "USER", "status": "COMPLETED", "content": "Hello"}
@@ -118,3 +142,21 @@ async def test_what_one_may_not_see_is_told_and_not_asked_for_again(world: World
         assert len(problems) == 1, (kind, problems)
         assert "There is no such conversation." in problems[0], kind
         assert world.front.count == before + 1, kind
+
+
+async def test_a_page_of_another_origin_is_let_in_when_it_is_listed(world: World) -> None:
+    tab, id_ = world.tab, await world.begin()
+    given = (f"{world.product.url}/graphql", world.client.token, id_)
+    await tab.open()
+    await tab.run("harness.away(...given)", *given)
+    kinds = ["graphql-ws", "graphql-sse", "event-source"]
+    await tab.until("given[0].every((kind) => shown.seats[kind]?.cursor)", kinds)
+    assert await tab.run(_PROBLEMS) == []
+
+    # The same page, under a name that is not listed.
+    await tab.open(world.front.url.replace("127.0.0.1", "localhost"))
+    await tab.run("harness.away(...given)", *given)
+    await tab.until("shown.closes.length")
+    assert set(await tab.run("return harness.shown.closes")) == {1006}
+    assert await tab.run("return harness.shown.seats") == {}
+    assert any("CORS policy" in line for line in await tab.said())

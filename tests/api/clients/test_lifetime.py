@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from tests.api.clients.conftest import PASSWORD, World, browsing, serving
 from tests.api.clients.test_browser import CLIENTS, ONE, TWO
+from tests.product import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 _TOKEN_S = 5
@@ -83,6 +84,25 @@ async def test_when_a_sign_in_ends_every_client_comes_back_with_a_new_token(worl
     assert kinds.count("ConversationReset") == len(_PATIENT)
     assert await tab.run("return harness.problems.concat(harness.shown.problems)") == []
     assert world.front.count >= before + 3
+
+
+async def test_a_sign_in_that_was_revoked_is_told_and_nothing_more_is_asked(world: World) -> None:
+    await refreshed(world)
+    tab, id_ = world.tab, await world.begin()
+    await world.sign_in()
+    await tab.run("harness.start(...given)", "graphql-ws", id_)
+    await tab.until("shown.state?.cursor")
+
+    client = Client(world.product.url, await tab.run("return harness.session.kept.token"))
+    await client.run("mutation { sessionRevoke { errors { message } } }")
+    await client.aclose()
+
+    await tab.until("shown.problems.length === 2")
+    problems = await tab.run("return harness.shown.problems")
+    assert problems[0] == "signed out"
+    assert "sign in again" in problems[1]
+    assert await tab.run("return harness.shown.closes[0]") == 4403
+    assert await tab.run("return harness.session.kept") is None
 
 
 async def test_a_deploy_in_the_middle_of_an_answer_ends_with_the_right_text(world: World) -> None:

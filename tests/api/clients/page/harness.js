@@ -45,11 +45,20 @@ const byApollo = async (client, query, variables) =>
 const byUrql = async (client, query, variables) =>
   (await client.mutation(query, variables).toPromise()).data;
 
-function socket() {
-  const client = graphqlWs.connect(session);
-  client.on('closed', ({ code }) => shown.closes.push(code));
+const socket = () => listening(graphqlWs.connect(session));
+
+function listening(client) {
+  client.on('closed', ({ code }) => {
+    shown.closes.push(code);
+    look();
+  });
   return client;
 }
+
+const sitting = (kind) => (state, problem) => {
+  shown.seats[kind] = state;
+  draw(state, problem);
+};
 
 function draw(state, problem) {
   shown.state = state;
@@ -79,13 +88,20 @@ globalThis.harness = {
     harness.send = async (content) => (await execute({ id, content })).messageSend.reply.id;
   },
 
+  /** Has clients of a server elsewhere follow, with a token that was got somehow. */
+  away(url, token, id) {
+    const known = { token: async () => token, expire() {}, kept: { renewAt: Date.now() + 3_600_000 } };
+    const clients = {
+      'graphql-ws': over(graphqlWs, listening(graphqlWs.connect(known, url.replace('http', 'ws')))),
+      'graphql-sse': over(graphqlSse, graphqlSse.connect(known, url)),
+      'event-source': { follow: (...given) => eventSource.follow(known, ...given, url) },
+    };
+    for (const [kind, { follow }] of Object.entries(clients)) follow(id, EMPTY, sitting(kind));
+  },
+
   /** Has several clients follow the same conversation side by side. */
   all(kinds, id) {
-    for (const kind of kinds)
-      CLIENTS[kind]().follow(id, EMPTY, (state, problem) => {
-        shown.seats[kind] = state;
-        draw(state, problem);
-      });
+    for (const kind of kinds) CLIENTS[kind]().follow(id, EMPTY, sitting(kind));
   },
 
   /** Runs the page's main.js, which names what is its reader's own. */
