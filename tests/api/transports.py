@@ -8,10 +8,11 @@ keeps it from being opened, is one of `BROKEN`: a client comes back with its las
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -25,7 +26,7 @@ class RefusedError(Exception):
     """The server is there and asks to try again later."""
 
 
-BROKEN = (WebSocketException, OSError, EOFError, RefusedError)
+BROKEN = (WebSocketException, httpx.TransportError, OSError, EOFError, RefusedError)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,81 @@ class WebSocket:
                 yield event_of(message["payload"])
 
 
+class ServerSentEvents:
+    """Server-sent events that resume by `Last-Event-ID`, as an EventSource does."""
+
+    @asynccontextmanager
+    async def open(self, url: str, wanted: Subscription) -> AsyncIterator[Events]:
+        """Open a response with one subscription."""
+        headers = {"accept": "text/event-stream"}
+        if wanted.after is not None:
+            headers["last-event-id"] = wanted.after
+        async with _streaming(url, wanted, headers, wanted.variables) as response:
+            yield self._events(response)
+
+    async def _events(self, response: httpx.Response) -> Events:
+        fields: dict[str, str] = {}
+        async with aclosing(response.aiter_lines()) as lines:
+            while (line := await in_time(anext(lines, None))) is not None:
+                if line:
+                    name, _, value = line.partition(":")
+                    fields[name] = value.removeprefix(" ")
+                    continue
+                if fields.get("event") == "complete":
+                    return
+                if fields.get("event") == "next":
+                    event = event_of(json.loads(fields["data"]))
+                    assert fields["id"] == event["cursor"]
+                    yield event
+                fields = {}
+        raise EOFError("the response ended before the subscription")
+
+
+class Multipart:
+    """The multipart responses of Apollo's clients."""
+
+    @asynccontextmanager
+    async def open(self, url: str, wanted: Subscription) -> AsyncIterator[Events]:
+        """Open a response with one subscription."""
+        headers = {"accept": "multipart/mixed;subscriptionSpec=1.0, application/json"}
+        variables = {**wanted.variables, "after": wanted.after}
+        async with _streaming(url, wanted, headers, variables) as response:
+            yield self._events(response)
+
+    async def _events(self, response: httpx.Response) -> Events:
+        rest = b""
+        async with aclosing(response.aiter_bytes()) as pieces:
+            while (piece := await in_time(anext(pieces, None))) is not None:
+                *parts, rest = (rest + piece).split(b"\r\n--graphql")
+                for part in parts:
+                    body = json.loads(part.partition(b"\r\n\r\n")[2] or b"{}")
+                    if body.get("errors"):
+                        raise refusal(body["errors"])
+                    if "payload" in body:
+                        yield event_of(body["payload"])
+                if rest.startswith(b"--"):
+                    return
+        raise EOFError("the response ended before the subscription")
+
+
+@asynccontextmanager
+async def _streaming(
+    url: str, wanted: Subscription, headers: dict[str, str], variables: Mapping[str, Any]
+) -> AsyncIterator[httpx.Response]:
+    if wanted.token:
+        headers["authorization"] = f"Bearer {wanted.token}"
+    body = {"query": wanted.query, "variables": variables}
+    async with (
+        # Loading certificates takes longer than all the rest, and nothing here is encrypted.
+        httpx.AsyncClient(timeout=PATIENCE_S, verify=False) as client,  # noqa: S501
+        client.stream("POST", f"{url}/graphql", json=body, headers=headers) as response,
+    ):
+        if response.status_code == 503:
+            raise RefusedError((await response.aread()).decode())
+        assert response.status_code == 200, (await response.aread()).decode()
+        yield response
+
+
 async def in_time(answer: Awaitable[T]) -> T:
     """Wait for what a server has to say: its silence is a bug, not a broken connection."""
     try:
@@ -113,4 +189,10 @@ def refusal(errors: list[dict[str, Any]]) -> Exception:
     return RefusedError(str(errors)) if codes == {"UNAVAILABLE"} else AssertionError(errors)
 
 
-POLITE, RUDE = WebSocket(), WebSocket(is_rude=True)
+POLITE = WebSocket()
+TRANSPORTS: Mapping[str, Transport] = {
+    "websocket": POLITE,
+    "websocket-cut": WebSocket(is_rude=True),
+    "server-sent-events": ServerSentEvents(),
+    "multipart": Multipart(),
+}

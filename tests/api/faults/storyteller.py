@@ -28,6 +28,11 @@ class Story:
         self.tellings = 0
         self._must_end = threading.Event()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is written."""
+        return self._must_end.is_set()
+
     def end(self) -> None:
         """Let it end with what is written now."""
         self._must_end.set()

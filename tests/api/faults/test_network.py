@@ -11,7 +11,7 @@ from tests.api.faults.world import Telling, World, living
 from tests.api.following import following
 from tests.servers import UnavailableError, coordinates, require
 
-pytestmark = [pytest.mark.mysql, pytest.mark.redis, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mysql, pytest.mark.redis, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.api.faults.world import World, living
 from tests.api.following import following
 from tests.servers import require
 
-pytestmark = [pytest.mark.mysql, pytest.mark.redis, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mysql, pytest.mark.redis, pytest.mark.timeout(300)]
 _PAUSE_S = 10.0
 
 

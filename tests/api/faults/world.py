@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import json
+import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tests.api import operations as op
 from tests.api.faults.redis import Redis
 from tests.api.faults.storyteller import Story, Storyteller
 from tests.api.following import ConversationFollower
-from tests.api.transports import Transport
+from tests.api.transports import POLITE, Transport
 from tests.product import Client, Product
 
 _LEASE_S = "600"
@@ -57,7 +58,8 @@ class World:
             p for p in self.by_name.values() if p.process is None or p.process.poll() is not None
         ]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda product: product.start(), ended))
+            # Three of them start at once, perhaps on two busy cores.
+            list(pool.map(lambda product: product.start(within_s=150), ended))
 
     def close(self) -> None:
         """End everything."""
@@ -65,6 +67,11 @@ class World:
             product.close()
         self.redis.close()
         self.model.close()
+
+    def a_server(self) -> Product:
+        """Give a server that runs."""
+        servers = [p for name, p in self.by_name.items() if not name.startswith("w")]
+        return next(p for p in servers if p.process is not None and p.process.poll() is None)
 
     async def writer_of(self, message_id: str, *, other_than: str = "") -> str:
         """Give the name of the process that writes an answer, once one (another one) does."""
@@ -114,22 +121,25 @@ class Telling:
     reply: str
     story: Story
 
-    def follower(
-        self,
-        *servers: str,
-        transport: Transport | None = None,
-        choose: Callable[[list[str]], str] | None = None,
+    def follower(self, *servers: str, transport: Transport = POLITE) -> ConversationFollower:
+        """Make a client that follows, by turns at the servers named."""
+        turns = itertools.cycle([self.world.by_name[name].url for name in servers])
+        follower = ConversationFollower(lambda: next(turns), self.client.token, self.conversation)
+        follower.transport = transport
+        return follower
+
+    def restless(
+        self, chance: random.Random, *servers: str, transport: Transport = POLITE
     ) -> ConversationFollower:
-        """Make a client that follows, by turns at the servers named, or as `choose` says."""
+        """Make a client that leaves after some events, or before any, and comes back anywhere."""
         urls = [self.world.by_name[name].url for name in servers]
-        turns = itertools.cycle(urls)
         follower = ConversationFollower(
-            (lambda: choose(urls)) if choose else (lambda: next(turns)),
-            self.client.token,
-            self.conversation,
+            lambda: chance.choice(urls), self.client.token, self.conversation
         )
-        if transport is not None:
-            follower.transport = transport
+        follower.transport = transport
+        follower.leaves = lambda: (
+            None if self.story.is_ending else chance.choice((0, 0, 1, 1, 2, 4))
+        )
         return follower
 
     async def hears_on(self, *followers: ConversationFollower) -> None:
@@ -145,6 +155,12 @@ class Telling:
             while len(self.story.text) < goal:  # noqa: ASYNC110 - it is written by other threads.
                 await asyncio.sleep(0.02)
 
+    async def told_again(self, tellings: int) -> None:
+        """Wait until the model was asked so often."""
+        async with asyncio.timeout(60):
+            while self.story.tellings < tellings:  # noqa: ASYNC110 - other threads are asked.
+                await asyncio.sleep(0.02)
+
     async def check(self, *followers: ConversationFollower, status: str = "COMPLETED") -> str:
         """See that the answer has ended so, and that all followers know exactly what there is.
 
@@ -152,7 +168,11 @@ class Telling:
         """
         for follower in followers:
             await follower.until_final(self.reply)
-        data = await self.client.run(op.MESSAGES, id=self.conversation)
+        client = Client(self.world.a_server().url, self.client.token)
+        try:
+            data = await client.run(op.MESSAGES, id=self.conversation)
+        finally:
+            await client.aclose()
         nodes: list[dict[str, Any]] = data["conversation"]["messages"]["nodes"]
         assert [node["role"] for node in nodes] == ["USER", "ASSISTANT"]
         answer = nodes[1]
