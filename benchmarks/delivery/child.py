@@ -21,6 +21,8 @@ class Child:
         self._pipe, far = context.Pipe()
         self._process = context.Process(target=_main, args=(far, factory, arguments), daemon=True)
         self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
         far.close()
 
     def begin(self, method: str, *arguments: Any) -> None:

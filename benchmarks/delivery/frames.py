@@ -9,7 +9,7 @@ import orjson
 
 _KEY = base64.b64encode(b"noosphere fanout").decode()
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_ACCEPT = base64.b64encode(hashlib.sha1((_KEY + _GUID).encode(), usedforsecurity=False).digest())
+ACCEPT = base64.b64encode(hashlib.sha1((_KEY + _GUID).encode(), usedforsecurity=False).digest())
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 
@@ -35,7 +35,7 @@ def check_upgraded(head: bytes) -> None:
     """Check the answer to `upgrade`. Raises AssertionError."""
     lower = head.lower()
     assert head.startswith(b"HTTP/1.1 101"), head
-    assert _ACCEPT in head, head
+    assert ACCEPT in head, head
     assert b"sec-websocket-protocol: graphql-transport-ws" in lower, head
     assert b"sec-websocket-extensions" not in lower, head
 

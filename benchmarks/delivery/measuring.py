@@ -48,6 +48,16 @@ class Case:
     in_flight: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a series, the seconds it took, and those of a core both sides used for it."""
+
+    seen: Seen
+    elapsed_s: float
+    server_s: float
+    subscribers_s: float
+
+
 class Crowd:
     """The subscribers of a round, spread over processes."""
 
@@ -67,16 +77,22 @@ class Crowd:
         times = [child.result() for child in self._children]
         return float(max(ended for _, ended in times) - min(begun for begun, _ in times)) / 1e9
 
-    def series(self, server: Server, kind: str, series: dict[str, Any]) -> tuple[Seen, float]:
-        """Publish a series, check all that came, and give it and the seconds it took."""
+    def series(self, server: Server, kind: str, series: dict[str, Any]) -> Outcome:
+        """Publish a series and check all that came."""
         server.prepare(kind, series)
         self.follow(END.encode())
+        before_s = processes.cpu_s(server.pid), self.cpu_s()
         begun = server.publish()
         self.received()
+        server_s, own_s = processes.cpu_s(server.pid) - before_s[0], self.cpu_s() - before_s[1]
         seen = Seen()
         for part in self._call("check_series", series["first"], series["count"]):
             seen.add(part)
-        return seen, (seen.ended - begun) / 1e9
+        return Outcome(seen, (seen.ended - begun) / 1e9, server_s, own_s)
+
+    def cpu_s(self) -> float:
+        """Give the seconds of a core the busiest of the processes has used."""
+        return max(processes.cpu_s(child.pid) for child in self._children)
 
     def follow(self, mark: bytes) -> None:
         """Get ready for what ends with `mark`."""
@@ -95,8 +111,7 @@ class Crowd:
         return seen, streams
 
     def close(self) -> None:
-        """Close the sockets and end the processes."""
-        self._call("close")
+        """End the processes, and their sockets with them."""
         for child in self._children:
             child.close()
 
@@ -123,25 +138,31 @@ def measure(server: Server, case: Case) -> dict[str, float]:
     found = {"empty_mib": processes.resident(server.pid) / _MIB}
     with crowd(case.processes) as subscribers:
         subscriptions = server.subscriptions(case.topics, case.subscribers)
+        before_s = processes.cpu_s(server.pid)
         found["connect_s"] = subscribers.connect(server.port, subscriptions, case.in_flight)
+        found["connect_cpu_s"] = processes.cpu_s(server.pid) - before_s
         processes.settle(server.pid)
         found["idle_mib"] = processes.resident(server.pid) / _MIB
         processes.reset_peak(server.pid)
         series = {"topics": case.topics, "first": 0, "count": case.burst}
-        seen, elapsed_s = subscribers.series(server, "burst", series)
+        burst = subscribers.series(server, "burst", series)
+        seen = burst.seen
         found |= {
-            "frames_per_s": seen.frames / elapsed_s,
-            "events_per_s": (seen.frames + seen.merged) / elapsed_s,
+            "frames_per_s": seen.frames / burst.elapsed_s,
+            "events_per_s": (seen.frames + seen.merged) / burst.elapsed_s,
+            "frame_cpu_us": burst.server_s / seen.frames * 1e6,
+            "load": burst.subscribers_s / burst.elapsed_s,
             "merged": seen.merged / (seen.frames + seen.merged),
             "bytes": seen.size / seen.frames,
             "cursor_chars": seen.cursor_chars,
             "peak_mib": processes.peak(server.pid) / _MIB,
         }
+        found["grown_mib"] = found["peak_mib"] - found["empty_mib"]
         if case.paced:
             processes.settle(server.pid)
             series = {"topics": case.topics, "first": case.burst, "count": case.paced}
-            seen, _ = subscribers.series(server, "paced", {**series, "rate": case.rate})
-            found["paced_p50_ms"], found["paced_p99_ms"] = percentiles_ms(seen.latencies)
+            paced = subscribers.series(server, "paced", {**series, "rate": case.rate})
+            found["paced_p50_ms"], found["paced_p99_ms"] = percentiles_ms(paced.seen.latencies)
     return found
 
 

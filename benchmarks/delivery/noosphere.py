@@ -1,14 +1,14 @@
 """The product as it is, with Redis, and the processes around it that a measurement needs."""
 
 import asyncio
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 from sqlalchemy import update
 
 from benchmarks.delivery.child import Child
@@ -19,54 +19,54 @@ from models.database import Database
 from models.states import MessageRole, MessageStatus
 from tests.api import operations as op
 from tests.product import Client, Product, free_port
+from tests.servers.base import program
 
 _START_S = 20.0
 _AT_ONCE = 4
 
 
 class Redis:
-    """A Redis of the benchmark's own that keeps everything in memory."""
+    """A Redis that keeps everything in memory and may be emptied; started unless `url` is given."""
 
-    def __init__(self, directory: Path) -> None:
-        program = shutil.which("redis-server")
-        assert program, "the benchmark needs redis-server"
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+    def __init__(self, directory: Path, url: str | None = None) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = url or self._start(directory)
+
+    def _start(self, directory: Path) -> str:
+        redis_server = program("redis-server")
+        assert redis_server, "the benchmark needs redis-server, or --redis with the URL of one"
+        port = free_port()
         self._process = subprocess.Popen(
             [
-                *(program, "--bind", "127.0.0.1", "--port", str(self.port)),
+                *(redis_server, "--bind", "127.0.0.1", "--port", str(port)),
                 *("--dir", str(directory), "--save", "", "--appendonly", "no"),
             ],
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + _START_S
-        while not self._answers(b"PING\r\n", b"+PONG"):
-            assert time.monotonic() < deadline, "Redis did not start"
-            time.sleep(0.02)
-
-    def _answers(self, command: bytes, expected: bytes) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
-                connection.sendall(command)
-                return connection.recv(100).startswith(expected)
-        except OSError:
-            return False
+        url = f"redis://127.0.0.1:{port}/0"
+        # Tried again until it listens.
+        retry = Retry(ConstantBackoff(0.05), int(_START_S / 0.05))
+        with redis.Redis.from_url(url, retry=retry) as client:
+            client.ping()
+        return url
 
     def flush(self) -> None:
-        """Forget everything."""
-        assert self._answers(b"FLUSHALL\r\n", b"+OK"), "Redis was not emptied"
+        """Empty the database."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
 
     def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(10)
+        """End it, if it was started here."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
 
 
 class World:
     """Viewers with conversations, in each an answer that grows; made once, used by every round."""
 
-    def __init__(self, directory: Path, redis: Redis, *, conversations: int, viewers: int) -> None:
-        self.redis = redis
+    def __init__(self, directory: Path, bus: Redis, *, conversations: int, viewers: int) -> None:
+        self.bus = bus
         self._data_dir = directory / "data"
         self.tokens: list[str] = []
         self.messages: list[tuple[str, str]] = []
@@ -79,7 +79,7 @@ class World:
     def product(self, **environment: str) -> Product:
         """Give a server over these data, not yet started. Answers are written elsewhere."""
         defaults = {
-            "NOOSPHERE_REDIS_URL": self.redis.url,
+            "NOOSPHERE_REDIS_URL": self.bus.url,
             "NOOSPHERE_WORKER_IN_SERVER": "false",
             "NOOSPHERE_SANDBOX_DRIVER": "off",
             "NOOSPHERE_MAX_SOCKETS_PER_VIEWER": "1000000",
@@ -135,9 +135,9 @@ class Ours:
     def __init__(self, world: World) -> None:
         self._world = world
         # What an earlier round appended must not be there: texts begin empty.
-        world.redis.flush()
+        world.bus.flush()
         self._product = world.product().start()
-        self._publisher = Child(Publisher, world.redis.url, world.messages)
+        self._publisher = Child(Publisher, world.bus.url, world.messages)
         assert self._product.process is not None
         self.pid, self.port = self._product.process.pid, self._product.port
 

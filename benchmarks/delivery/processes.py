@@ -1,10 +1,10 @@
 """What a process uses: resident memory, and whether it is busy."""
 
-import os
+import contextlib
 import time
 from pathlib import Path
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_WHILE_S = 0.25
 
 
 def tree(pid: int) -> list[int]:
@@ -37,17 +37,22 @@ def reset_peak(pid: int) -> None:
         Path(f"/proc/{one}/clear_refs").write_text("5")
 
 
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def cpu_s(pid: int) -> float:
+    """Give the seconds of a core that the threads of a process have used."""
+    used_ns = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            used_ns += int((thread / "schedstat").read_text().split()[0])
+    return used_ns / 1e9
 
 
 def settle(pid: int, *, within_s: float = 60.0, share: float = 0.1) -> None:
-    """Return when a process has used less than `share` of a core for half a second."""
+    """Return when a process has used less than `share` of a core for a while."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        before = _cpu_s(pid)
-        time.sleep(0.5)
-        if _cpu_s(pid) - before < 0.5 * share:
+        before_s = cpu_s(pid)
+        time.sleep(_WHILE_S)
+        if cpu_s(pid) - before_s < _WHILE_S * share:
             return
     raise AssertionError(f"process {pid} was still busy after {within_s:g} s")

@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Any
 
-import hiredis
 from redis.asyncio import Redis
 
 from benchmarks.delivery.texts import TEXT_CHARS, event_text
@@ -80,22 +79,20 @@ class Publisher:
             await bus.append(name, {"key": key, "offset": number * TEXT_CHARS, "text": text})
 
     async def _publish_burst(self) -> int:
-        address = self._url.partition("://")[2].partition("/")[0]
-        host, _, port = address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
-        answers = hiredis.Reader()
+        wire = RedisBus(self._url, "burst-publisher")._wire()
+        await wire.open()
         begun = time.monotonic_ns()
         for start in range(0, len(self._packed), _BATCH_COMMANDS):
             batch = self._packed[start : start + _BATCH_COMMANDS]
-            writer.write(b"".join(batch))
+            await wire.send(b"".join(batch))
             missing = len(batch)
             while missing:
-                answers.feed(await reader.read(1 << 16))
-                while (answer := answers.gets()) is not False:
-                    if isinstance(answer, Exception):
-                        raise answer
-                    missing -= 1
-        writer.close()
+                answers = await wire.receive()
+                errors = [answer for answer in answers if isinstance(answer, Exception)]
+                if errors:
+                    raise errors[0]
+                missing -= len(answers)
+        await wire.close()
         return begun
 
     async def _publish_paced(self) -> int:

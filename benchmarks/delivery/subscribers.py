@@ -166,14 +166,12 @@ class Subscribers:
         self._subscribers: list[Subscriber] = []
         self._left = 0
         self._all_done: asyncio.Future[None] | None = None
-        self._is_closing = False
 
     async def connect(
         self, port: int, subscriptions: Sequence[Subscription], in_flight: int
     ) -> tuple[int, int]:
         """Open all, so many at a time; gives the times of the first connect and the last event."""
         loop = asyncio.get_running_loop()
-        self._is_closing = False
         waiting = iter(subscriptions)
 
         async def open_some() -> None:
@@ -208,8 +206,7 @@ class Subscribers:
 
     def lost(self, error: AssertionError) -> None:
         """Fail the series under way when a subscriber is disconnected."""
-        is_waiting = self._all_done is not None and not self._all_done.done()
-        if is_waiting and not self._is_closing and self._all_done is not None:
+        if self._all_done is not None and not self._all_done.done():
             self._all_done.set_exception(error)
 
     async def received(self) -> None:
@@ -257,13 +254,6 @@ class Subscribers:
             streams |= owners
             seen.add(_seen(subscriber, _read(data), per_stream))
         return seen, streams
-
-    async def close(self) -> None:
-        """Close all sockets at once."""
-        self._is_closing = True
-        for subscriber in self._subscribers:
-            subscriber.transport.abort()
-        self._subscribers = []
 
 
 def _text_of(data: bytes, offset: int) -> str:

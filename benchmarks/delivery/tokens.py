@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,59 +21,79 @@ _MARK = b'"MessageCompleted"'
 
 @dataclass(frozen=True, slots=True)
 class TokenCase:
-    """So many answers at once, each of so many tokens, at so many a second; the bus, if Redis."""
+    """So many answers at once, each of so many tokens, at so many a second.
+
+    `bus` is the Redis, None for the embedded bus. The server writes the answers itself unless there
+    are `workers`, processes of their own.
+    """
 
     streams: int
     tokens: int
     rate: float
-    redis: Redis | None
+    bus: Redis | None
+    workers: int = 0
 
 
 def measure_tokens(data_dir: Path, case: TokenCase) -> dict[str, float]:
-    """Run a round on a fresh server that also writes the answers, as `serve` does by itself."""
-    if case.redis is not None:
-        case.redis.flush()
-    model = Child(PacedModel)
-    try:
-        port = model.call("serve")
-        product = Product(
-            data_dir,
-            NOOSPHERE_REDIS_URL=case.redis.url if case.redis else "",
-            NOOSPHERE_LLM_BASE_URL=f"http://127.0.0.1:{port}/v1",
-            NOOSPHERE_LLM_API_KEY="none",
-            NOOSPHERE_LLM_MODEL="paced",
-            NOOSPHERE_WORKER_CONCURRENCY="1000",
-            NOOSPHERE_SANDBOX_DRIVER="off",
-            NOOSPHERE_LOG_LEVEL="warning",
-        ).start()
-        try:
-            return _measure(product, model, case)
-        finally:
-            product.close()
-    finally:
-        model.close()
+    """Run a round on a fresh server, with its workers or with the one it has in itself."""
+    assert case.bus or not case.workers, "workers need Redis"
+    if case.bus is not None:
+        case.bus.flush()
+    with ExitStack() as stack:
+        model = Child(PacedModel)
+        stack.callback(model.close)
+        environment = {
+            "NOOSPHERE_REDIS_URL": case.bus.url if case.bus else "",
+            "NOOSPHERE_LLM_BASE_URL": f"http://127.0.0.1:{model.call('serve')}/v1",
+            "NOOSPHERE_LLM_API_KEY": "none",
+            "NOOSPHERE_LLM_MODEL": "paced",
+            # The model says nothing until all subscribers are there.
+            "NOOSPHERE_LLM_CHUNK_TIMEOUT": "1000",
+            "NOOSPHERE_ANSWER_TIMEOUT": "1000",
+            "NOOSPHERE_WORKER_CONCURRENCY": "1000",
+            "NOOSPHERE_WORKER_IN_SERVER": str(not case.workers),
+            "NOOSPHERE_SANDBOX_DRIVER": "off",
+            "NOOSPHERE_LOG_LEVEL": "warning",
+        }
+        products = [Product(data_dir, **environment)]
+        products += [
+            Product(data_dir, command="worker", **environment) for _ in range(case.workers)
+        ]
+        for product in products:
+            stack.callback(product.close)
+            product.start()
+        return _measure(products, model, case)
 
 
-def _measure(product: Product, model: Child, case: TokenCase) -> dict[str, float]:
-    assert product.process is not None
-    token, conversations = asyncio.run(_begin(product.url, case.streams))
+def _measure(products: list[Product], model: Child, case: TokenCase) -> dict[str, float]:
+    port = products[0].port
+    pids = [product.process.pid for product in products if product.process is not None]
+    token, conversations = asyncio.run(_begin(products[0].url, case.streams))
     sign_in = {"Authorization": f"Bearer {token}"}
     deadline = time.monotonic() + _WAIT_S
     while (waiting := model.call("waiting")) < case.streams:
         assert time.monotonic() < deadline, f"{waiting} of {case.streams} answers were begun"
         time.sleep(0.2)
-    processes.settle(product.process.pid, within_s=_WAIT_S)
+    for pid in pids:
+        processes.settle(pid, within_s=_WAIT_S)
     with crowd(1) as subscribers:
         wanted = [Subscription(id_, number, sign_in) for number, id_ in enumerate(conversations)]
-        subscribers.connect(product.port, wanted, 50)
-        processes.settle(product.process.pid)
+        subscribers.connect(port, wanted, 50)
+        processes.settle(pids[0])
         subscribers.follow(_MARK)
+        before_s = sum(map(processes.cpu_s, pids))
         rate = model.call("write", case.tokens, case.rate)
         subscribers.received()
+        cpu_s = sum(map(processes.cpu_s, pids)) - before_s
         seen, streams = subscribers.tokens(case.tokens)
     assert streams == set(range(case.streams)), "two subscribers heard the same answer"
     p50_ms, p99_ms = percentiles_ms(seen.latencies)
-    return {"p50_ms": p50_ms, "p99_ms": p99_ms, "tokens_per_s": rate}
+    return {
+        "p50_ms": p50_ms,
+        "p99_ms": p99_ms,
+        "tokens_per_s": rate,
+        "cpu_us": cpu_s / (case.streams * case.tokens) * 1e6,
+    }
 
 
 async def _begin(url: str, streams: int) -> tuple[str, list[str]]:
