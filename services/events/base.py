@@ -10,6 +10,8 @@ A *topic* is a string such as `conversation:cnv_…`. Two kinds of data travel o
   signal must never lose data, only time;
 * an **entry** (`append`) is written to the topic's log with the next dense sequence number (1, 2,
   3 …) and then reaches whoever is attached. The log is kept for a time after its last entry.
+
+And people may be **present** at a topic, as long as the process lives that says so.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -122,7 +124,7 @@ class Tap(Protocol):
 
 
 class Bus(Protocol):
-    """Signals, logs and calls.
+    """Signals, logs, presence and calls.
 
     All methods raise BusUnavailableError within seconds when the bus does not answer; it recovers
     by itself.
@@ -172,6 +174,24 @@ class Bus(Protocol):
         The tap queues at most `max_items` news and `max_bytes` bytes; beyond, it is emptied and
         reports lost. Publishers and other taps never wait for it.
         """
+
+    async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
+        """Say that `member` is present at `topic`, with `data`, until `absent` or `aclose`.
+
+        The bus keeps it so, also over an outage; of a process that died it vanishes after `ttl_s`
+        seconds (at most 3,600) and a few. Every change of who is present, or of what they carry, is
+        announced on the topic by the signal `{"member": …, "is_present": …}`, whoever caused it.
+        After BusUnavailableError, or cancelled, the member may be present for `ttl_s` seconds.
+        """
+
+    async def absent(self, topic: str, member: str) -> None:
+        """Say that a member of this process has left. Nothing happens if it was not present.
+
+        After BusUnavailableError, or cancelled, it is present for its `ttl_s` seconds at most.
+        """
+
+    async def members(self, topic: str) -> Mapping[str, Json]:
+        """Give who is present at `topic`, in every process, and the data they carry."""
 
     def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
         """Answer calls of `method` addressed to this node."""

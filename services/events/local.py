@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from services.events import presence
 from services.events.base import (
     BusUnavailableError,
     Json,
@@ -166,6 +167,7 @@ class LocalBus:
         self._received = 0
         self._handlers = Handlers()
         self._counts = _Counts()
+        self._members = presence.LocalMembers()
         retention = retention or Retention()
         self._rings = _Rings(
             # No more than the file keeps after a trim, so that both tell the same story.
@@ -280,6 +282,24 @@ class LocalBus:
         tap = HubTap(topics, max_items=max_items, max_bytes=max_bytes)
         async with self._hub.attached(tap):
             yield tap
+
+    async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
+        """Say that `member` is present at `topic`: as long as this process lives."""
+        self._require_running()
+        presence.check(topic, member, ttl_s)
+        if self._members.join(topic, member, data):
+            await self.publish(topic, presence.signal(member, is_present=True))
+
+    async def absent(self, topic: str, member: str) -> None:
+        """Say that a member has left."""
+        self._require_running()
+        if self._members.leave(topic, member):
+            await self.publish(topic, presence.signal(member, is_present=False))
+
+    async def members(self, topic: str) -> Mapping[str, Json]:
+        """Give who is present at `topic`."""
+        self._require_running()
+        return self._members.of(topic)
 
     def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
         """Answer calls of `method`; handlers run concurrently, at most 1,000 at a time."""

@@ -1,10 +1,11 @@
 """The bus of many processes: Redis pub/sub for signals, streams for logs."""
 
 import asyncio
+import functools
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +13,7 @@ import orjson
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import NoScriptError, RedisError
 
+from services.events import presence
 from services.events.base import (
     BusUnavailableError,
     Json,
@@ -90,6 +92,13 @@ class RedisBus:
             timeout_s=timeout_s,
         )
         self._liveness = Liveness(_BEAT_TTL_S + 2 * _BEAT_INTERVAL_S)
+        self._members = presence.RedisMembers(
+            functools.partial(self._run, self._commands),
+            functools.partial(self._run, self._reads),
+            key=self._key("members"),
+            prefix=f"{prefix}members:",
+            channel_prefix=self._topic_prefix,
+        )
         self._handlers = Handlers()
         self._calls: dict[str, asyncio.Future[Reply]] = {}
         self._tasks = TaskSet()
@@ -121,6 +130,7 @@ class RedisBus:
             raise
         self._has_joined = True
         self._tasks.start(self._keep_beating(), name="redis heartbeat")
+        self._tasks.start(self._members.keep(), name="redis presence")
 
     async def aclose(self) -> None:
         """Say goodbye to the other nodes, close the connections and wake all taps. Idempotent."""
@@ -129,6 +139,7 @@ class RedisBus:
         was_running, self._state = self._state == "running", "closed"
         await self._handlers.aclose()
         if was_running:
+            await self._members.aclose()
             try:
                 async with asyncio.timeout(1.0):
                     await self._commands.execute("ZREM", self._key("nodes"), self.node_id)
@@ -221,6 +232,22 @@ class RedisBus:
                 yield tap
             finally:
                 self._subscriber.release(channels)
+
+    async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
+        """Say that `member` is present at `topic`."""
+        self._require_running()
+        presence.check(topic, member, ttl_s)
+        await self._members.join(topic, member, data, ttl_s)
+
+    async def absent(self, topic: str, member: str) -> None:
+        """Say that a member of this process has left."""
+        self._require_running()
+        await self._members.leave(topic, member)
+
+    async def members(self, topic: str) -> Mapping[str, Json]:
+        """Give who is present at `topic`, by the clock of Redis."""
+        self._require_running()
+        return await self._members.of(topic)
 
     def serve(self, method: str, handler: Callable[[Json], Awaitable[Json]]) -> None:
         """Answer calls of `method`; handlers run concurrently, at most 1,000 at a time."""
@@ -347,6 +374,7 @@ class RedisBus:
     def _restored(self) -> None:
         self._liveness.doubt()
         self._hub.lose()
+        self._members.wake()
 
     def _receive(self, channel: bytes, message: bytes) -> None:
         if channel.startswith(self._topic_prefix):

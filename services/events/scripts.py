@@ -92,3 +92,97 @@ local hits = redis.call('INCR', KEYS[1])
 if hits == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return hits
 """)
+
+# Who is present: a hash of data by member for each topic, and one sorted set of all members (named
+# topic NUL member) by the time their process must have said so again. Every process looks for
+# those whose time is over, of whatever topic, so that any one alive tells of them.
+# The keys of topics are made from prefixes: these scripts are not for a Redis cluster.
+_MEMBERS = """
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local function key(topic) return ARGV[1] .. topic end
+local function tell(topic, member, is_present)
+  local data = cjson.encode({member = member, is_present = is_present})
+  redis.call('PUBLISH', ARGV[2] .. topic, '0 - ' .. data)
+end
+local function leave(topic, member)
+  redis.call('ZREM', KEYS[1], topic .. '\\0' .. member)
+  if redis.call('HDEL', key(topic), member) == 1 then tell(topic, member, false) end
+end
+"""
+
+# KEYS: members of all topics. ARGV: prefix of keys, prefix of channels, then for each member its
+# topic, name, data and ttl ms. Both keys outlast every ttl.
+JOIN = Script(
+    _MEMBERS
+    + """
+for i = 3, #ARGV, 4 do
+  local topic, member, data = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local before = redis.call('HGET', key(topic), member)
+  redis.call('HSET', key(topic), member, data)
+  redis.call('PEXPIRE', key(topic), 7200000)
+  redis.call('ZADD', KEYS[1], now_ms + ARGV[i + 3], topic .. '\\0' .. member)
+  if before ~= data then tell(topic, member, true) end
+end
+redis.call('PEXPIRE', KEYS[1], 7200000)
+"""
+)
+
+# KEYS: members of all topics. ARGV: both prefixes, then for each member its topic and name.
+LEAVE = Script(
+    _MEMBERS
+    + """
+for i = 3, #ARGV, 2 do leave(ARGV[i], ARGV[i + 1]) end
+"""
+)
+
+# KEYS: members of all topics. ARGV: both prefixes, then for each member its topic, name and ttl ms.
+# Gives the places (0, 1, 2 …) of those that are not known any more.
+STAY = Script(
+    _MEMBERS
+    + """
+local unknown = {}
+for i = 3, #ARGV, 3 do
+  local topic, member = ARGV[i], ARGV[i + 1]
+  local name = topic .. '\\0' .. member
+  if redis.call('ZSCORE', KEYS[1], name) and redis.call('HEXISTS', key(topic), member) == 1 then
+    redis.call('ZADD', KEYS[1], now_ms + ARGV[i + 2], name)
+    redis.call('PEXPIRE', key(topic), 7200000)
+  else
+    table.insert(unknown, (i - 3) / 3)
+  end
+end
+redis.call('PEXPIRE', KEYS[1], 7200000)
+return unknown
+"""
+)
+
+# KEYS: members of all topics. ARGV: both prefixes, most to drop. Gives how many were dropped.
+SWEEP = Script(
+    _MEMBERS
+    + """
+local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', 0, ARGV[3])
+for _, name in ipairs(gone) do
+  local cut = string.find(name, '\\0', 1, true)
+  leave(string.sub(name, 1, cut - 1), string.sub(name, cut + 1))
+end
+return #gone
+"""
+)
+
+# KEYS: members of all topics. ARGV: both prefixes, topic. Gives names and data, one after another.
+MEMBERS = Script(
+    _MEMBERS
+    + """
+local known = redis.call('HGETALL', key(ARGV[3]))
+local present = {}
+for i = 1, #known, 2 do
+  local ends_at = redis.call('ZSCORE', KEYS[1], ARGV[3] .. '\\0' .. known[i])
+  if ends_at and tonumber(ends_at) > now_ms then
+    table.insert(present, known[i])
+    table.insert(present, known[i + 1])
+  end
+end
+return present
+"""
+)

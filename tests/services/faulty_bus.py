@@ -1,6 +1,6 @@
 """A bus that loses what a bus may lose: signals, its log, and for a while itself."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -53,6 +53,18 @@ class FaultyBus:
     async def expire(self, topic: str, ttl_s: float) -> None:
         self._require_answer()
         await self._bus.expire(topic, ttl_s)
+
+    async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
+        self._require_answer()
+        await self._bus.present(topic, member, data, ttl_s)
+
+    async def absent(self, topic: str, member: str) -> None:
+        self._require_answer()
+        await self._bus.absent(topic, member)
+
+    async def members(self, topic: str) -> Mapping[str, Json]:
+        self._require_answer()
+        return await self._bus.members(topic)
 
     @asynccontextmanager
     async def attach(self, *topics: str, **limits: int) -> AsyncIterator[FaultyTap]:
