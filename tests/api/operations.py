@@ -84,6 +84,10 @@ subscription($after: String) { viewerEvents(after: $after) {
     sandboxes(first: 100) { nodes { id status } }
     memories(first: 100) { nodes { id content importance } } } } } }
 """
+PRESENCE = """
+subscription($id: ID!) { conversationPresence(conversationId: $id) {
+  __typename totalCount viewers { user { username } joinedAt deviceCount } } }
+"""
 
 DIAMOND = {
     "title": "Diamond",

@@ -148,6 +148,9 @@ STRUCTURES = {
     "ToolCallStarted",
     "ToolCallFinished",
     "ConversationReset",
+    # Who looks at a conversation
+    "ConversationPresence",
+    "ConversationViewer",
     # What becomes of one's own things
     "ConversationChanged",
     "PlanChanged",
@@ -227,6 +230,8 @@ class Subscription:
 
     type: str = ""
     argument: str = ""
+    selection: str = "{ __typename cursor }"
+    is_resumable: bool = True
 
     @property
     def variable(self) -> str:
@@ -244,6 +249,12 @@ SUBSCRIPTIONS: dict[str, Subscription] = {
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
     "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
     "viewerEvents": Subscription(),
+    "conversationPresence": Subscription(
+        "Conversation",
+        "conversationId",
+        selection="{ __typename totalCount viewers { user { id } } }",
+        is_resumable=False,
+    ),
 }
 
 OK, ABSENT, FORBIDDEN, UNAUTHENTICATED = "OK", "NOT_FOUND", "FORBIDDEN", "UNAUTHENTICATED"
