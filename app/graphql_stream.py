@@ -17,7 +17,7 @@ from app import graphql_metrics
 from app.graphql_framing import Answers, Framing
 from app.graphql_register import Register
 from app.graphql_request import abort
-from schema.execution import ErrorDict, Result, request_failure
+from schema.execution import ErrorDict, Event, Result, request_failure
 from services.errors import RateLimitedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class HttpStream:
                     await self._fail(answer.errors)
                     return
                 await self._write(self.framing.event(answer))
+                if isinstance(answer, Event):
+                    graphql_metrics.DELIVERY.observe(self._sent_at - answer.created_at, 1)
                 count += 1
                 if count % _TURN == 0:
                     # Neither a source with a backlog nor a client that reads need ever suspend.

@@ -32,6 +32,7 @@ _RECHECK_S = 60.0
 _RETRY_S = 2.0
 _READ_TIMEOUT_S = 10.0
 _SETTLE_S = 2.0
+_CLOSE_TIMEOUT_S = 5.0
 _LINGER_S = 15.0
 """How long a watch outlives its last connection, which often comes back."""
 
@@ -51,6 +52,8 @@ class SessionWatch:
         self._holders: dict[object, OnEnd] = {}
         self._token_hash: str | None = None
         self._settled = asyncio.Event()
+        self._tap: Tap | None = None
+        self._is_stopping = False
 
     @property
     def session_id(self) -> str:
@@ -108,18 +111,24 @@ class SessionWatch:
 
     # ---- watching
 
+    def stop(self) -> None:
+        """Let `run` return soon, without breaking off what it reads."""
+        self._is_stopping = True
+        if self._tap is not None:
+            self._tap.wake()
+
     async def run(self) -> None:
-        """Watch until the sign-in has ended or the bus is closed."""
+        """Watch until the sign-in has ended, the bus is closed, or `stop` was called."""
         topics = (f"session:{self.session_id}", f"viewer:{self.viewer.id}")
         is_closed = False
-        while self.ended is None and not is_closed:
+        while self.ended is None and not (is_closed or self._is_stopping):
             try:
                 async with self._deps.bus.attach(*topics) as tap:
-                    tap.sink = self._passes
+                    self._tap, tap.sink = tap, self._passes
                     try:
                         await self._follow(tap)
                     finally:
-                        is_closed = tap.is_closed
+                        self._tap, is_closed = None, tap.is_closed
             except Exception as error:  # noqa: BLE001 - whatever is away comes back.
                 # A database or a bus that is away for a moment is no reason to drop anybody; the
                 # sign-in's own end is kept all the same.
@@ -136,20 +145,20 @@ class SessionWatch:
             self.end(EXPIRED)
 
     async def _follow(self, tap: Tap) -> None:
-        while True:
+        while self.ended is None:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 standing = await sessions.standing(self._deps, self.session_id)
             self._judge(standing)
-            if self.ended is not None:
+            if self.ended is not None or self._is_stopping:
                 return
             recheck_s = _RECHECK_S * random.uniform(0.8, 1.2)  # noqa: S311
             news = await tap.get(min(recheck_s, max(0.001, self._left_s())))
+            if tap.is_closed or self._is_stopping:
+                return
             if tap.lost():
                 self._doubt()
             elif news is not None:
                 self._passes(news)
-            if self.ended is not None:
-                return
 
     def _passes(self, news: News) -> bool:
         """Act on what is announced, the moment it is; True if the session need not be read."""
@@ -241,11 +250,16 @@ class SessionWatches:
         return watch
 
     async def aclose(self) -> None:
-        """Stop watching."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
+        """Stop watching; breaks off what takes longer than a few seconds."""
+        tasks = dict(self._tasks)
+        if not tasks:
+            return
+        for watch in tasks:
+            watch.stop()
+        _, late = await asyncio.wait(tasks.values(), timeout=_CLOSE_TIMEOUT_S)
+        for task in late:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _known(self, token_hash: str) -> Viewer | None:
         watch = self._watches.get(self._sessions.get(token_hash, ""))
@@ -270,10 +284,9 @@ class SessionWatches:
 
     def _leave(self, watch: SessionWatch) -> None:
         del self._lingering[watch]
-        task = self._tasks.get(watch)
-        if task is not None and not watch.is_held:
+        if not watch.is_held:
             self._forget(watch)
-            task.cancel()
+            watch.stop()
 
     def _forget(self, watch: SessionWatch) -> None:
         if self._watches.get(watch.session_id) is watch:
