@@ -2,14 +2,19 @@
 
 import asyncio
 import gc
+import importlib
 import multiprocessing
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
+_ROOT = Path(__file__).parents[2]
 _CALL_S = 300.0
 
 
@@ -17,13 +22,20 @@ class Child:
     """Runs `factory()` in a process of its own and calls coroutine methods of what it gives."""
 
     def __init__(self, factory: Callable[..., Any], *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far = context.Pipe()
-        self._process = context.Process(target=_main, args=(far, factory, arguments), daemon=True)
-        self._process.start()
-        assert self._process.pid is not None
+        self._pipe, far = multiprocessing.Pipe()
+        # Not through multiprocessing, which imports all of the main module in every process.
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "benchmarks.delivery.child"),
+                *(str(far.fileno()), factory.__module__, factory.__qualname__),
+            ],
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[far.fileno()],
+        )
         self.pid = self._process.pid
         far.close()
+        self._pipe.send(arguments)
 
     def begin(self, method: str, *arguments: Any) -> None:
         """Call without waiting; `result` must follow."""
@@ -46,16 +58,8 @@ class Child:
     def close(self) -> None:
         """End the process."""
         self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-
-def _main(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    # What a measured process must not do is stop to look for garbage.
-    gc.disable()
-    uvloop.run(_serve(pipe, factory(*arguments)))
+        self._process.kill()
+        self._process.wait()
 
 
 async def _serve(pipe: Connection, subject: Any) -> None:
@@ -70,3 +74,15 @@ async def _serve(pipe: Connection, subject: Any) -> None:
         except Exception:  # noqa: BLE001 - raised again where the call was made.
             answer = (False, traceback.format_exc())
         pipe.send(answer)
+
+
+def _main(descriptor: str, module: str, name: str) -> None:
+    # What a measured process must not do is stop to look for garbage.
+    gc.disable()
+    pipe: Connection = Connection(int(descriptor))
+    factory = getattr(importlib.import_module(module), name)
+    uvloop.run(_serve(pipe, factory(*pipe.recv())))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -20,6 +20,7 @@ _COUNT = 4
 
 
 @pytest.mark.redis
+@pytest.mark.timeout(600)  # Many processes start, one after the other.
 def test_a_small_run_prints_a_ratio_for_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
     require("node")
     url = require("redis")["NOOSPHERE_TEST_REDIS_URL"]
