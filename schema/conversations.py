@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 
 from models import conversations as tables
 from models import states
-from resolvers import conversations, language
+from resolvers import conversations, language, presence
 from resolvers.base import Info, Order, PageArgs
 from schema.accounts import User
 from schema.base import (
@@ -32,6 +32,7 @@ from schema.base import (
 from schema.language import Entity, Intent, Sentiment
 from schema.live import live_topic, shared
 from schema.memories import Memory
+from schema.presence import ConversationPresence
 from schema.tools import ToolExecution
 from services import streams
 from services.conversations import events, messages, threads
@@ -204,6 +205,10 @@ class Conversation(Node, row=tables.Conversation):
     user: User | None = field(conversations.owner, "Whose it is.")
     messages: Connection[Message] = connection(
         conversations.messages, "Its messages, oldest first; use `last` for the newest."
+    )
+    presence: ConversationPresence | None = field(
+        presence.of_conversations,
+        "Who is looking at it now, through `conversationPresence`; null while nobody can tell.",
     )
 
 

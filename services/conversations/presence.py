@@ -91,9 +91,12 @@ async def follow(
                 yield shown
 
 
-async def look(deps: Deps, conversation_id: str) -> Audience:
-    """Give who looks at a conversation now. Raises BusUnavailableError."""
-    return await _room(deps, conversation_id).look(deps)
+async def look(deps: Deps, conversation_id: str) -> Audience | None:
+    """Give who looks at a conversation now; None while the bus does not answer."""
+    try:
+        return await _room(deps, conversation_id).look(deps)
+    except BusUnavailableError:
+        return None
 
 
 async def _is_visible(deps: Deps, viewer: Viewer, conversation_id: str) -> bool:

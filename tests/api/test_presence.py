@@ -81,6 +81,33 @@ async def test_whoever_looks_is_seen_at_once_and_as_long_as_they_look(
     assert await api.deps.bus.members(presence.topic(id_)) == {}
 
 
+async def test_a_query_shows_who_looks_and_looks_not_itself(api: Api, ann: Person) -> None:
+    ids = [await begin(api, ann) for _ in range(3)]
+    query = """{ conversations { nodes { id presence { totalCount viewers {
+      user { username } joinedAt deviceCount } } } } }"""
+
+    async def shown() -> dict[str, dict[str | None, int]]:
+        found = await api.run(query, ann)
+        return {node["id"]: devices(node["presence"]) for node in found["nodes"]}
+
+    assert await shown() == {id_: {} for id_ in ids}
+    phone = await on_another_device(api.deps, ann)
+    async with (
+        api.subscribe(op.PRESENCE, ann, id=ids[0]) as one,
+        api.subscribe(op.PRESENCE, phone, id=ids[0]) as two,
+        api.subscribe(op.PRESENCE, phone, id=ids[1]) as three,
+    ):
+        for stream in (one, two, three):
+            await stream.next()
+        assert await shown() == {ids[0]: {"ann": 2}, ids[1]: {"ann": 1}, ids[2]: {}}
+    assert await shown() == {id_: {} for id_ in ids}
+    # A bus that is away keeps nobody from the rest.
+    api.deps.bus = FaultyBus(api.deps.bus)
+    api.deps.bus.is_away = True
+    found = await api.run(query, ann)
+    assert [node["presence"] for node in found["nodes"]] == [None] * 3
+
+
 async def test_one_conversation_knows_nothing_of_another(api: Api, ann: Person) -> None:
     ids = [await begin(api, ann) for _ in range(2)]
     async with (
@@ -189,6 +216,7 @@ async def test_of_a_crowd_those_here_longest_are_listed_and_all_are_counted(
         assert len(event["viewers"]) == VIEWERS_MAX
         assert devices(event)["ann"] == 1, "here before all of those"
     found = await presence.look(api.deps, id_)
+    assert found is not None
     assert [viewer.user_id for viewer in found.viewers] == [f"usr_{n}" for n in range(100)]
     assert found.total_count == 250
 

@@ -46,7 +46,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "id ipAddress userAgent createdAt lastActiveAt expiresAt isCurrent isExpired"
     ),
     "Conversation": _plain("id title status createdAt updatedAt")
-    | {"user": PART, "messages": PART, "sandboxes": LINK},
+    | {"user": PART, "messages": PART, "presence": PART, "sandboxes": LINK},
     "Message": _plain(
         "id role content status createdAt updatedAt completedAt provider model inputTokens "
         "outputTokens costUsd"
