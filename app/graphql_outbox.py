@@ -13,21 +13,31 @@ from app.graphql_metrics import DELIVERY
 from app.graphql_outlet import Outlet
 from schema.execution import Stream
 
+_LONGEST_REST_S = 0.02
 _WRITE_BYTES = 64 * 1024
 """Bytes that are framed and written at once."""
 
 
 class Dispatcher:
-    """Flushes, once per turn of the loop, the outboxes that have something to send."""
+    """Flushes the outboxes that have something to send, all in one go.
+
+    In the next turn of the loop, as long as that leaves time for other things: after a flush that
+    took long the next one waits as long, at most 20 ms. Under load events are so written several at
+    a time, which is what saves system calls; without load nothing waits.
+    """
 
     def __init__(self) -> None:
         self._outboxes: list[Outbox] = []
         self._loop = asyncio.get_running_loop()
+        self._rest_until = 0.0
 
     def add(self, outbox: "Outbox") -> None:
-        """Flush an outbox in the next turn."""
+        """Flush an outbox soon."""
         if not self._outboxes:
-            self._loop.call_soon(self._flush)
+            if self._rest_until > self._loop.time():
+                self._loop.call_at(self._rest_until, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
         self._outboxes.append(outbox)
 
     def _flush(self) -> None:
@@ -35,6 +45,8 @@ class Dispatcher:
         now = self._loop.time()
         for outbox in outboxes:
             outbox.flush(now)
+        end = self._loop.time()
+        self._rest_until = end + min(end - now, _LONGEST_REST_S)
 
 
 class Line:

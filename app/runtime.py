@@ -60,7 +60,7 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
                 await _start(bus, settings)
                 await system.seed(deps)
                 await host.start(deps)
-                # A process that only answers may never need it: 120 MB that are loaded when it does.
+                # A process that only answers may never need its 120 MB; then they are not loaded.
                 warming = asyncio.create_task(_warm(embedder, settings.worker_in_server))
                 try:
                     with BUSES.exporting(bus):

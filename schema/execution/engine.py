@@ -18,6 +18,7 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -210,33 +211,29 @@ class Engine:
             errors = execution_failures([error], _request_id(context))
             return Result.refused(errors, _extensions(context))
         if isinstance(source, Live):
-            return self._share(source, prepared, context, execution)
+            return self._share(source, prepared, context)
         if not hasattr(source, "__aiter__"):
             wrong = TypeError(f"Subscription {prepared.name} gave no async iterable.")
             return Result.refused([request_failure(wrong, _request_id(context))])
         return self._events(aiter(source), prepared, context, execution)
 
-    def _share(
-        self, live: Live, prepared: Prepared, context: Any, first: ExecutionContext
-    ) -> Stream:
-        async def execute(event: Any) -> Result:
-            context.begin_event()
-            execution = _execution(self.schema, prepared, context, event)
-            # Collected once: the selections of an operation do not change between events.
-            execution._subfields_cache = first._subfields_cache
-            return await self._run(execution, context)
-
+    def _share(self, live: Live, prepared: Prepared, context: Any) -> Stream:
         plans = prepared.document.plans
         cursor = ("cursor", prepared.name)
         if cursor not in plans:
             plans[cursor] = cursor_variables(prepared.document.text, prepared.operation)
-        selections = Selections(
-            self.schema, prepared.document, prepared.operation, prepared.variables
-        )
         subscription = Subscription(
-            self.feeds, live, _kind(prepared, live, plans[cursor]), context, selections, execute
+            live,
+            _kind(prepared, live, plans[cursor]),
+            context,
+            partial(Selections, self.schema, prepared),
+            partial(self._execute_event, prepared),
         )
         return self.feeds.open(subscription)
+
+    async def _execute_event(self, prepared: Prepared, context: Any, event: Any) -> Result:
+        context.begin_event()
+        return await self._run(_execution(self.schema, prepared, context, event), context)
 
     async def _events(
         self,

@@ -35,7 +35,7 @@ _CLOSE_S = 2.0
 _TURN = 16
 """Events of a feed that catches up before everybody else in the process gets a turn."""
 
-Execute = Callable[[Any], Awaitable[Result]]
+Execute = Callable[[Any, Any], Awaitable[Result]]
 
 
 @dataclass(slots=True)
@@ -56,33 +56,33 @@ class Stats:
 class Subscription:
     """One operation under way: what it follows and how its items are answered.
 
-    `execute(event)` answers with the executor; `selections` answers from the event alone, where
-    that is enough. `key` is equal for those who may share an execution.
+    `execute(context, event)` answers with the executor; `select()` makes what answers from the
+    event alone, where that is enough. `key` is equal for those who may share an execution.
     """
 
-    feeds: "Feeds"
     live: Live
     key: Hashable
     context: Any
-    selections: Selections
+    select: Callable[[], Selections]
     execute: Execute
-    _clock: Callable[[], float] = field(
-        default_factory=lambda: asyncio.get_running_loop().time, repr=False
-    )
+    feeds: "Feeds" = field(init=False)
+    _selections: Selections | None = None
 
     def answer(self, item: Any) -> Event | None:
         """Answer from the item alone, or give None."""
         if isinstance(item, Restarted) or getattr(self.context, "extensions", None):
             return None
-        json = self.selections.answer(self.live.event(item))
+        if self._selections is None:
+            self._selections = self.feeds.selections(self)
+        json = self._selections.answer(self.live.event(item))
         if json is None:
             return None
         self.feeds.stats.answered += 1
-        return Event(json, item, self._clock())
+        return Event(json, item, self.feeds.now())
 
     async def event(self, item: Any) -> Event:
         """Answer an item, reading what is selected beyond it."""
-        created_at = self._clock()
+        created_at = self.feeds.now()
         try:
             answered = self.answer(item)
             if answered is not None:
@@ -90,7 +90,7 @@ class Subscription:
             if isinstance(item, Restarted):
                 self.feeds.stats.resets += 1
                 await self.context.pin(item.connection, item.release)
-            result = await self.execute(self.live.event(item))
+            result = await self.execute(self.context, self.live.event(item))
             json = result.json()
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             # Told in the place of the event, for what is not told at all would be a gap.
@@ -309,12 +309,25 @@ class Feeds:
         self._shared: dict[Hashable, Feed] = {}
         # Feeds that are to begin with a snapshot and have not: whoever wants one now shares it.
         self._waiting: dict[Hashable, Feed] = {}
+        self._selections: WeakValueDictionary[Hashable, Selections] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._streams: dict[Stream, None] = {}
         self._tasks = TaskSet()
 
+    def now(self) -> float:
+        """Give the time of the loop."""
+        return asyncio.get_running_loop().time()
+
+    def selections(self, subscription: Subscription) -> Selections:
+        """Give what answers events from themselves, the same for all of a kind."""
+        known = self._selections.get(subscription.key)
+        if known is None:
+            known = self._selections[subscription.key] = subscription.select()
+        return known
+
     def open(self, subscription: Subscription) -> Stream:
         """Begin a subscription from its cursor."""
+        subscription.feeds = self
         stream = Stream(subscription, subscription.live.after)
         self._streams[stream] = None
         self.resume(stream)

@@ -8,7 +8,7 @@ as the executor. All other selections are left to the executor.
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from graphql import (
     FieldNode,
@@ -20,6 +20,7 @@ from graphql import (
     GraphQLScalarType,
     GraphQLSchema,
     GraphQLString,
+    OperationDefinitionNode,
 )
 from graphql.execution.collect_fields import collect_fields, collect_sub_fields
 
@@ -29,6 +30,14 @@ from schema.execution.encoding import encode
 Getter = Callable[[Any], Any]
 
 
+class Operation(Protocol):
+    """What is compiled: `engine.Prepared`."""
+
+    document: ParsedDocument
+    operation: OperationDefinitionNode
+    variables: dict[str, Any]
+
+
 class NotCoveredError(Exception):
     """The selection needs the executor."""
 
@@ -36,18 +45,12 @@ class NotCoveredError(Exception):
 class Selections:
     """The events of one operation, answered from themselves where their selection allows it."""
 
-    def __init__(
-        self,
-        schema: GraphQLSchema,
-        document: ParsedDocument,
-        operation: Any,
-        variables: dict[str, Any],
-    ) -> None:
+    def __init__(self, schema: GraphQLSchema, prepared: Operation) -> None:
         self._schema = schema
-        self._fragments = document.fragments
-        self._variables = variables
+        self._fragments = prepared.document.fragments
+        self._variables = prepared.variables
         self._root_type = schema.subscription_type
-        self._root = operation.selection_set
+        self._root = prepared.operation.selection_set
         self._known: dict[type, Callable[[Any], bytes | None] | None] = {}
 
     def answer(self, event: Any) -> bytes | None:

@@ -17,7 +17,7 @@ MAX_EVENTS = 256
 MAX_BYTES = 1024 * 1024
 """The high mark: a reader that has more waiting lets go of it and reads the log again later."""
 
-LOW_EVENTS = 32
+LOW_EVENTS = 64
 LOW_BYTES = 128 * 1024
 """The low mark: above it, what can be told as one event is."""
 

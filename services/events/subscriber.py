@@ -19,7 +19,7 @@ _SILENCE_S = 10.0
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 5.0
 _CHANNELS_PER_COMMAND = 500
-_TURN = 16
+_TURN, _TURN_S = 16, 0.005
 
 
 class Subscriber:
@@ -158,11 +158,12 @@ class Subscriber:
         while True:
             # No limit of its own: `_tend` pings, and breaks a connection that stays silent.
             replies = await wire.receive()
-            self._heard_at = now()
+            self._heard_at = turn_at = now()
             for number, reply in enumerate(replies, 1):
-                if number % _TURN == 0:
+                if number % _TURN == 0 and now() - turn_at > _TURN_S:
                     # A burst is handed on in portions that its readers can send meanwhile.
                     await asyncio.sleep(0)
+                    turn_at = now()
                 if not isinstance(reply, list):
                     if isinstance(reply, RedisError):
                         raise reply

@@ -12,18 +12,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Seque
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.system import Event, Topic
 from services.base import Deps
-from services.events.base import News
+from services.events.base import BusUnavailableError, News
 from services.streams.base import Appended, Fact, Happened, Item, Restarted
 from services.streams.heads import heads
 from services.streams.position import Position
 from services.streams.texts import extend, kept
 
 _BATCH = 500
+# Put together once: every reader that begins asks them.
+_TOPIC = select(Topic.epoch, Topic.seq, Topic.first_seq).where(Topic.id == bindparam("topic"))
+_EVENTS = (
+    select(Event.seq, Event.type, Event.payload)
+    .where(Event.topic == bindparam("topic"), Event.seq > bindparam("seq"))
+    .order_by(Event.seq)
+    .limit(_BATCH)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,8 @@ class TopicFollower:
     seq: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     is_over: bool = False
+    # The last append heard of, as the bus numbers them: what is known of them all by then.
+    _append_seq: int = 0
     # What the last snapshot knew of the texts still growing.
     _growing: dict[str, str] = field(default_factory=dict)
 
@@ -92,12 +102,12 @@ class TopicFollower:
         if news.seq:
             key, offset = data["key"], data["offset"]
             known = self.offsets.get(key)
-            if known is None:
-                # A text that ended before the snapshot: its appends were still under way.
-                return ()
-            if offset > known:
+            if known is not None and offset > known:
                 return None
-            fresh = self._append(key, offset, data["text"])
+            if news.seq == self._append_seq + 1:
+                self._append_seq = news.seq
+            # None: a text that ended before the snapshot; its appends were still under way.
+            fresh = None if known is None else self._append(key, offset, data["text"])
             return () if fresh is None else (fresh,)
         seq = data.get("seq", 0)
         if data.get("epoch") != self.epoch or seq > self.seq + 1:
@@ -148,9 +158,14 @@ class TopicFollower:
                     yield item
 
     async def is_current(self) -> bool:
-        """Tell whether no event was missed; while a text grows, that is not known."""
+        """Tell whether neither an event was missed nor, while texts grow, an append."""
         if self.offsets:
-            return False
+            try:
+                log = await self.deps.bus.read(self.topic, self._append_seq, 1)
+            except BusUnavailableError:
+                return False
+            if log.entries or not log.is_complete:
+                return False
         head = await heads(self.deps).of(self.topic)
         return head == ((self.epoch, self.seq) if self.epoch else None)
 
@@ -159,9 +174,7 @@ class TopicFollower:
 
     async def _resume(self, position: Position) -> bool:
         async with self.deps.db.reading() as connection:
-            topic = (
-                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
-            ).first()
+            topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
         if topic is None and position.epoch == "" and position.seq == 0:
             # Nothing had happened when the cursor was given, and nothing has since.
             return True
@@ -178,9 +191,7 @@ class TopicFollower:
     async def _restart(self) -> AsyncGenerator[Item, None]:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self.deps.db.snapshot())
-            topic = (
-                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
-            ).first()
+            topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
             self.epoch, self.seq = (topic.epoch, topic.seq) if topic else ("", 0)
             if self.source.replays and (topic is None or topic.first_seq == 1):
                 self.seq, self.offsets, self._growing = 0, {}, {}
@@ -206,17 +217,10 @@ class TopicFollower:
             if self.source.is_complete is not None:
                 # Asked before the events are read: what ends a topic is its last event.
                 is_complete = await self.source.is_complete(connection)
-            rows = await connection.execute(
-                select(Event.seq, Event.type, Event.payload)
-                .where(Event.topic == self.source.topic, Event.seq > self.seq)
-                .order_by(Event.seq)
-                .limit(_BATCH)
-            )
+            rows = await connection.execute(_EVENTS, {"topic": self.topic, "seq": self.seq})
             facts = [Fact(*row) for row in rows]
             # Asked after them: what was dropped before they were read has raised the floor.
-            topic = (
-                await connection.execute(select(Topic).where(Topic.id == self.source.topic))
-            ).first()
+            topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
         if topic is None:
             return facts, self.epoch == "", is_complete
         self.epoch = self.epoch or topic.epoch
@@ -236,6 +240,7 @@ class TopicFollower:
         if not self.offsets:
             return
         entries = await kept(self.deps, self.topic)
+        self._append_seq = entries[-1].seq if entries else 0
         if stored is None:
             async with self.deps.db.reading() as connection:
                 stored = await self.source.growing(connection)
