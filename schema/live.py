@@ -18,7 +18,12 @@ def _scope(context: Context) -> Hashable:
 
 
 async def shared(context: Context, key: Hashable, find: Callable[[], Awaitable[S]]) -> S:
-    """Find what is followed, once for all who ask for it now with the same rights."""
+    """Find what is followed, once for all who ask for it now with the same rights.
+
+    Raises what `find` raises, and UnauthenticatedError for an anonymous viewer: who forgot to sign
+    in is told so, whether what they ask for exists or not.
+    """
+    _ = context.viewer.id
     return await turns(context.deps).share((_scope(context), key), find)
 
 

@@ -255,7 +255,8 @@ async def test_following_a_foreign_object_is_refused_as_for_an_absent_one(
             else:
                 assert first is None, who
                 assert stream.refusal == missing, who
-        assert missing[0]["extensions"]["code"] == "NOT_FOUND"
+        code = UNAUTHENTICATED if who == "anonymous" else "NOT_FOUND"
+        assert missing[0]["extensions"]["code"] == code, who
     assert await everything_stored(world.deps) == before
 
 
