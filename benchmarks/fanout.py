@@ -46,7 +46,7 @@ class Row:
 _ROWS = (
     Row("same", "frames_per_s", "one topic, burst", "frames/s", least=4.0),
     Row("same", "events_per_s", "one topic, burst, merged ones counted", "events/s"),
-    Row("same", "frames_per_s", "one topic, burst, of a bare broadcast", "frames/s", peer="floor"),
+    Row("same", "frames_per_s", "one topic, burst, of a plain broadcast", "frames/s", peer="floor"),
     Row("same", "frame_cpu_us", "one topic, CPU of the server a frame", "µs"),
     Row("same", "paced_p50_ms", "one topic, paced, p50", "ms"),
     Row("same", "paced_p99_ms", "one topic, paced, p99", "ms", most=1.0),

@@ -1,4 +1,7 @@
-"""The floor: a process that does nothing but write the same frames to every socket."""
+"""The floor: a process that does nothing but write every frame to every socket as it comes.
+
+Who writes several frames at a time may well be faster.
+"""
 
 import asyncio
 import time

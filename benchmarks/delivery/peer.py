@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.delivery.subscribers import Subscription
 
-_HERE = Path(__file__).resolve().parents[1] / "peers" / "graphql-ws"
+SOURCE = Path(__file__).resolve().parents[1] / "peers" / "graphql-ws"
 _INSTALL_S = 300
 _ANSWER_S = 120.0
 
@@ -29,14 +29,14 @@ def install(cache: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise AssertionError("the peer needs node and npm")
-    lock = (_HERE / "package-lock.json").read_bytes()
+    lock = (SOURCE / "package-lock.json").read_bytes()
     folder = cache / f"graphql-ws-{hashlib.sha256(lock).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not (folder / ".complete").exists():
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(_HERE / name, folder / name)
+                shutil.copy(SOURCE / name, folder / name)
             subprocess.run(
                 [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
                 cwd=folder,
@@ -56,7 +56,7 @@ class Peer:
     def __init__(self, folder: Path, cursor_chars: int) -> None:
         # Node looks packages up from where a script stands, so it stands beside them.
         script = folder / f"server-{os.getpid()}.mjs"
-        shutil.copy(_HERE / "server.mjs", script)
+        shutil.copy(SOURCE / "server.mjs", script)
         try:
             self._process = subprocess.Popen(
                 ["node", str(script), str(cursor_chars)],

@@ -1,5 +1,6 @@
 """The benchmark of delivery runs, and notices what is wrong with a delivery."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import orjson
 import pytest
 
 from benchmarks import fanout
+from benchmarks.delivery import peer
 from benchmarks.delivery.subscribers import Seen, Subscriber, Subscribers, Subscription
 from benchmarks.delivery.texts import TEXT_CHARS, event_text
 from tests.servers import require
@@ -34,6 +36,41 @@ def test_a_small_run_prints_a_ratio_for_every_measure(capsys: pytest.CaptureFixt
         assert float(line[78:].split()[0]) >= 0
     for server in ("same, noosphere", "same, graphql-ws", "same, floor", "many, graphql-ws"):
         assert any(line.startswith(f"{server}: ") for line in lines), server
+
+
+def _measured() -> fanout.Measures:
+    keys = {row.key for row in fanout._ROWS} | {"bytes", "load", "merged"}
+    return dict.fromkeys(keys, 100.0)
+
+
+@pytest.mark.parametrize("slow_rounds", [1, 2])
+def test_the_bars_are_held_against_the_median_of_the_ratios(
+    slow_rounds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"noosphere": _measured(), "graphql-ws": _measured(), "floor": _measured()}
+    bars = ("paced_p99_ms", "connect_s", "idle_mib", "peak_mib")
+    good["noosphere"] |= {"frames_per_s": 500.0} | dict.fromkeys(bars, 40.0)
+    bad = {**good, "noosphere": {**good["noosphere"], "connect_s": 101.0}}
+    rounds = [bad] * slow_rounds + [good] * (3 - slow_rounds)
+    tokens = [{"p50_ms": 49.0, "p99_ms": 119.0, "tokens_per_s": 1.0, "cpu_us": 1.0}]
+    assert fanout._report({"same": rounds, "many": [good]}, tokens) is (slow_rounds == 1)
+    missed = [line for line in capsys.readouterr().out.splitlines() if line.endswith("MISSED")]
+    assert len(missed) == slow_rounds - 1
+
+
+def test_late_tokens_miss_their_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    late = {"p50_ms": 49.0, "p99_ms": 121.0, "tokens_per_s": 1.0, "cpu_us": 1.0}
+    assert fanout._report({}, [late]) is False
+    assert capsys.readouterr().out.count("MISSED") == 1
+
+
+def test_the_lock_of_the_peer_is_hashed_and_names_no_host() -> None:
+    lock = json.loads((peer.SOURCE / "package-lock.json").read_text())
+    wanted = json.loads((peer.SOURCE / "package.json").read_text())["dependencies"]
+    packages = {name: one for name, one in lock["packages"].items() if name}
+    assert {f"node_modules/{name}" for name in wanted} <= packages.keys()
+    assert all(one["integrity"].startswith("sha512-") for one in packages.values())
+    assert "://" not in (peer.SOURCE / "package-lock.json").read_text()
 
 
 def _event(number: int, *, topic: int = 3, offset: int | None = None) -> dict[str, object]:
