@@ -219,7 +219,8 @@ async def test_a_client_that_hops_between_servers_reads_one_exact_text(
     status, content = await content_of(on_a, conversation, reply)
     assert status == "COMPLETED"
     assert [f.texts[reply] for f in (hopping, *staying)] == [content] * 3
-    assert hopping.connections > 5
+    # How often depends on how busy the machine is: an answer ends when it ends.
+    assert hopping.connections > 1
     assert [f.resets for f in (hopping, *staying)] == [1, 1, 1]
 
 

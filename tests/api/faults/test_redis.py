@@ -33,8 +33,10 @@ async def test_a_redis_that_is_killed_and_comes_back_costs_nothing(
 ) -> None:
     async with world.telling("a") as telling:
         followers = [telling.follower("a"), telling.follower("b")]
+        reconnects = await world.metric("a", "noosphere_bus_reconnects_total")
         async with following(*followers):
             await telling.hears_on(*followers)
+            assert await world.metric("a", "noosphere_bus_taps") > 0
             await asyncio.to_thread(world.redis.kill)
             await telling.moves_on(150)
             await asyncio.to_thread(world.redis.start, is_empty=is_empty)
@@ -44,6 +46,8 @@ async def test_a_redis_that_is_killed_and_comes_back_costs_nothing(
         late = telling.follower("b")
         async with following(late):
             await telling.check(late)
+        assert await world.metric("a", "noosphere_bus_reconnects_total") == reconnects + 1
+        assert await world.metric("a", "noosphere_bus_received_total") > 0
     assert [follower.resets for follower in followers] == [1, 1]
 
 

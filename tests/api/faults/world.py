@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -72,6 +73,12 @@ class World:
         """Give a server that runs."""
         servers = [p for name, p in self.by_name.items() if not name.startswith("w")]
         return next(p for p in servers if p.process is not None and p.process.poll() is None)
+
+    async def metric(self, server: str, name: str) -> float:
+        """Give what a server counts."""
+        async with httpx.AsyncClient(base_url=self.by_name[server].url) as client:
+            lines = (await client.get("/metrics")).text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
     async def writer_of(self, message_id: str, *, other_than: str = "") -> str:
         """Give the name of the process that writes an answer, once one (another one) does."""
