@@ -67,11 +67,6 @@ def choose(accept: str, *, allows_html: bool) -> Media:
     return Media(single, stream, prefers_stream=stream is not None and best == stream)
 
 
-def negotiate(accept: str, *, allows_html: bool) -> str | None:
-    """Give the media type of a single result, or None if the client accepts none of ours."""
-    return choose(accept, allows_html=allows_html).single
-
-
 def _best(weights: dict[str, float]) -> str | None:
     best = max(weights, key=lambda name: weights[name], default=None)
     return best if best is not None and weights[best] > 0 else None

@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app.auth import cookie_token
 from app.graphql_media import EVENT_STREAM, MULTIPART
+from services.errors import ForbiddenError
 from services.streams import Position
 from tests.api import operations as op
 from tests.api.following import FINAL, ConversationFollower
@@ -367,6 +370,15 @@ async def test_a_socket_signs_in_by_the_cookie_of_its_own_page(
             assert closed.value.rcvd.code == 4403
         theirs = await bob.run("{ viewer { username } }")
         assert await who(bob.headers) == theirs["viewer"]["username"]
+
+
+def test_letting_every_page_in_lets_none_use_cookies() -> None:
+    headers = Headers({"host": "here", "origin": PAGE, "cookie": "noosphere_token=t"})
+    assert cookie_token(headers, [PAGE]) == "t"
+    with pytest.raises(ForbiddenError):
+        cookie_token(headers, ["*"])
+    assert cookie_token(Headers({"origin": PAGE, "cookie": "a=noosphere_token"}), ["*"]) is None
+    assert cookie_token(Headers({"origin": PAGE, "cookie": "noosphere_token="}), ["*"]) is None
 
 
 async def test_other_pages_may_send_what_streams_need(server: Product) -> None:

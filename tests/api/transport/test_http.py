@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from app.graphql_media import negotiate
+from app.graphql_media import choose
 from tests.api.transport.conftest import Server, serving, until
 
 RESPONSE_JSON = "application/graphql-response+json"
@@ -281,7 +281,7 @@ async def test_browsers_get_graphiql() -> None:
     ],
 )
 def test_media_types_are_negotiated_by_weight(accept: str, expected: str | None) -> None:
-    assert negotiate(accept, allows_html=True) == expected
+    assert choose(accept, allows_html=True).single == expected
 
 
 async def _send_raw(port: int, head: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
