@@ -128,10 +128,13 @@ def _report(parts: dict[str, list[Round]], tokens: list[Measures]) -> bool:
                 f" the subscribers used {load:.0%} of a core{told}."
             )
     if tokens:
-        rate, cpu_us = (
-            statistics.median(one[key] for one in tokens) for key in ("tokens_per_s", "cpu_us")
+        rate, cores = (
+            statistics.median(one[key] for one in tokens) for key in ("tokens_per_s", "cores")
         )
-        print(f"tokens: the model sent {rate:,.0f}/s; the server used {cpu_us:.0f} µs for each.")
+        print(
+            f"tokens: the model sent {rate:,.0f}/s; the processes of the product used"
+            f" {cores:.2f} cores."
+        )
     return all(results)
 
 
@@ -160,8 +163,9 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     add("--paced-rate", type=float, default=10.0, help="events a second at a steady pace")
     add("--viewers", type=int, default=10, help="people whom the many topics belong to")
     add("--streams", type=int, default=500, help="answers streaming at once")
-    add("--tokens", type=int, default=100, help="tokens of each answer")
     add("--token-rate", type=float, default=20.0, help="tokens a second of each answer")
+    add("--ramp", type=float, default=10.0, help="seconds over which the answers begin")
+    add("--seconds", type=float, default=5.0, help="seconds for which all answers are under way")
     add("--bus", choices=("redis", "embedded"), default="redis", help="bus of the token streams")
     add("--workers", type=int, default=0, help="processes that write the answers; 0: the server")
     add("--redis", help="URL of a Redis that may be emptied; one is started otherwise")
@@ -202,7 +206,7 @@ def main(given: list[str] | None = None) -> int:
                 print(f"{part}, round {len(parts[part])}: {', '.join(rates)}", flush=True)
             for one in _measure_tokens(arguments, Path(name), bus):
                 tokens.append(one)
-                shown = ", ".join(f"{key} {value:,.1f}" for key, value in one.items())
+                shown = ", ".join(f"{key} {value:,.2f}" for key, value in one.items())
                 print(f"tokens, round {len(tokens)}: {shown}", flush=True)
         finally:
             bus.close()
@@ -231,8 +235,9 @@ def _measure_tokens(
         return
     case = TokenCase(
         arguments.streams,
-        arguments.tokens,
         arguments.token_rate,
+        arguments.ramp,
+        arguments.seconds,
         bus if arguments.bus == "redis" else None,
         arguments.workers,
     )

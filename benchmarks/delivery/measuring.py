@@ -102,10 +102,13 @@ class Crowd:
         """Wait until everybody has all."""
         self._call("received")
 
-    def tokens(self, per_stream: int) -> tuple[Seen, set[int]]:
-        """Check the tokens everybody has; give them and the numbers of their streams."""
+    def tokens(self, per_stream: int, begun: int, ended: int) -> tuple[Seen, set[int]]:
+        """Check the tokens everybody has; give them and the numbers of their streams.
+
+        The latencies are of those sent between two times in nanoseconds.
+        """
         seen, streams = Seen(), set()
-        for part, numbers in self._call("check_tokens", per_stream):
+        for part, numbers in self._call("check_tokens", per_stream, begun, ended):
             seen.add(part)
             streams |= numbers
         return seen, streams

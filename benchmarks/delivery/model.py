@@ -4,8 +4,8 @@ Every chunk carries its stream, its number and the moment it was sent.
 """
 
 import asyncio
+import heapq
 import time
-from collections import deque
 from typing import Any
 
 from benchmarks.delivery.texts import END
@@ -88,18 +88,27 @@ class PacedModel:
         """Give the number of answers held open."""
         return len(self._streams)
 
-    async def write(self, tokens: int, per_second: float) -> float:
-        """Write all answers to their end, each at its own phase; gives tokens sent per second."""
+    async def write(self, tokens: int, per_second: float, ramp_s: float) -> tuple[int, int]:
+        """Write all answers to their end; they begin evenly over some seconds.
+
+        Gives the times of the last beginning and of the first end, in nanoseconds: between them
+        all are under way.
+        """
         interval_s = 1 / per_second
-        begun = time.monotonic()
-        phase_s = interval_s / len(self._streams)
-        due = deque((begun + number * phase_s, number) for number in range(len(self._streams)))
+        streams = self._streams
+        begun, ended = time.monotonic(), 0
+        due = [(begun + ramp_s * number / len(streams), number) for number in range(len(streams))]
         while due:
-            while due and due[0][0] <= time.monotonic():
-                at, number = due.popleft()
-                exchange = self._streams[number]
-                exchange.write_token(number, is_last=exchange.sent == tokens - 1)
-                if exchange.sent < tokens:
-                    due.append((at + interval_s, number))
-            await asyncio.sleep(_TICK_S)
-        return len(self._streams) * tokens / (time.monotonic() - begun)
+            at, number = due[0]
+            now = time.monotonic()
+            if at > now:
+                await asyncio.sleep(min(at - now, _TICK_S))
+                continue
+            exchange = streams[number]
+            exchange.write_token(number, is_last=exchange.sent == tokens - 1)
+            if exchange.sent < tokens:
+                heapq.heapreplace(due, (at + interval_s, number))
+            else:
+                heapq.heappop(due)
+                ended = ended or time.monotonic_ns()
+        return int((begun + ramp_s) * 1e9), ended

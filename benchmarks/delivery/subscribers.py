@@ -9,7 +9,7 @@ import re
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -238,10 +238,11 @@ class Subscribers:
             subscriber.chunks, subscriber.times = [], []
         return seen
 
-    async def check_tokens(self, per_stream: int) -> tuple[Seen, set[int]]:
+    async def check_tokens(self, per_stream: int, begun: int, ended: int) -> tuple[Seen, set[int]]:
         """Check that every subscriber has one stream's tokens, all and in order.
 
-        Gives what they received, and the numbers of the streams.
+        Gives what they received, with the latencies of what was sent between two times, and the
+        numbers of the streams.
         """
         seen, streams = Seen(), set()
         for subscriber in self._subscribers:
@@ -252,7 +253,9 @@ class Subscribers:
             owners = {int(stream) for stream, _, _ in stamps}
             assert len(owners) == 1, owners
             streams |= owners
-            seen.add(_seen(subscriber, _read(data), per_stream))
+            reading = _read(data)
+            recent = [stamp for stamp in reading.stamps if begun <= stamp[1] < ended]
+            seen.add(_seen(subscriber, replace(reading, stamps=recent), per_stream))
         return seen, streams
 
 

@@ -21,17 +21,24 @@ _MARK = b'"MessageCompleted"'
 
 @dataclass(frozen=True, slots=True)
 class TokenCase:
-    """So many answers at once, each of so many tokens, at so many a second.
+    """So many answers, each of so many tokens a second.
 
-    `bus` is the Redis, None for the embedded bus. The server writes the answers itself unless there
-    are `workers`, processes of their own.
+    They begin evenly over `ramp_s` seconds, so that not all begin and end at once; for `seconds`
+    all are under way, and that is what is measured. `bus` is the Redis, None for the embedded bus.
+    The server writes the answers itself unless there are `workers`, processes of their own.
     """
 
     streams: int
-    tokens: int
     rate: float
+    ramp_s: float
+    seconds: float
     bus: Redis | None
     workers: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of each answer."""
+        return round(self.rate * (self.ramp_s + self.seconds))
 
 
 def measure_tokens(data_dir: Path, case: TokenCase) -> dict[str, float]:
@@ -81,18 +88,21 @@ def _measure(products: list[Product], model: Child, case: TokenCase) -> dict[str
         subscribers.connect(port, wanted, 50)
         processes.settle(pids[0])
         subscribers.follow(_MARK)
+        model.begin("write", case.tokens, case.rate, case.ramp_s)
+        time.sleep(case.ramp_s)
         before_s = sum(map(processes.cpu_s, pids))
-        rate = model.call("write", case.tokens, case.rate)
-        subscribers.received()
+        time.sleep(case.seconds)
         cpu_s = sum(map(processes.cpu_s, pids)) - before_s
-        seen, streams = subscribers.tokens(case.tokens)
+        begun, ended = model.result()
+        subscribers.received()
+        seen, streams = subscribers.tokens(case.tokens, begun, ended)
     assert streams == set(range(case.streams)), "two subscribers heard the same answer"
     p50_ms, p99_ms = percentiles_ms(seen.latencies)
     return {
         "p50_ms": p50_ms,
         "p99_ms": p99_ms,
-        "tokens_per_s": rate,
-        "cpu_us": cpu_s / (case.streams * case.tokens) * 1e6,
+        "tokens_per_s": len(seen.latencies) / (ended - begun) * 1e9,
+        "cores": cpu_s / case.seconds,
     }
 
 

@@ -16,7 +16,7 @@ from tests.servers import require
 _SIZES = (
     *("--rounds", "1", "--subscribers", "8", "--viewers", "2"),
     *("--same-events", "20", "--many-events", "5", "--paced-events", "3", "--paced-rate", "50"),
-    *("--streams", "3", "--tokens", "10", "--token-rate", "50"),
+    *("--streams", "3", "--token-rate", "50", "--ramp", "0.1", "--seconds", "0.4"),
 )
 _COUNT = 4
 
@@ -52,14 +52,14 @@ def test_the_bars_are_held_against_the_median_of_the_ratios(
     good["noosphere"] |= {"frames_per_s": 500.0} | dict.fromkeys(bars, 40.0)
     bad = {**good, "noosphere": {**good["noosphere"], "connect_s": 101.0}}
     rounds = [bad] * slow_rounds + [good] * (3 - slow_rounds)
-    tokens = [{"p50_ms": 49.0, "p99_ms": 119.0, "tokens_per_s": 1.0, "cpu_us": 1.0}]
+    tokens = [{"p50_ms": 49.0, "p99_ms": 119.0, "tokens_per_s": 1.0, "cores": 1.0}]
     assert fanout._report({"same": rounds, "many": [good]}, tokens) is (slow_rounds == 1)
     missed = [line for line in capsys.readouterr().out.splitlines() if line.endswith("MISSED")]
     assert len(missed) == slow_rounds - 1
 
 
 def test_late_tokens_miss_their_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    late = {"p50_ms": 49.0, "p99_ms": 121.0, "tokens_per_s": 1.0, "cpu_us": 1.0}
+    late = {"p50_ms": 49.0, "p99_ms": 121.0, "tokens_per_s": 1.0, "cores": 1.0}
     assert fanout._report({}, [late]) is False
     assert capsys.readouterr().out.count("MISSED") == 1
 
@@ -114,6 +114,37 @@ async def test_whole_series_are_counted_merged_or_not() -> None:
     assert (seen.frames, seen.merged) == (11, 1)
     assert len(seen.latencies) == 12
     assert max(seen.latencies) == seen.ended - 10**18 <= len(merged) + 100
+
+
+async def _tokens(
+    *numbers: int, owners: tuple[int, ...] = (7,), ended: int = 1
+) -> tuple[list[int], set[int]]:
+    owner = Subscribers()
+    stamps = [
+        f"[{owners[index % len(owners)]:05d}.{number:07d}@{10**18:019d}]"
+        for index, number in enumerate(numbers)
+    ]
+    offsets = range(0, len(stamps) * len(stamps[0]), len(stamps[0]))
+    events: list[dict[str, object]] = [
+        {"__typename": "MessageDelta", "cursor": "c", "offset": offset, "text": stamp}
+        for offset, stamp in zip(offsets, stamps, strict=True)
+    ]
+    subscriber = Subscriber(owner, Subscription("x", 0))
+    subscriber.is_live.cancel()
+    subscriber.chunks, subscriber.times = [_frames(*events)], [10**18 + 5]
+    owner._subscribers = [subscriber]
+    seen, streams = await owner.check_tokens(3, 10**18, 10**18 + ended)
+    return seen.latencies, streams
+
+
+async def test_tokens_must_be_all_there_in_order_and_of_one_stream() -> None:
+    assert await _tokens(0, 1, 2) == ([5, 5, 5], {7})
+    assert await _tokens(0, 1, 2, ended=0) == ([], {7})
+    for wrong in ((0, 1), (0, 2, 1), (0, 1, 1, 2)):
+        with pytest.raises(AssertionError):
+            await _tokens(*wrong)
+    with pytest.raises(AssertionError):
+        await _tokens(0, 1, 2, owners=(7, 8))
 
 
 _STREAMS = {
