@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
 from websockets.http11 import Request
 
 EXTENSION = "noosphere.outlet"
@@ -64,9 +63,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if hasattr(self, "scope"):
             extensions = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
-
-    def handle_pong(self, event: Frame) -> None:
-        """Ignore what answers no ping of ours."""
 
     def pause_writing(self) -> None:
         """Remember since when the peer does not keep up."""

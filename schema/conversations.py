@@ -442,6 +442,11 @@ class ToolCallFinished(ConversationEvent):
     tool_call: MessageToolCall | None = field(conversations.event_tool_call, "The call.")
 
 
+@strawberry.type(description="The conversation was deleted; nothing follows.")
+class ConversationDeleted(ConversationEvent):
+    id: strawberry.ID = attr("Id of the conversation.")
+
+
 @strawberry.type(
     description="Begin anew from this snapshot: at the start, when the cursor is unknown or too "
     "old, and when text was taken back. Texts go on from the contents in the snapshot."
@@ -473,6 +478,8 @@ def _event(item: streams.Item, conversation_id: str) -> ConversationEvent:
         )
     if isinstance(item, streams.Restarted):
         return ConversationReset(cursor=item.cursor, conversation_id=conversation_id)
+    if item.type == "ConversationDeleted":
+        return ConversationDeleted(cursor=item.cursor, id=strawberry.ID(conversation_id))
     ids = {name: item.payload[name] for name in _EVENT_FIELDS if name in item.payload}
     return _MESSAGE_EVENTS[item.type](cursor=item.cursor, **ids)
 
@@ -481,7 +488,7 @@ def _event(item: streams.Item, conversation_id: str) -> ConversationEvent:
 class ConversationsSubscription:
     @strawberry.subscription(
         description="What happens in a conversation: first a ConversationReset with its snapshot, "
-        "or, with `after`, what you missed; then everything as it happens."
+        "or, with `after`, what you missed; then everything as it happens, until it is deleted."
     )
     async def conversation_events(
         self,

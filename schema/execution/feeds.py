@@ -31,6 +31,10 @@ from services.streams import Follower, Restarted, idle_s
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_PATIENCE_S = 15.0
+"""How long a new subscription waits for a bus that is away."""
+_LONG_PATIENCE_S = 60.0
+"""How long one that was told something already waits, whatever is away."""
 _CLOSE_S = 2.0
 _TURN = 16
 """Events of a feed that catches up before everybody else in the process gets a turn."""
@@ -116,8 +120,16 @@ def _release(locks: list[asyncio.Lock]) -> None:
 class Feed:
     """Follows one source for one or more streams."""
 
-    def __init__(self, feeds: "Feeds", subscription: Subscription, follower: Follower[Any]) -> None:
+    def __init__(
+        self,
+        feeds: "Feeds",
+        subscription: Subscription,
+        follower: Follower[Any],
+        *,
+        is_resumed: bool = False,
+    ) -> None:
         self.subscription = subscription
+        self._is_resumed = is_resumed
         self.streams: dict[Stream, None] = {}
         self.task: asyncio.Task[None] | None = None
         self._feeds = feeds
@@ -145,9 +157,7 @@ class Feed:
         """Serve until the source is over, or nobody reads any more, or the readers moved over."""
         end: Result | None = None
         try:
-            async with self.subscription.live.bus.attach(self._follower.topic) as tap:
-                self._tap = tap
-                await self._serve(tap)
+            await self._attached()
         except Exception as error:  # noqa: BLE001 - told to the readers, masked and logged.
             request_id = _request_id(self.subscription.context)
             end = Result.refused([request_failure(error, request_id)])
@@ -157,6 +167,29 @@ class Feed:
                 stream.feed = None
         for stream in tuple(self.streams):
             stream.finish(end)
+
+    async def _attached(self) -> None:
+        """Serve attached to the topic; a bus that is away for a moment is waited for."""
+        bus, loop = self.subscription.live.bus, asyncio.get_running_loop()
+        patience_s = _LONG_PATIENCE_S if self._is_resumed else _PATIENCE_S
+        patient_until = loop.time() + patience_s
+        while True:
+            try:
+                async with bus.attach(self._follower.topic) as tap:
+                    self._tap = tap
+                    await self._serve(tap)
+                    return
+            except Exception as error:
+                may_pass = self._is_resumed or isinstance(error, BusUnavailableError)
+                if self._has_begun or _is_refusal(error) or not may_pass:
+                    raise
+                if loop.time() >= patient_until or not self.streams:
+                    raise
+                logger.warning("A subscription waits to begin: %s", error)
+                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
+                # On from what was given by then. All who read this feed were given the same.
+                tip = next((stream.tip for stream in self.streams), None)
+                self._follower = self.subscription.live.follower(tip)
 
     async def _serve(self, tap: Tap) -> None:
         items = self._follower.begin()
@@ -183,28 +216,28 @@ class Feed:
         """Give what comes until something was lost (False) or nothing more is to be done (True)."""
         tap.sink = self._accept
         while self.streams:
-            if self._accepted:
-                accepted, self._accepted = self._accepted, []
-                for item in accepted:
-                    self._hand(await self._event(item))
-            elif self._follower.is_over or (not len(tap) and self._moves_over()):
+            if self._follower.is_over or (not len(tap) and self._moves_over()):
                 return True
             self._is_idle = not len(tap)
             try:
                 news = await tap.get(idle_s())
             finally:
                 self._is_idle = False
+            is_quiet = news is None and not self._accepted
+            # The follower has passed what it accepted: it comes before the news, lost or not.
+            await self._hand_accepted()
             if tap.lost():
                 return False
             if news is not None:
                 await self._take(news)
-            elif (
-                not self._accepted
-                and not self._follower.is_over
-                and not await self._follower.is_current()
-            ):
+            elif is_quiet and not self._follower.is_over and not await self._follower.is_current():
                 return False
         return True
+
+    async def _hand_accepted(self) -> None:
+        accepted, self._accepted = self._accepted, []
+        for item in accepted:
+            self._hand(await self._event(item))
 
     def _accept(self, news: News) -> bool:
         """Take news where they are delivered, if that takes no waiting."""
@@ -342,7 +375,12 @@ class Feeds:
             stream.feed = waiting
             self.stats.joined += 1
             return
-        feed = Feed(self, subscription, subscription.live.follower(stream.cursor))
+        feed = Feed(
+            self,
+            subscription,
+            subscription.live.follower(stream.cursor),
+            is_resumed=stream.has_taken,
+        )
         if stream.cursor is None:
             self._waiting[subscription.key] = feed
         feed.streams[stream] = None
@@ -361,7 +399,8 @@ class Feeds:
         if lock is None:
             lock = self._turns[key] = asyncio.Lock()
         await lock.acquire()
-        del self._waiting[key]
+        if self._waiting.get(key) is feed:
+            del self._waiting[key]
         return partial(_release, [lock])
 
     def shared(self, feed: Feed) -> Feed:

@@ -94,6 +94,7 @@ class Stream:
         "cursor",
         "end",
         "feed",
+        "has_taken",
         "is_lagging",
         "is_over",
         "on_ready",
@@ -104,6 +105,7 @@ class Stream:
         self.subscription = subscription
         self.cursor = cursor
         self.feed: Feed | None = None
+        self.has_taken = False
         self.is_lagging = False
         self.is_over = False
         # What failed, when it did: the last thing the reader hears.
@@ -125,6 +127,11 @@ class Stream:
     def is_done(self) -> bool:
         """Whether everything was taken and nothing can follow."""
         return self.is_over and not self._events
+
+    @property
+    def tip(self) -> str | None:
+        """The cursor of the last event queued or taken; the one to begin at, before the first."""
+        return self._events[-1].cursor if self._events else self.cursor
 
     @property
     def is_behind(self) -> bool:
@@ -202,6 +209,7 @@ class Stream:
             size += len(event.json()) + _EVENT_BYTES
         if taken:
             self._bytes -= size
+            self.has_taken = True
             self.cursor = taken[-1].cursor or self.cursor
             if self._room is not None and not self.is_behind:
                 self._room.set()

@@ -76,6 +76,7 @@ def _source(conversation_id: str) -> Source:
         begins=_begins,
         ends=_ends,
         restarts=lambda fact: fact.type in ("MessageRestarted", "MessageRewound"),
+        is_last=lambda fact: fact.type == "ConversationDeleted",
     )
 
 

@@ -60,9 +60,11 @@ async def follow(
     """Be present at a conversation, and give who else is: at once, and whenever that changes.
 
     Ends when the viewer cannot see the conversation any more. Closed, or cancelled, the viewer is
-    not present any more. Consume it through `contextlib.aclosing`. Raises UnauthenticatedError for
-    an anonymous viewer, RequestError NOT_FOUND when the viewer cannot see the conversation, BusUnavailableError when the bus does not answer at
-    the beginning, or is closed.
+    not present any more. Consume it through `contextlib.aclosing`.
+
+    Raises UnauthenticatedError for an anonymous viewer, RequestError NOT_FOUND when the viewer
+    cannot see the conversation, BusUnavailableError when the bus does not answer at the beginning,
+    or is closed.
     """
     _ = viewer.id
     if not await _is_visible(deps, viewer, conversation_id):

@@ -115,6 +115,7 @@ async def delete(deps: Deps, viewer: Viewer, *, conversation_id: str) -> Convers
         conversation.status = ConversationStatus.DELETED
         conversation.updated_at = now()
         await unit.session.flush()
+        unit.record(topic(conversation_id), "ConversationDeleted", {})
         bus = deps.bus
         unit.after_commit(lambda: bus.publish(f"control:{conversation_id}", {"stop": "all"}))
         return conversation.frozen()

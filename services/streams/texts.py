@@ -26,7 +26,7 @@ async def resume_text(deps: Deps, topic: str, key: str, stored: str) -> tuple[st
     BusUnavailableError.
     """
     entries = (await deps.bus.read(topic)).entries
-    ends = [_end(news) for news in entries if news.data.get("key") == key]
+    ends = [end(news) for news in entries if news.data.get("key") == key]
     text = extend(stored, entries, key)
     return text, not stored or len(text) <= max(ends, default=0)
 
@@ -40,7 +40,8 @@ async def kept(deps: Deps, topic: str) -> Sequence[News]:
         return ()
 
 
-def _end(news: News) -> int:
+def end(news: News) -> int:
+    """Give the length of a text up to the end of an append."""
     return int(news.data["offset"]) + len(news.data["text"])
 
 

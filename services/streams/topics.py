@@ -21,7 +21,7 @@ from services.events.base import BusUnavailableError, News
 from services.streams.base import Appended, Fact, Happened, Item, Restarted
 from services.streams.heads import heads
 from services.streams.position import Position
-from services.streams.texts import extend, kept
+from services.streams.texts import end, extend, kept
 
 _BATCH = 500
 # Put together once: every reader that begins asks them.
@@ -73,8 +73,11 @@ class TopicFollower:
     seq: int = 0
     offsets: dict[str, int] = field(default_factory=dict)
     is_over: bool = False
-    # The last append heard of, as the bus numbers them: what is known of them all by then.
+    # The log of appends, and the last one heard of: what is known of them all by then.
+    _append_epoch: str = ""
     _append_seq: int = 0
+    # Whether something before it is known neither by the log nor, then, by the row.
+    _has_gap: bool = False
     # What the last snapshot knew of the texts still growing.
     _growing: dict[str, str] = field(default_factory=dict)
 
@@ -90,11 +93,9 @@ class TopicFollower:
     async def begin(self) -> AsyncGenerator[Item, None]:
         """Give what the cursor misses, or a Restarted, and all events since."""
         resumes = self.after is not None and await self._resume(self.after)
-        parts = (self.catch_up,) if resumes else (self._restart, self._since_restart)
-        for part in parts:
-            async with aclosing(part()) as items:
-                async for item in items:
-                    yield item
+        async with aclosing(self.catch_up() if resumes else self._begin_anew()) as items:
+            async for item in items:
+                yield item
 
     def accept(self, news: News) -> Sequence[Item] | None:
         """Give what the news bring; None if that takes reading."""
@@ -104,8 +105,8 @@ class TopicFollower:
             known = self.offsets.get(key)
             if known is not None and offset > known:
                 return None
-            if news.seq == self._append_seq + 1:
-                self._append_seq = news.seq
+            if news.seq == self._append_seq + 1 and self._append_epoch in ("", news.epoch):
+                self._append_epoch, self._append_seq = news.epoch, news.seq
             # None: a text that ended before the snapshot; its appends were still under way.
             fresh = None if known is None else self._append(key, offset, data["text"])
             return () if fresh is None else (fresh,)
@@ -164,7 +165,9 @@ class TopicFollower:
                 log = await self.deps.bus.read(self.topic, self._append_seq, 1)
             except BusUnavailableError:
                 return False
-            if log.entries or not log.is_complete:
+            # Where there is no log, more may be stored by now than was known then.
+            is_known = log.is_complete and log.head and log.epoch == self._append_epoch
+            if log.entries or not is_known or self._has_gap:
                 return False
         head = await heads(self.deps).of(self.topic)
         return head == ((self.epoch, self.seq) if self.epoch else None)
@@ -187,6 +190,12 @@ class TopicFollower:
         self.epoch, self.seq = topic.epoch, position.seq
         self.offsets = dict(position.offsets)
         return True
+
+    async def _begin_anew(self) -> AsyncGenerator[Item, None]:
+        for part in (self._restart, self._since_restart):
+            async with aclosing(part()) as items:
+                async for item in items:
+                    yield item
 
     async def _restart(self) -> AsyncGenerator[Item, None]:
         async with AsyncExitStack() as stack:
@@ -240,7 +249,8 @@ class TopicFollower:
         if not self.offsets:
             return
         entries = await kept(self.deps, self.topic)
-        self._append_seq = entries[-1].seq if entries else 0
+        last = entries[-1] if entries else News(self.topic, 0, {})
+        self._append_epoch, self._append_seq = last.epoch, last.seq
         if stored is None:
             async with self.deps.db.reading() as connection:
                 stored = await self.source.growing(connection)
@@ -249,6 +259,8 @@ class TopicFollower:
                 item = self._append(key, 0, extend(stored[key], entries, key))
                 if item is not None:
                     yield item
+        ends = ((self.offsets.get(news.data["key"]), end(news)) for news in entries)
+        self._has_gap = any(known is not None and known < sent for known, sent in ends)
 
     def _append(self, key: str, offset: int, text: str) -> Item | None:
         known = self.offsets.get(key, 0)
@@ -268,12 +280,13 @@ class TopicFollower:
                 yield rest
             self.offsets.pop(ended, None)
         happened = self._happened(event)
-        if self.source.restarts(event):
-            async with aclosing(self._restart()) as items:
-                async for item in items:
-                    yield item
+        if not self.source.restarts(event):
+            yield happened
             return
-        yield happened
+        # What other texts have beyond what is stored was told before, and is not in the snapshot.
+        async with aclosing(self._begin_anew()) as items:
+            async for item in items:
+                yield item
 
     def _happened(self, event: Fact) -> Happened:
         begun = self.source.begins(event)

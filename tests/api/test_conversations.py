@@ -242,6 +242,23 @@ async def test_a_deleted_conversation_is_gone_and_its_answers_are_not_written(
         assert events.refusal[0]["extensions"]["code"] == "NOT_FOUND"
 
 
+async def test_following_a_conversation_ends_with_it(api: Api, ann: Person) -> None:
+    id_ = await begin(api, ann)
+    async with (
+        api.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as first,
+        api.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as second,
+    ):
+        for events in (first, second):
+            await events.until("ConversationReset")
+
+        await api.run(DELETE, ann, id=id_)
+
+        for events in (first, second):
+            await events.until("ConversationDeleted")
+            assert await events.next() is None
+            assert events.refusal == []
+
+
 # ---- lists
 
 

@@ -603,6 +603,26 @@ async def test_a_text_that_ends_sooner_than_before_is_taken_back(deps: Deps) -> 
     assert reader.texts == {answer.id: sent[:5]}
 
 
+async def test_what_other_texts_have_beyond_what_is_stored_follows_a_text_taken_back(
+    deps: Deps,
+) -> None:
+    author = await author_of(deps)
+    answer, other = await author.add(), await author.add()
+    reader = Reader(author)
+    session = Session(reader)
+    await session.catch_up()
+    for written in (answer, other):
+        await author.write(written, 3)
+    await session.catch_up()
+
+    await author.take_back(answer, 2)
+
+    # Nothing more is written, and nothing was stored.
+    await session.catch_up()
+    await session.close()
+    assert reader.restarts == 2
+
+
 async def test_a_database_that_is_away_delays_the_storing_only(deps: Deps) -> None:
     author = await author_of(deps)
     answer = await author.add()
