@@ -147,6 +147,7 @@ STRUCTURES = {
     "MessageFailed",
     "ToolCallStarted",
     "ToolCallFinished",
+    "ConversationDeleted",
     "ConversationReset",
     # Who looks at a conversation
     "ConversationPresence",
