@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _EXPIRY_CHECK_S = 60.0
 """A client that signs in anew on the open socket moves its expiry: look again now and then."""
 
+_SETTLE_S = 1.0
 _TURN = 16
 """Events of one stream that are handled before the other streams of the process get their turn."""
 
@@ -245,6 +246,8 @@ class Socket:
             self.close(protocol.BAD_REQUEST, f"Invalid message: {error.message}")
             return
         if len(self._running) >= self._options.max_operations:
+            await self._settle()
+        if len(self._running) >= self._options.max_operations:
             limit = f"This socket already runs {self._options.max_operations} operations, "
             full = failure("LIMIT", limit + "which is the limit. Complete some of them first.")
             await self._outbox.put(protocol.frame(protocol.head(id_, b"error"), encode([full])))
@@ -258,6 +261,12 @@ class Socket:
         operation.task = task
         # A callback, for a task cancelled before its first step never reaches a `finally`.
         task.add_done_callback(partial(self._ended, operation))
+
+    async def _settle(self) -> None:
+        """Let an operation end that is about to, such as one the client has given up."""
+        tasks = [operation.task for operation in self._running if operation.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_SETTLE_S, return_when=asyncio.FIRST_COMPLETED)
 
     def _has_map_payload(self, message: dict[str, Any]) -> bool:
         payload = message.get("payload")

@@ -33,6 +33,7 @@ from graphql import (
     default_type_resolver,
     get_variable_values,
 )
+from graphql.execution.collect_fields import collect_fields
 from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
@@ -200,6 +201,9 @@ class Engine:
         if refusal is not None:
             return refusal
         execution = _execution(self.schema, prepared, context, None)
+        if not _selects_anything(self.schema, prepared):
+            nothing = "The subscription selects nothing: its field is skipped. Leave that out."
+            return Result.refused([failure("BAD_USER_INPUT", nothing)], _extensions(context))
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 source = await execute_subscription(execution)
@@ -314,6 +318,19 @@ def _execution(
         CollectedErrors(),
         None,
         None,
+    )
+
+
+def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:
+    root = schema.subscription_type
+    return root is None or bool(
+        collect_fields(
+            schema,
+            prepared.document.fragments,
+            prepared.variables,
+            root,
+            prepared.operation.selection_set,
+        )
     )
 
 

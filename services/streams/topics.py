@@ -8,7 +8,7 @@ The number of an event and the offset of an append say exactly what a follower h
 dropped, what it misses is read again. So a lost signal costs time, never data.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
@@ -176,20 +176,37 @@ class TopicFollower:
         return Position(self.epoch, self.seq, self.offsets).encode()
 
     async def _resume(self, position: Position) -> bool:
+        """Take up a cursor; False if it cannot have been given, or what follows is not kept."""
+        stored: dict[str, str] = {}
         async with self.deps.db.reading() as connection:
             topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
-        if topic is None and position.epoch == "" and position.seq == 0:
+            if topic is not None and position.offsets:
+                stored = await self.source.growing(connection)
+        if position.epoch == "" and position.seq > 0:
+            return False
+        if topic is None:
             # Nothing had happened when the cursor was given, and nothing has since.
-            return True
+            return position.epoch == ""
         if (
-            topic is None
-            or topic.epoch != (position.epoch or topic.epoch)
+            topic.epoch != (position.epoch or topic.epoch)
             or not topic.first_seq - 1 <= position.seq <= topic.seq
+            or not await self._is_known(position.offsets, stored)
         ):
             return False
         self.epoch, self.seq = topic.epoch, position.seq
         self.offsets = dict(position.offsets)
         return True
+
+    async def _is_known(self, offsets: Mapping[str, int], stored: Mapping[str, str]) -> bool:
+        """Tell whether the texts that grow are as long as a cursor says, as far as can be known."""
+        growing = {key: text for key, text in stored.items() if key in offsets}
+        if all(offsets[key] <= len(text) for key, text in growing.items()):
+            return True
+        try:
+            entries = (await self.deps.bus.read(self.topic)).entries
+        except BusUnavailableError:
+            return True
+        return all(offsets[key] <= len(extend(text, entries, key)) for key, text in growing.items())
 
     async def _begin_anew(self) -> AsyncGenerator[Item, None]:
         for part in (self._restart, self._since_restart):
@@ -275,6 +292,13 @@ class TopicFollower:
         if ended is not None:
             async with self.deps.db.reading() as connection:
                 text = await self.source.stored(connection, ended)
+            if text is not None and self.offsets.get(ended, 0) > len(text):
+                # More than there ever was: the cursor was made up.
+                self._happened(event)
+                async with aclosing(self._begin_anew()) as items:
+                    async for item in items:
+                        yield item
+                return
             rest = self._append(ended, 0, text or "")
             if rest is not None:
                 yield rest
