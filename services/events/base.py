@@ -17,7 +17,7 @@ And people may be **present** at a topic, as long as the process lives that says
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from services.errors import UnavailableError
 
@@ -39,8 +39,7 @@ class BusUnavailableError(UnavailableError):
         return self.detail
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(NamedTuple):
     """What a tap receives: a signal (`seq` 0) or a log entry (`seq` ≥ 1).
 
     `epoch` is the epoch of the entry's log ('' for a signal). `data` is shared by everybody who

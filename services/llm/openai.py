@@ -13,8 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import openai
-from openai import AsyncOpenAI, AsyncStream
-from openai.types.chat import ChatCompletionChunk
+from openai import AsyncOpenAI
 
 from services.llm import openai_errors
 from services.llm import openai_wire as wire
@@ -27,6 +26,7 @@ from services.llm.base import (
     ToolCallRequested,
     Usage,
 )
+from services.llm.openai_events import ChunkStream, CutError, ReportedError
 
 _OFFICIAL = "https://api.openai.com/v1"
 # A server without accounts still wants some bearer token from the SDK.
@@ -179,10 +179,9 @@ class OpenAIProvider:
     ) -> AsyncGenerator[ChatEvent, None]:
         stream = await self._open(request, deadline)
         try:
-            chunks = aiter(stream)
             limit_s, mender = self._timeouts.first_chunk_s, wire.Mender()
             while True:
-                chunk = await self._next(chunks, limit_s, deadline)
+                chunk = await self._next(stream, limit_s, deadline)
                 if chunk is None:
                     break
                 limit_s = self._timeouts.chunk_s
@@ -193,7 +192,7 @@ class OpenAIProvider:
                 yield TextDelta(rest)
         finally:
             # Also on cancellation: the server sees the connection close and stops generating.
-            await stream.close()
+            await stream.aclose()
         if turn.reason is None:
             raise ProviderError(
                 "UNAVAILABLE", "The model's answer broke off before its end.", is_retryable=True
@@ -204,9 +203,7 @@ class OpenAIProvider:
         reason = "tool_calls" if calls and turn.reason in {"stop", "function_call"} else turn.reason
         yield Finished(reason, turn.usage, wire.cited("".join(turn.text), request.memories))
 
-    async def _open(
-        self, request: ChatRequest, deadline: float
-    ) -> AsyncStream[ChatCompletionChunk]:
+    async def _open(self, request: ChatRequest, deadline: float) -> ChunkStream:
         """The open stream of a completion; raises ProviderError."""
         try:
             async with asyncio.timeout_at(
@@ -230,7 +227,7 @@ class OpenAIProvider:
         except openai.APIError:
             raise openai_errors.bad_response() from None
 
-    async def _create(self, request: ChatRequest) -> AsyncStream[ChatCompletionChunk]:
+    async def _create(self, request: ChatRequest) -> ChunkStream:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": wire.messages(request),
@@ -256,51 +253,47 @@ class OpenAIProvider:
             body[key] = request.max_output_tokens
         if request.user_id is not None:
             body["user"] = request.user_id
-        stream: AsyncStream[ChatCompletionChunk] = await self._client.chat.completions.create(
-            **body
-        )
-        return stream
+        opened = await self._client.chat.completions.create(**body)
+        return ChunkStream(opened.response)
 
     async def _next(
-        self, chunks: Any, limit_s: float, deadline: float
-    ) -> ChatCompletionChunk | None:
+        self, stream: ChunkStream, limit_s: float, deadline: float
+    ) -> dict[str, Any] | None:
         """The next chunk, None at the end; raises ProviderError."""
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(deadline, now + limit_s)):
-                chunk = await anext(chunks, None)
+                return await stream.next()
         except TimeoutError:
             what = "took too long" if deadline <= now + limit_s else "stopped answering"
             raise openai_errors.timed_out(what) from None
-        except openai.APIConnectionError as error:
+        except CutError as error:
             raise ProviderError(
                 "UNAVAILABLE", "The connection to the model was cut.", is_retryable=True
             ) from error
-        except openai.APIError as error:
-            raise openai_errors.of_event(error, self._api_key) from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except ReportedError as reported:
+            # Not chained: a server may repeat the key in what it reports.
+            raise openai_errors.of_event(reported.error, self._api_key) from None
+        except ValueError as error:
             raise openai_errors.bad_response() from error
-        if chunk is not None and not isinstance(chunk, ChatCompletionChunk):
-            raise openai_errors.bad_response()
-        return chunk
 
-    def _take(self, turn: _Turn, chunk: ChatCompletionChunk) -> list[str]:
+    def _take(self, turn: _Turn, chunk: dict[str, Any]) -> list[str]:
         """Add a chunk to the turn; the texts to give out. Raises ProviderError on a wrong shape."""
-        # The SDK does not validate: every field may be missing or of another type.
+        # Nothing is validated yet: every field may be missing or of another type.
         try:
-            usage = chunk.usage
+            usage = chunk.get("usage")
             if usage is not None:
-                turn.usage = self._usage(usage.prompt_tokens, usage.completion_tokens)
+                turn.usage = self._usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
             texts: list[str] = []
-            for choice in chunk.choices or ():
-                delta = choice.delta
+            for choice in chunk.get("choices") or ():
+                delta = choice.get("delta")
                 if delta is not None:
-                    given = (delta.content, delta.refusal)
+                    given = (delta.get("content"), delta.get("refusal"))
                     texts += [text for text in given if isinstance(text, str) and text]
-                    for part in delta.tool_calls or ():
+                    for part in delta.get("tool_calls") or ():
                         wire.add(turn.calls, part)
-                if choice.finish_reason:
-                    turn.reason = str(choice.finish_reason)
+                if reason := choice.get("finish_reason"):
+                    turn.reason = str(reason)
         except (AttributeError, TypeError, ValueError) as error:
             raise openai_errors.bad_response() from error
         turn.text += texts

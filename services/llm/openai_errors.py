@@ -4,6 +4,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import openai
 
@@ -59,15 +60,19 @@ def of_connection() -> ProviderError:
     return ProviderError("UNAVAILABLE", "The model's server cannot be reached.", is_retryable=True)
 
 
-def of_event(error: openai.APIError, api_key: str | None) -> ProviderError:
-    """An error the server reports inside the stream."""
-    code = f"{error.code or ''} {error.type or ''} {error.message}".lower()
+def of_event(error: Any, api_key: str | None) -> ProviderError:
+    """An error the server reports inside the stream, as the JSON it is."""
+    shape = error if isinstance(error, Mapping) else {"message": error}
+    message = shape.get("message")
+    if not isinstance(message, str) or not message:
+        message = "an error inside its answer"
+    code = f"{shape.get('code') or ''} {shape.get('type') or ''} {message}".lower()
     if "rate" in code and "limit" in code:
         return ProviderError("RATE_LIMITED", "The model is rate limited.", is_retryable=True)
     if _is_too_long(code):
         return _too_long()
     return ProviderError(
-        "UNAVAILABLE", f"The model failed: {_safe(error.message, api_key)}", is_retryable=True
+        "UNAVAILABLE", f"The model failed: {_safe(message, api_key)}", is_retryable=True
     )
 
 

@@ -34,21 +34,22 @@ class Mender:
         return mended(self._half)
 
 
-def add(calls: dict[int, dict[str, str]], part: Any) -> None:
+def add(calls: dict[int, dict[str, str]], part: Mapping[str, Any]) -> None:
     """Add a fragment of a tool call; fragments of one call share its index."""
-    index = part.index if isinstance(part.index, int) else max(calls, default=-1) + bool(part.id)
+    index, given = part.get("index"), part.get("id")
+    if not isinstance(index, int):
+        index = max(calls, default=-1) + bool(given)
     call = calls.setdefault(max(0, index), {"id": "", "name": "", "arguments": ""})
-    if isinstance(part.id, str) and part.id:
-        call["id"] = part.id
-    function = part.function
+    if isinstance(given, str) and given:
+        call["id"] = given
+    function = part.get("function")
     if function is not None:
-        if isinstance(function.name, str):
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(name, str):
             # Some servers repeat the whole name in every fragment.
-            call["name"] = (
-                call["name"] if call["name"] == function.name else (call["name"] + function.name)
-            )
-        if isinstance(function.arguments, str):
-            call["arguments"] += function.arguments
+            call["name"] = call["name"] if call["name"] == name else call["name"] + name
+        if isinstance(arguments, str):
+            call["arguments"] += arguments
 
 
 def call(parts: Mapping[str, str], position: int) -> ToolCall:

@@ -1,8 +1,7 @@
 """What a follower gives, and what every follower can do."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -11,8 +10,7 @@ from services.events.base import News
 I_co = TypeVar("I_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """A durable event as it stands in the log."""
 
     seq: int
@@ -20,8 +18,7 @@ class Fact:
     payload: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
+class Happened(NamedTuple):
     """A durable event."""
 
     cursor: str
@@ -30,8 +27,7 @@ class Happened:
     payload: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """More of the text `key`, beginning at `offset` characters."""
 
     cursor: str
@@ -50,8 +46,7 @@ class Appended:
         return Appended(later.cursor, self.key, self.offset, self.text + later.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(NamedTuple):
     """The follower must begin anew from a snapshot.
 
     `connection` reads the state that belongs to `cursor`, until `release` is called or the next

@@ -22,8 +22,7 @@ class Position:
 
     def encode(self) -> str:
         """Give the opaque cursor."""
-        raw = orjson.dumps([self.epoch, self.seq, dict(self.offsets)])
-        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        return cursor_of(self.epoch, self.seq, dict(self.offsets))
 
     @staticmethod
     def decode(cursor: str) -> "Position":
@@ -51,6 +50,12 @@ class Position:
                 "take one from an event, or leave it out.",
             ) from error
         return Position(epoch, seq, offsets)
+
+
+def cursor_of(epoch: str, seq: int, offsets: dict[str, int]) -> str:
+    """Give the opaque cursor of a position."""
+    raw = orjson.dumps([epoch, seq, offsets])
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def position(after: str | None) -> Position | None:

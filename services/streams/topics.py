@@ -20,7 +20,7 @@ from services.base import Deps
 from services.events.base import BusUnavailableError, News
 from services.streams.base import Appended, Fact, Happened, Item, Restarted
 from services.streams.heads import heads
-from services.streams.position import Position
+from services.streams.position import Position, cursor_of
 from services.streams.texts import end, extend, kept
 
 _BATCH = 500
@@ -173,7 +173,7 @@ class TopicFollower:
         return head == ((self.epoch, self.seq) if self.epoch else None)
 
     def _cursor(self) -> str:
-        return Position(self.epoch, self.seq, self.offsets).encode()
+        return cursor_of(self.epoch, self.seq, self.offsets)
 
     async def _resume(self, position: Position) -> bool:
         """Take up a cursor; False if it cannot have been given, or what follows is not kept."""
