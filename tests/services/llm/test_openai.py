@@ -330,6 +330,51 @@ async def test_an_error_inside_the_stream_is_reported():
     assert text_of(events) == "so far"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        ("overloaded", "UNAVAILABLE", "overloaded"),
+        ({"message": f"no access for {KEY}"}, "UNAVAILABLE", "no access for ***"),
+        ({"message": 7}, "UNAVAILABLE", "an error inside its answer"),
+        (["odd"], "UNAVAILABLE", "an error inside its answer"),
+        ({"type": "rate_limit_exceeded"}, "RATE_LIMITED", "rate limited"),
+        ({"message": "m", "code": "context_length_exceeded"}, "TOO_LONG", "too long"),
+    ],
+)
+async def test_errors_inside_the_stream_of_every_shape_are_told_without_keys(error, code, told):
+    failed = Send(b"event: error\ndata: " + json.dumps({"error": error}).encode() + b"\n\n")
+    caught, _, _ = await fail([[Status(), delta("so far"), failed]])
+    assert caught.code == code
+    assert told in caught.message
+    assert KEY not in "".join(traceback.format_exception(caught))
+
+
+async def test_a_character_cut_in_two_by_escapes_arrives_whole():
+    halves = [
+        Send(b'data: {"choices": [{"delta": {"content": "' + half + b'"}}]}\n\n')
+        for half in (b"so \\ud83d", b"\\ude00!")
+    ]
+    events, _ = await run([[Status(), *halves, delta(reason="stop"), DONE]])
+    assert text_of(events) == "so \N{GRINNING FACE}!"
+
+
+async def test_a_chunk_nested_without_end_is_a_bad_response():
+    deep = Send(b'data: {"choices": ' + b"[" * 200_000 + b"\n\n")
+    error, _, _ = await fail([[Status(), delta("so far"), deep]])
+    assert error.code == "BAD_RESPONSE"
+
+
+async def test_a_connection_serves_one_turn_after_the_other():
+    async with ScriptedServer([says("a"), says("b"), says("c")]) as server:
+        provider = provider_for(server)
+        used = set()
+        for wanted in "abc":
+            assert text_of(await collect(provider)) == wanted
+            used |= server._connections
+        await provider.aclose()
+    assert len(used) == 1
+
+
 async def test_a_call_without_a_name_is_a_bad_response():
     part = {"index": 0, "id": "c", "function": {"arguments": "{}"}}
     turn = [Status(), delta(tool_calls=[part]), delta(reason="tool_calls"), DONE]
