@@ -22,7 +22,7 @@ class Options:
     context_messages: int = 30
     context_chars: int = 60_000
     text_flush_ms: int = 40
-    text_checkpoint_s: float = 1.0
+    text_checkpoint_s: float = 3.0
     plan_max_steps: int = 100
     plan_parallel_steps: int = 8
     memories_per_user: int = 10_000

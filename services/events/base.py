@@ -208,6 +208,13 @@ class Bus(Protocol):
     async def nodes(self) -> set[str]:
         """Give the ids of the nodes alive now (heartbeat within the last few seconds)."""
 
+    def unbroken_since(self) -> float:
+        """Give the loop time since which no other node had reason to take this one for dead.
+
+        What this node held at that moment, or later, nobody took from it because it seemed dead.
+        It is the current time while that cannot be ruled out, and on a bus that does not run.
+        """
+
     async def count(self, name: str, window_s: float) -> int:
         """Count one hit on `name` in a fixed window of `window_s` seconds; gives the total so far.
 

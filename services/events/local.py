@@ -182,6 +182,7 @@ class LocalBus:
             on_reset=self._begin_anew,
         )
         self._release_timer: asyncio.TimerHandle | None = None
+        self._started_at = 0.0
         self._state = "new"
 
     @property
@@ -195,7 +196,7 @@ class LocalBus:
             raise RuntimeError("A bus is started once.")
         self._state = "starting"
         await self._writer.start()
-        self._state = "running"
+        self._state, self._started_at = "running", asyncio.get_running_loop().time()
         self._release()
 
     async def aclose(self) -> None:
@@ -316,6 +317,10 @@ class LocalBus:
         """Give this node's id."""
         self._require_running()
         return {self.node_id}
+
+    def unbroken_since(self) -> float:
+        """Give the loop time of the start: there is no other node that could be mistaken."""
+        return self._started_at if self._state == "running" else asyncio.get_running_loop().time()
 
     async def count(self, name: str, window_s: float) -> int:
         """Count one hit on `name` in a window of `window_s` seconds that its first hit began."""

@@ -25,7 +25,7 @@ from services.events.base import (
 from services.events.calls import Handlers, Reply, TaskSet
 from services.events.hub import Hub, HubTap, decode, encode
 from services.events.lane import RUN_ID, Argument, Lane, RunId
-from services.events.liveness import Liveness
+from services.events.liveness import Liveness, Pulse
 from services.events.scripts import APPEND, BEAT, COUNT, READ, Script
 from services.events.store import Retention
 from services.events.subscriber import Subscriber
@@ -92,6 +92,7 @@ class RedisBus:
             timeout_s=timeout_s,
         )
         self._liveness = Liveness(_BEAT_TTL_S + 2 * _BEAT_INTERVAL_S)
+        self._pulse = Pulse(_BEAT_LATE_S)
         self._members = presence.RedisMembers(
             functools.partial(self._run, self._commands),
             functools.partial(self._run, self._reads),
@@ -296,7 +297,14 @@ class RedisBus:
         After an outage of Redis, those alive before it are given until they must have come back.
         """
         self._require_running()
-        return await self._beat("")
+        _, alive = await self._hear("")
+        return alive
+
+    def unbroken_since(self) -> float:
+        """Give the loop time since which no other node had reason to take this one for dead."""
+        if self._state != "running":
+            return asyncio.get_running_loop().time()
+        return self._pulse.unbroken_since()
 
     async def count(self, name: str, window_s: float) -> int:
         """Count one hit on `name` in a window of `window_s` seconds that its first hit began."""
@@ -345,12 +353,22 @@ class RedisBus:
         except RedisError as error:
             raise BusUnavailableError(f"Redis refused a script: {error}") from error
 
-    async def _beat(self, node_id: str | None = None) -> set[str]:
+    async def _beat(self) -> None:
+        sent_at = asyncio.get_running_loop().time()
+        try:
+            is_known, _ = await self._hear(self.node_id)
+        except BusUnavailableError:
+            self._pulse.miss()
+            raise
+        self._pulse.beat(sent_at, is_known=is_known)
+
+    async def _hear(self, node_id: str) -> tuple[bool, set[str]]:
+        """Beat for `node_id`, if not empty; tell whether it was known, and who is alive."""
         is_new, names = await self._run(
             self._commands,
             BEAT,
             [self._key("nodes")],
-            self.node_id if node_id is None else node_id,
+            node_id,
             _milliseconds(_BEAT_TTL_S),
             _milliseconds(_BEAT_LATE_S),
             self._node_channel(""),
@@ -360,7 +378,7 @@ class RedisBus:
         if self._has_joined and (is_forgotten or not self._subscriber.is_ready):
             # Whoever is forgotten between two heartbeats is not the only one.
             self._liveness.doubt()
-        return self._liveness.judge(heard)
+        return not is_forgotten, self._liveness.judge(heard)
 
     async def _keep_beating(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,17 +15,19 @@ from services.streams.texts import append_text
 log = logging.getLogger("noosphere.streams")
 # How long a writer waits before it tries a bus again that did not answer.
 _AWAY_S = 0.5
-# Whoever could not send for so long may have been taken for dead, and another writes by now.
+# Whoever sent within so long was not taken for dead since.
 _TRUSTED_S = 4.0
+# Leases are renewed meanwhile; whoever cannot may lose them after this part of their time.
+_LEASE_PART = 0.5
 
 
 class TextWriter:
     """Gathers the small pieces of one growing text and sends them every few milliseconds.
 
     `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`;
-    every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what there is. A bus that is
-    away only delays the sending, and followers get the text from where it is stored; a database
-    that is away only delays the storing.
+    about every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what is new, writers
+    that began together at different times. A bus that is away only delays the sending, and
+    followers get the text from where it is stored; a database that is away only delays the storing.
 
     A writer that goes on after a crash begins with the `text` sent so far. What it is given from
     `replay_from` on is compared with that text and not sent again, as long as it is the same; where
@@ -32,8 +35,9 @@ class TextWriter:
     under which writing goes on from there.
 
     Whatever `checkpoint` and `rewind` raise, except that the database is away, ends the writing:
-    so they refuse one whose text was given to another. After a silence of some seconds, in which
-    that may have happened, nothing is sent before `checkpoint` was asked.
+    so they refuse one whose text was given to another. After a silence in which that may have
+    happened (heartbeats were late, or the lease could have run out) nothing is sent before
+    `checkpoint` was asked.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class TextWriter:
         self.text = text if replay_from is None else text[:replay_from]
         self._head = 0
         self._is_away = False
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = self._held_at = asyncio.get_running_loop().time()
         self._pending = asyncio.Event()
         self._sending = asyncio.Lock()
         self._storing = asyncio.Lock()
@@ -82,7 +86,9 @@ class TextWriter:
 
     async def _keep_storing(self) -> None:
         while True:
-            await asyncio.sleep(self._deps.options.text_checkpoint_s)
+            # Many texts begin together; stored at the same moments, they would wait for each other.
+            spread = random.uniform(0.5, 1.5)  # noqa: S311 - guards nothing.
+            await asyncio.sleep(self._deps.options.text_checkpoint_s * spread)
             await self.store()
 
     async def flush(self) -> bool:
@@ -97,6 +103,8 @@ class TextWriter:
             if not await self._is_trusted(text):
                 self._pending.set()
                 return False
+            # Not the time of the answer: a process may stall before it hears of it.
+            sent_at = asyncio.get_running_loop().time()
             try:
                 head = await append_text(self._deps, self._topic, self._key, start, text[start:])
                 if head <= self._head:
@@ -109,21 +117,29 @@ class TextWriter:
                 self._is_away = True
                 return False
             self._head, self._sent, self._is_away = head, text, False
-            self._sent_at = asyncio.get_running_loop().time()
+            self._sent_at = sent_at
             return True
 
     async def _is_trusted(self, text: str) -> bool:
         """Tell whether the text is surely still this writer's; raises if it is not."""
-        if asyncio.get_running_loop().time() - self._sent_at < _TRUSTED_S:
+        now = asyncio.get_running_loop().time()
+        if now - self._sent_at < _TRUSTED_S:
+            return True
+        held_s = self._deps.options.task_lease_s * _LEASE_PART
+        if now - self._held_at < held_s and self._deps.bus.unbroken_since() <= self._sent_at:
             return True
         try:
             async with self._storing:
-                await self._checkpoint(text)
-                self._stored = text
+                await self._ask(text)
         except SQLAlchemyError as error:
             log.warning("text is sent later: %s", error, extra={"topic": self._topic})
             return False
         return True
+
+    async def _ask(self, text: str) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        await self._checkpoint(text)
+        self._stored, self._held_at = text, asked_at
 
     async def store(self) -> bool:
         """Store what there is, unless it is stored; False when the database does not answer."""
@@ -133,11 +149,10 @@ class TextWriter:
             if text == self._stored:
                 return True
             try:
-                await self._checkpoint(text)
+                await self._ask(text)
             except SQLAlchemyError as error:
                 log.warning("text is stored later: %s", error, extra={"topic": self._topic})
                 return False
-            self._stored = text
             return True
 
     async def settle(self) -> None:

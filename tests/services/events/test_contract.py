@@ -403,6 +403,19 @@ async def test_ping_and_nodes_answer(bus: Bus) -> None:
     assert await bus.nodes() == {"node-a"}
 
 
+async def test_nobody_had_reason_to_take_a_node_that_runs_for_dead(make_bus: MakeBus) -> None:
+    time = asyncio.get_running_loop().time
+    before = time()
+    bus = await make_bus()
+    since, started = bus.unbroken_since(), time()
+    assert before <= since <= started
+    await bus.append("t", {})
+    assert bus.unbroken_since() == since
+    await bus.aclose()
+    closed = time()
+    assert bus.unbroken_since() >= closed
+
+
 async def test_a_call_to_this_node_runs_its_handler(bus: Bus) -> None:
     async def double(data: Json) -> Json:
         return {"n": data["n"] * 2}

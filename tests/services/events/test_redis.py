@@ -18,7 +18,7 @@ from services.events.base import (
     NodeUnavailableError,
     Tap,
 )
-from services.events.liveness import Liveness
+from services.events.liveness import Liveness, Pulse
 from services.events.redis import RedisBus
 from tests.services.events.redis_server import RedisServer
 
@@ -277,6 +277,62 @@ async def test_who_does_not_come_back_after_an_outage_is_dead_in_the_end() -> No
         while (alive := liveness.judge({"a"})) != {"a"}:
             assert alive == {"a", "b", "c"}
             await asyncio.sleep(0.01)
+
+
+async def test_a_node_that_beats_knows_that_it_was_not_missed(redis_server: RedisServer) -> None:
+    time = asyncio.get_running_loop().time
+    async with running(redis_server) as bus:
+        async with Redis.from_url(redis_server.url) as probe:
+            since = bus.unbroken_since()
+            await bus._beat()
+            assert bus.unbroken_since() == since
+            # Asking who is alive is no heartbeat.
+            await stop_beating(bus)
+            await bus.nodes()
+            assert bus._pulse._sent_at is not None
+            bus._pulse._sent_at -= 60
+            stalled = time()
+            assert bus.unbroken_since() >= stalled
+            await bus._beat()
+            again = bus.unbroken_since()
+            assert again >= stalled
+            await bus._beat()
+            assert bus.unbroken_since() == again
+            await probe.flushall()
+            forgotten = time()
+            await bus._beat()
+            assert bus.unbroken_since() >= forgotten
+        await redis_server.kill()
+        with pytest.raises(BusUnavailableError):
+            await bus._beat()
+        missed = time()
+        assert bus.unbroken_since() >= missed
+
+
+async def test_heartbeats_are_unbroken_from_the_first_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, now = asyncio.get_running_loop(), 100.0
+    monkeypatch.setattr(loop, "time", lambda: now)
+    pulse = Pulse(late_s=2.5)
+    assert pulse.unbroken_since() == 100.0
+    pulse.beat(99.0, is_known=False)
+    for now in (101.0, 102.0, 104.0):
+        pulse.beat(now - 0.4, is_known=True)
+        assert pulse.unbroken_since() == 100.0
+    now = 106.0
+    assert pulse.unbroken_since() == 100.0
+    # Redis may have noted the one as it was sent, and the other as it was answered.
+    now = 106.2
+    assert pulse.unbroken_since() == 106.2
+    pulse.beat(106.1, is_known=True)
+    now = 107.0
+    assert pulse.unbroken_since() == 106.2
+    pulse.miss()
+    assert pulse.unbroken_since() == 107.0
+    pulse.beat(107.0, is_known=True)
+    now = 108.0
+    assert pulse.unbroken_since() == 107.0
 
 
 async def test_a_half_evicted_log_is_never_taken_for_complete(redis_server: RedisServer) -> None:
