@@ -76,8 +76,9 @@ class TopicFollower:
     # The log of appends, and the last one heard of: what is known of them all by then.
     _append_epoch: str = ""
     _append_seq: int = 0
-    # Whether something before it is known neither by the log nor, then, by the row.
-    _has_gap: bool = False
+    # Growing texts that do not end, as far as they are known, where the log's last append to them
+    # does: there may be more in the row, now or once it is stored, and no append tells of it.
+    _unsure: set[str] = field(default_factory=set)
     # What the last snapshot knew of the texts still growing.
     _growing: dict[str, str] = field(default_factory=dict)
 
@@ -109,7 +110,10 @@ class TopicFollower:
                 self._append_epoch, self._append_seq = news.epoch, news.seq
             # None: a text that ended before the snapshot; its appends were still under way.
             fresh = None if known is None else self._append(key, offset, data["text"])
-            return () if fresh is None else (fresh,)
+            if fresh is None:
+                return ()
+            self._unsure.discard(key)
+            return (fresh,)
         seq = data.get("seq", 0)
         if data.get("epoch") != self.epoch or seq > self.seq + 1:
             return None
@@ -161,13 +165,13 @@ class TopicFollower:
     async def is_current(self) -> bool:
         """Tell whether neither an event was missed nor, while texts grow, an append."""
         if self.offsets:
+            if not self._unsure.isdisjoint(self.offsets):
+                return False
             try:
                 log = await self.deps.bus.read(self.topic, self._append_seq, 1)
             except BusUnavailableError:
                 return False
-            # Where there is no log, more may be stored by now than was known then.
-            is_known = log.is_complete and log.head and log.epoch == self._append_epoch
-            if log.entries or not is_known or self._has_gap:
+            if log.entries or not log.is_complete or log.epoch != self._append_epoch:
                 return False
         head = await heads(self.deps).of(self.topic)
         return head == ((self.epoch, self.seq) if self.epoch else None)
@@ -213,6 +217,8 @@ class TopicFollower:
             async with aclosing(part()) as items:
                 async for item in items:
                     yield item
+            if self.is_over:
+                return
 
     async def _restart(self) -> AsyncGenerator[Item, None]:
         async with AsyncExitStack() as stack:
@@ -224,6 +230,9 @@ class TopicFollower:
             else:
                 self._growing = await self.source.growing(connection)
                 self.offsets = {key: len(text) for key, text in self._growing.items()}
+                if self.source.is_complete is not None:
+                    # The last event may be one that the snapshot stands for.
+                    self.is_over = await self.source.is_complete(connection)
             yield Restarted(self._cursor(), connection, stack.aclose)
 
     def _since_restart(self) -> AsyncGenerator[Item, None]:
@@ -231,7 +240,7 @@ class TopicFollower:
 
         What happens after a snapshot is news: the driver attached before it was read.
         """
-        if self.source.replays or self.source.is_complete is not None:
+        if self.source.replays:
             return self.catch_up()
         growing, self._growing = self._growing, {}
         return self._gained(growing)
@@ -258,7 +267,8 @@ class TopicFollower:
             async with aclosing(self._event(fact)) as items:
                 async for item in items:
                     yield item
-            if self.is_over:
+            if self.is_over or self.seq != fact.seq:
+                # It began anew from a snapshot that knows of the rest.
                 return
 
     async def _gained(self, stored: dict[str, str] | None = None) -> AsyncGenerator[Item, None]:
@@ -276,8 +286,8 @@ class TopicFollower:
                 item = self._append(key, 0, extend(stored[key], entries, key))
                 if item is not None:
                     yield item
-        ends = ((self.offsets.get(news.data["key"]), end(news)) for news in entries)
-        self._has_gap = any(known is not None and known < sent for known, sent in ends)
+        ends = {news.data["key"]: end(news) for news in entries}
+        self._unsure = {key for key, known in self.offsets.items() if ends.get(key) != known}
 
     def _append(self, key: str, offset: int, text: str) -> Item | None:
         known = self.offsets.get(key, 0)
@@ -316,6 +326,7 @@ class TopicFollower:
         begun = self.source.begins(event)
         if begun is not None:
             self.offsets[begun] = 0
+            self._unsure.add(begun)
         self.seq = event.seq
         self.is_over = self.source.is_last(event)
         return Happened(self._cursor(), event.seq, event.type, event.payload)
