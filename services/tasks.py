@@ -4,6 +4,8 @@ A task is written in the transaction of its cause. A worker claims it with a lea
 lease while it works; when the lease runs out (the worker was killed), another claims it again.
 """
 
+import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ DeadHandler = Callable[[Deps, Task, str], Awaitable[None]]
 WAKE_TOPIC = "tasks"
 _BACKOFF_BASE_S = 1.0
 _BACKOFF_MAX_S = 300.0
+_RENEWED_AT = "tasks.renewed_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +151,21 @@ async def renew(deps: Deps, task_ids: Sequence[str]) -> set[str]:
         Task.status == TaskStatus.RUNNING,
     )
     until = now() + timedelta(seconds=deps.options.task_lease_s)
+    asked_at = asyncio.get_running_loop().time()
     async with work(deps) as unit:
         await unit.session.execute(update(Task).where(held).values(leased_until=until))
-        return set(await unit.session.scalars(select(Task.id).where(held)))
+        ids = set(await unit.session.scalars(select(Task.id).where(held)))
+    deps.caches[_RENEWED_AT] = asked_at
+    return ids
+
+
+def renewed_at(deps: Deps) -> float:
+    """Give the loop time at which the worker of this process last lengthened its leases.
+
+    The tasks that run since before then, and still do, have a whole lease from then on. It is minus
+    infinity before the first time.
+    """
+    return float(deps.caches.get(_RENEWED_AT, -math.inf))
 
 
 async def hold(unit: Work, task: Task) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from services import tasks
 from services.base import Deps
 from services.events.base import BusUnavailableError
 from services.streams.texts import append_text
@@ -17,7 +18,7 @@ log = logging.getLogger("noosphere.streams")
 _AWAY_S = 0.5
 # Whoever sent within so long was not taken for dead since.
 _TRUSTED_S = 4.0
-# Leases are renewed meanwhile; whoever cannot may lose them after this part of their time.
+# Leases are renewed more often; those that were not for this part of their time are in danger.
 _LEASE_PART = 0.5
 
 
@@ -125,8 +126,9 @@ class TextWriter:
         now = asyncio.get_running_loop().time()
         if now - self._sent_at < _TRUSTED_S:
             return True
-        held_s = self._deps.options.task_lease_s * _LEASE_PART
-        if now - self._held_at < held_s and self._deps.bus.unbroken_since() <= self._sent_at:
+        held_at = max(self._held_at, tasks.renewed_at(self._deps))
+        is_held = now - held_at < self._deps.options.task_lease_s * _LEASE_PART
+        if is_held and self._deps.bus.unbroken_since() <= self._sent_at:
             return True
         try:
             async with self._storing:

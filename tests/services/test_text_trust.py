@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from services import tasks
 from services.base import Deps
 from services.streams import TextWriter
 from services.tasks import LeaseLostError
@@ -102,6 +104,22 @@ async def test_whose_lease_may_have_run_out_asks_before_it_sends(deps: Deps) -> 
     assert await made.writer.flush()
     assert len(made.asked) == 1
     assert await made.sent() == "before, after, and more"
+
+
+async def test_whose_lease_the_worker_renews_asks_nobody(deps: Deps) -> None:
+    made = await silent(deps, sent_s=60, held_s=60)
+    assert tasks.renewed_at(deps) == -math.inf
+    before = asyncio.get_running_loop().time()
+    assert await tasks.renew(deps, ["tsk_none"]) == set()
+    assert tasks.renewed_at(deps) >= before
+    assert await made.writer.flush()
+    assert made.asked == []
+    # A worker that cannot renew its leases may lose them.
+    deps.caches[tasks._RENEWED_AT] = before - 3600
+    made.writer._sent_at -= 60
+    await made.writer.write(", and more")
+    assert await made.writer.flush()
+    assert made.asked == ["before, after, and more"]
 
 
 async def test_a_text_that_did_not_change_is_not_stored_again(deps: Deps) -> None:
