@@ -6,12 +6,15 @@ costs what its streams may hold and not a byte more.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from app.graphql_metrics import DELIVERY
 from app.graphql_outlet import Outlet
-from schema.execution import Stream
+from schema.execution import Room, Stream
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_REST_S = 0.02
 _WRITE_BYTES = 64 * 1024
@@ -44,7 +47,12 @@ class Dispatcher:
         outboxes, self._outboxes = self._outboxes, []
         now = self._loop.time()
         for outbox in outboxes:
-            outbox.flush(now)
+            try:
+                outbox.flush(now)
+            except Exception:
+                # What one socket cannot send must not silence those behind it.
+                logger.exception("A socket's messages could not be sent")
+                outbox.abort()
         end = self._loop.time()
         self._rest_until = end + min(end - now, _LONGEST_REST_S)
 
@@ -97,6 +105,7 @@ class Outbox:
         self._messages: deque[bytes] = deque()
         self._size_bytes = 0
         self._lines: dict[Line, None] = {}
+        self._streams_room = Room()
         self._room = asyncio.Event()
         self._room.set()
         self._is_waiting = False
@@ -134,6 +143,7 @@ class Outbox:
 
     def connect(self, head: bytes, stream: Stream, ended: Callable[[Stream], bytes | None]) -> Line:
         """Send the events of a stream from now on."""
+        stream.share(self._streams_room)
         line = Line(self, head, stream, ended)
         line.ready()
         return line
@@ -194,6 +204,10 @@ class Outbox:
             line.is_ready = True
             self._lines[line] = None
         return size
+
+    def abort(self) -> None:
+        """Drop the connection: what it was to be sent next cannot be."""
+        self._outlet.abort()
 
     def stalled_s(self) -> float:
         """Seconds for which the connection has taken nothing of what waits."""

@@ -64,6 +64,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             extensions = cast("dict[str, Any]", self.scope["extensions"])
             extensions[EXTENSION] = self
 
+    def handle_ping(self) -> None:
+        """Answer a ping, unless its peer reads no answers: those would pile up here."""
+        output = self.conn.data_to_send()
+        if self._paused_at is None:
+            self.transport.write(b"".join(output))
+
     def pause_writing(self) -> None:
         """Remember since when the peer does not keep up."""
         super().pause_writing()

@@ -136,6 +136,9 @@ class Socket:
         except TimeoutError:
             if self._close is None:
                 raise
+        finally:
+            # Who closes it from here on (the end of a sign-in, say) has nothing to break off.
+            self._reading = None
 
     def close(self, code: int, reason: str) -> None:
         """Begin to close, with a reason cut to the 123 bytes a close frame has room for."""

@@ -4,8 +4,9 @@ A watch attaches to what is announced about a session and only then reads how th
 that nothing that happens later can escape it. From then on it knows whom the session's token signs
 in, and further connections with that token need no database; any doubt takes that back until the
 session was read again. Every connection that holds a watch hears of the end of its sign-in at once:
-when the session is revoked (by any process), when its token expires unrenewed, and when the rights
-of its user change, for what is running was begun with the old ones.
+when the session is revoked (by any process, and within two seconds even if the bus is away), when
+its token expires unrenewed, and when the rights of its user change, for what is running was begun
+with the old ones.
 """
 
 import asyncio
@@ -29,6 +30,8 @@ EXPIRED = "Session expired"
 CHANGED = "Rights changed"
 
 _RECHECK_S = 60.0
+_LOOK_S = 1.5
+"""Revocations are announced; this is for those whose announcement was lost with the bus."""
 _RETRY_S = 2.0
 _READ_TIMEOUT_S = 10.0
 _SETTLE_S = 2.0
@@ -107,7 +110,11 @@ class SessionWatch:
         self._settled.set()
         holders, self._holders = self._holders, {}
         for on_end in holders.values():
-            on_end(reason)
+            try:
+                on_end(reason)
+            except Exception:
+                # One connection that cannot be ended must not keep the others open.
+                log.exception("a connection could not be told that its sign-in is over")
 
     # ---- watching
 
@@ -200,6 +207,8 @@ class SessionWatches:
         # Which session a token was last seen to sign in; its watch knows whether it still does.
         self._sessions: dict[str, str] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._looking: asyncio.Task[None] | None = None
+        self._is_closing = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -247,19 +256,44 @@ class SessionWatches:
             # A callback, for a task cancelled before its first step never reaches a `finally`.
             task.add_done_callback(partial(self._over, watch))
             self._linger(watch)
+            if self._looking is None:
+                self._looking = asyncio.get_running_loop().create_task(self._look())
         return watch
 
     async def aclose(self) -> None:
         """Stop watching; breaks off what takes longer than a few seconds."""
-        tasks = dict(self._tasks)
+        self._is_closing.set()
+        tasks = [*self._tasks.values(), *([self._looking] if self._looking else ())]
         if not tasks:
             return
-        for watch in tasks:
+        for watch in tuple(self._tasks):
             watch.stop()
-        _, late = await asyncio.wait(tasks.values(), timeout=_CLOSE_TIMEOUT_S)
+        _, late = await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Ask for revocations that nobody could announce, for all watches together."""
+        while self._watches and not self._is_closing.is_set():
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._is_closing.wait()
+            except TimeoutError:
+                pass
+            else:
+                break
+            try:
+                revoked = await sessions.revoked_among(self._deps, list(self._watches))
+            except Exception as error:  # noqa: BLE001 - a database that is away comes back.
+                log.warning("revocations cannot be looked for right now: %s", error)
+                continue
+            for session_id in revoked:
+                watch = self._watches.get(session_id)
+                if watch is not None:
+                    watch.end(REVOKED)
+                    watch.stop()
+        self._looking = None
 
     def _known(self, token_hash: str) -> Viewer | None:
         watch = self._watches.get(self._sessions.get(token_hash, ""))

@@ -11,7 +11,7 @@ from schema.execution.feeds import Feeds
 from schema.execution.limits import Limits
 from schema.execution.live import Live
 from schema.execution.result import Result
-from schema.execution.stream import Event, Stream
+from schema.execution.stream import Event, Room, Stream
 
 __all__ = [
     "DocumentCache",
@@ -24,6 +24,7 @@ __all__ = [
     "ParsedDocument",
     "Prepared",
     "Result",
+    "Room",
     "Stream",
     "encode",
     "failure",

@@ -8,7 +8,7 @@ their operation's collected fields, and readers who ask the same share its event
 import asyncio
 import inspect
 import logging
-import re
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import orjson
 from graphql import (
     ExecutionContext,
     FieldNode,
@@ -29,9 +28,11 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     VariableNode,
+    Visitor,
     default_field_resolver,
     default_type_resolver,
     get_variable_values,
+    visit,
 )
 from graphql.execution.collect_fields import collect_fields
 from graphql.execution.execute import CollectedErrors
@@ -225,7 +226,7 @@ class Engine:
         plans = prepared.document.plans
         cursor = ("cursor", prepared.name)
         if cursor not in plans:
-            plans[cursor] = cursor_variables(prepared.document.text, prepared.operation)
+            plans[cursor] = cursor_variables(prepared.document, prepared.operation)
         subscription = Subscription(
             live,
             _kind(prepared, live, plans[cursor]),
@@ -337,26 +338,40 @@ def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:
 def _kind(prepared: Prepared, live: Live, cursors: frozenset[str]) -> Hashable:
     """Give what is equal for subscriptions that may share an execution."""
     variables = {name: v for name, v in prepared.variables.items() if name not in cursors}
-    text = orjson.dumps(variables, default=str, option=orjson.OPT_SORT_KEYS) if variables else b""
+    text = repr(sorted(variables.items())) if variables else ""
     return (prepared.document.text, prepared.name, text, live.scope)
 
 
-def cursor_variables(text: str, operation: OperationDefinitionNode) -> frozenset[str]:
+def cursor_variables(
+    document: ParsedDocument, operation: OperationDefinitionNode
+) -> frozenset[str]:
     """Give the variables that do nothing but give a subscription's field the cursor to begin at.
 
     Readers that differ in them alone are told the same once they have caught up.
     """
-    names = (
+    names = {
         argument.value.name.value
         for field in operation.selection_set.selections
         if isinstance(field, FieldNode)
         for argument in field.arguments
         if argument.name.value == "after" and isinstance(argument.value, VariableNode)
-    )
-    # Where it is defined and where it is used; words in strings count, which costs sharing alone.
-    return frozenset(
-        name for name in names if len(re.findall(rf"\$\s*{re.escape(name)}\b", text)) == 2
-    )
+    }
+    uses = _Uses()
+    for node in (operation, *document.fragments.values()):
+        visit(node, uses)
+    # Where it is defined, and where it is used.
+    return frozenset(name for name in names if uses.counts[name] == 2)
+
+
+class _Uses(Visitor):
+    """Counts where variables are named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def enter_variable(self, node: VariableNode, *_: Any) -> None:
+        self.counts[node.name.value] += 1
 
 
 def _request_id(context: Any) -> str:

@@ -78,7 +78,12 @@ class Subscription:
             return None
         if self._selections is None:
             self._selections = self.feeds.selections(self)
-        json = self._selections.answer(self.live.event(item))
+        try:
+            json = self._selections.answer(self.live.event(item))
+        except Exception:
+            # The executor will say what is wrong with it, and where.
+            logger.exception("An event cannot be answered from itself")
+            return None
         if json is None:
             return None
         self.feeds.stats.answered += 1
@@ -102,9 +107,16 @@ class Subscription:
             json = result.json()
         finally:
             # Before the event is sent: a slow reader must not hold what it was read with.
-            await self.context.end_event()
+            await self._end_event()
         self.feeds.stats.executed += 1
         return Event(json, item, created_at, result.errors)
+
+    async def _end_event(self) -> None:
+        try:
+            await self.context.end_event()
+        except Exception:
+            # The event is read and must be told: its follower is past it already.
+            logger.warning("A snapshot could not be given back", exc_info=True)
 
 
 def _nothing() -> None:
@@ -252,7 +264,7 @@ class Feed:
         if items is None:
             return False
         for item in items:
-            event = None if self._accepted else self._answer(item)
+            event = None if self._accepted else self.subscription.answer(item)
             if event is None:
                 self._accepted.append(item)
             else:
@@ -262,13 +274,6 @@ class Feed:
             assert self._tap is not None  # noqa: S101 - the tap is what calls.
             self._tap.wake()
         return True
-
-    def _answer(self, item: Any) -> Event | None:
-        try:
-            return self.subscription.answer(item)
-        except Exception:
-            logger.exception("An event cannot be answered from itself")
-            return None
 
     async def _take(self, news: News) -> None:
         items = self._follower.accept(news)

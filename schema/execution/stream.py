@@ -22,8 +22,17 @@ LOW_BYTES = 128 * 1024
 """The low mark: above it, what can be told as one event is."""
 
 _MERGED_BYTES = 16 * 1024
-_EVENT_BYTES = 200
-"""What an event costs beside its payload."""
+_EVENT_BYTES = 600
+"""What an event costs beside its payload: the objects, and the item it was made from."""
+
+
+class Room:
+    """What all streams of one connection hold together: `MAX_BYTES`, however many they are."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 class Event:
@@ -98,11 +107,14 @@ class Stream:
         "is_lagging",
         "is_over",
         "on_ready",
+        "room",
         "subscription",
     )
 
     def __init__(self, subscription: "Subscription", cursor: str | None) -> None:
         self.subscription = subscription
+        # Shared with the other streams of its connection by whoever opened it for one.
+        self.room = Room()
         self.cursor = cursor
         self.feed: Feed | None = None
         self.has_taken = False
@@ -136,7 +148,8 @@ class Stream:
     @property
     def is_behind(self) -> bool:
         """Whether more waits than a reader in step would leave."""
-        return len(self._events) > LOW_EVENTS or self._bytes > LOW_BYTES
+        events = len(self._events)
+        return events > LOW_EVENTS or (events > 0 and self.room.bytes > LOW_BYTES)
 
     # ---- for the feed
 
@@ -144,14 +157,16 @@ class Stream:
         """Queue an event without waiting; beyond the high mark, lag."""
         events = self._events
         size = len(event.json()) + _EVENT_BYTES
-        if len(events) > LOW_EVENTS or self._bytes > LOW_BYTES:
-            if self._merge(event):
+        room = self.room
+        if len(events) > LOW_EVENTS or room.bytes > LOW_BYTES:
+            if events and self._merge(event):
                 return
-            if len(events) >= MAX_EVENTS or self._bytes + size > MAX_BYTES:
+            if events and (len(events) >= MAX_EVENTS or room.bytes + size > MAX_BYTES):
                 self._lag()
                 return
         events.append(event)
         self._bytes += size
+        room.bytes += size
         if self.on_ready is not None:
             self.on_ready()
         elif self._waiter is not None:
@@ -166,7 +181,7 @@ class Stream:
             await self._room.wait()
         if not self._is_closed:
             self._events.append(event)
-            self._bytes += len(event.json()) + _EVENT_BYTES
+            self._hold(len(event.json()) + _EVENT_BYTES)
             self._signal()
 
     def finish(self, end: Result | None = None) -> None:
@@ -186,17 +201,27 @@ class Stream:
         if merged is None:
             return False
         self._events[-1] = merged
-        self._bytes += len(merged.json()) - size
+        self._hold(len(merged.json()) - size)
         self.subscription.feeds.stats.merged += 1
         return True
 
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        self.room.bytes += size
+
     def _lag(self) -> None:
         self._events.clear()
-        self._bytes = 0
+        self._hold(-self._bytes)
         self.is_lagging = True
         self.subscription.feeds.lags(self)
 
     # ---- for the transport
+
+    def share(self, room: Room) -> None:
+        """Count what this stream holds in the room of its connection."""
+        self.room.bytes -= self._bytes
+        room.bytes += self._bytes
+        self.room = room
 
     def take(self, max_bytes: int) -> list[Event]:
         """Give the next events, at least one if there is any, up to about `max_bytes` bytes."""
@@ -208,7 +233,7 @@ class Stream:
             taken.append(event)
             size += len(event.json()) + _EVENT_BYTES
         if taken:
-            self._bytes -= size
+            self._hold(-size)
             self.has_taken = True
             self.cursor = taken[-1].cursor or self.cursor
             if self._room is not None and not self.is_behind:
@@ -246,10 +271,10 @@ class Stream:
         if self._is_closed:
             return
         self._is_closed = True
-        self.is_over = True
+        self.is_over, self.is_lagging = True, False
         self.on_ready = None
         self._events.clear()
-        self._bytes = 0
+        self._hold(-self._bytes)
         if self._room is not None:
             self._room.set()
         self.subscription.feeds.leave(self)

@@ -29,6 +29,7 @@ _LOGIN_FACTOR = 10
 _ADDRESS_FACTOR = 100
 # A viewer's last activity is written at most this often, so that reads stay reads.
 _ACTIVITY_STEP = timedelta(minutes=1)
+_IDS_PER_STATEMENT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,3 +313,18 @@ async def viewer_of(deps: Deps, user_id: str, session_id: str | None = None) -> 
         roles=frozenset(row.role for row in rows if row.role),
         permissions=frozenset(row.permission for row in rows if row.permission),
     )
+
+
+async def revoked_among(deps: Deps, session_ids: Sequence[str]) -> set[str]:
+    """Give those sign-ins that were revoked, whether or not that was announced."""
+    revoked: set[str] = set()
+    async with deps.db.reading() as connection:
+        for start in range(0, len(session_ids), _IDS_PER_STATEMENT):
+            found = await connection.scalars(
+                select(AuthSession.id).where(
+                    AuthSession.id.in_(session_ids[start : start + _IDS_PER_STATEMENT]),
+                    AuthSession.revoked_at.is_not(None),
+                )
+            )
+            revoked.update(found)
+    return revoked

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.conversations import Conversation, Message
-from models.states import MessageStatus
+from models.states import ConversationStatus, MessageStatus
 from services import access, streams
 from services.base import Deps, Viewer
 from services.conversations import threads
@@ -69,6 +69,12 @@ def _source(conversation_id: str) -> Source:
         # The text of an attempt that was given up is not there any more: a reset follows.
         return str(content) if text_key(message_id, attempt(meta)) == key else None
 
+    async def is_complete(connection: AsyncConnection) -> bool:
+        status = await connection.scalar(
+            select(Conversation.status).where(Conversation.id == conversation_id)
+        )
+        return status is None or status is ConversationStatus.DELETED
+
     return Source(
         topic=threads.topic(conversation_id),
         growing=growing,
@@ -77,6 +83,7 @@ def _source(conversation_id: str) -> Source:
         ends=_ends,
         restarts=lambda fact: fact.type in ("MessageRestarted", "MessageRewound"),
         is_last=lambda fact: fact.type == "ConversationDeleted",
+        is_complete=is_complete,
     )
 
 

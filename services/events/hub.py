@@ -7,6 +7,7 @@ long as taps share news, because all taps of a topic hold the same object.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ from typing import Any, cast
 import orjson
 
 from services.events.base import BusUnavailableError, Json, News, Stats
+
+_log = logging.getLogger(__name__)
 
 # What a queued news costs beside its payload: the object, its strings and its place in the queue.
 NEWS_OVERHEAD_BYTES = 200
@@ -86,7 +89,7 @@ class HubTap:
         """Queue `news`, or mark the tap lost. Never waits, never raises."""
         if self._is_lost or self._is_closed:
             return
-        if self.sink is not None and not self._queue and self.sink(news):
+        if self.sink is not None and not self._queue and self._is_dealt_with(news, self.sink):
             return
         if (
             len(self._queue) >= self._max_items
@@ -97,6 +100,15 @@ class HubTap:
         self._bytes += size_bytes + NEWS_OVERHEAD_BYTES
         self._queue.append((news, size_bytes + NEWS_OVERHEAD_BYTES))
         self._wake()
+
+    @staticmethod
+    def _is_dealt_with(news: News, sink: Callable[[News], bool]) -> bool:
+        try:
+            return sink(news)
+        except Exception:  # noqa: BLE001 - whatever it raises, the others are told.
+            # One reader's failure is neither the publisher's nor that of the readers after it.
+            _log.exception("News of %s could not be dealt with where they came", news.topic)
+            return False
 
     def lose(self) -> None:
         """Empty the queue and let the reader know that it must re-read."""

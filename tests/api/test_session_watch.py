@@ -97,7 +97,8 @@ async def test_a_thousand_connections_of_one_session_share_one_watch(
     # To know who it is, and once more after attaching, for nothing to be missed in between.
     assert len(statements.reads()) == 2
     assert taps(deps) == before + 1
-    assert len(asyncio.all_tasks()) == tasks + 1
+    # One watches the session, one looks for revocations that nobody could announce.
+    assert len(asyncio.all_tasks()) == tasks + 2
     assert len(watches(deps)) == 1
     statements.sent.clear()
     contexts = [await state.make_context("x") for state, _ in connections[:10]]
