@@ -11,7 +11,7 @@ begins again the same way from the last event it took.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -155,8 +155,10 @@ class Feed:
 
     def stop(self) -> None:
         """End, once the event under way is executed: nothing can be taken back in its middle."""
-        if self.task is not None and not self._is_executing:
-            self.task.cancel()
+        if self.task is None or self._is_executing or self.task is asyncio.current_task():
+            # It looks whether anybody is left before the next one.
+            return
+        self.task.cancel()
 
     async def _event(self, item: Any) -> Event:
         self._is_executing = True
@@ -237,7 +239,8 @@ class Feed:
                 self._is_idle = False
             is_quiet = news is None and not self._accepted
             # The follower has passed what it accepted: it comes before the news, lost or not.
-            await self._hand_accepted()
+            accepted, self._accepted = self._accepted, []
+            await self._answer_all(accepted)
             if tap.lost():
                 return False
             if news is not None:
@@ -246,9 +249,11 @@ class Feed:
                 return False
         return True
 
-    async def _hand_accepted(self) -> None:
-        accepted, self._accepted = self._accepted, []
-        for item in accepted:
+    async def _answer_all(self, items: Sequence[Any]) -> None:
+        for item in items:
+            # Whoever was handed the one before may lag by it, and nobody be left.
+            if not self.streams:
+                return
             self._hand(await self._event(item))
 
     def _accept(self, news: News) -> bool:
@@ -280,8 +285,7 @@ class Feed:
         if items is None:
             await self._give(self._follower.take(news))
             return
-        for item in items:
-            self._hand(await self._event(item))
+        await self._answer_all(items)
 
     async def _give(
         self, items: AsyncGenerator[Any, None], turn: Callable[[], None] = _nothing
