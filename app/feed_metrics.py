@@ -15,7 +15,9 @@ _COUNTERS = {
     "delivered": "Events given to readers; shared ones count once for each.",
     "merged": "Texts joined to the one before, because their reader was behind.",
     "lagged": "Times a reader fell so far behind that it had to read the log again.",
-    "resets": "Snapshots given to readers: at a beginning, and where a log did not reach back.",
+    "snapshots": "Snapshots given at the beginning of a subscription.",
+    "resets": "Snapshots given to readers who had come further: a log did not reach back, or text "
+    "was taken back.",
     "joined": "Readers that moved to an execution shared with others.",
     "interrupted": "Times following a topic failed and was taken up again.",
 }
@@ -33,11 +35,12 @@ class FeedMetrics(Collector):
             yield CounterMetricFamily(
                 f"noosphere_stream_{name}", description, getattr(self._feeds.stats, name)
             )
-        streams, queued, lagging = self._feeds.queues()
+        streams, queued, queued_bytes, lagging = self._feeds.queues()
         for name, description, value in (
             ("feeds_open", "Executions at work, shared or not.", self._feeds.open_feeds),
             ("streams_open", "Readers of live subscriptions.", streams),
             ("stream_queue_events", "Events that wait for their readers.", queued),
+            ("stream_queue_bytes", "Bytes of the events that wait, shared ones too.", queued_bytes),
             ("streams_lagging", "Readers that let go and have not read again yet.", lagging),
         ):
             yield GaugeMetricFamily(f"noosphere_{name}", description, value)

@@ -33,7 +33,9 @@ OPERATION_SECONDS = Histogram(
 
 
 class Delivery(Collector):
-    """Times from an event's execution to its handing over to a connection, in seconds.
+    """Times from an event's recording or sending to its handing over to a connection, in seconds.
+
+    By the clock of whoever sent it; what is read from a log counts from its reading.
 
     Counted by hand: a histogram of the library takes a lock for each observation, and events come
     by the hundred thousand.
@@ -58,8 +60,8 @@ class Delivery(Collector):
             buckets.append((str(bound), total))
         yield HistogramMetricFamily(
             "noosphere_delivery_seconds",
-            "Time from an event's execution until a connection took it; the oldest of those that "
-            "are handed over together counts for all.",
+            "Time from an event's sending, by any process, until a connection took it; the oldest "
+            "of those that are handed over together counts for all.",
             buckets=buckets,
             sum_value=self._sum_s,
         )

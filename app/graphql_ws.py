@@ -15,6 +15,7 @@ from app.graphql_protocol import (
     RESTART,
     SUBPROTOCOL,
     SUBPROTOCOL_NOT_ACCEPTABLE,
+    TRY_AGAIN,
     Connect,
     ConnectionState,
     SocketOptions,
@@ -102,6 +103,9 @@ class GraphQLWebSocket:
             send=send,
             is_welcome=partial(self._is_welcome, client_host(scope)),
         )
+        if not self._is_welcome(client_host(scope), socket):
+            # Counted by address until it signs in.
+            socket.close(TRY_AGAIN, "Too many open sockets. Close some first")
         self._sockets.add(socket)
         graphql_metrics.WEBSOCKETS_OPEN.inc()
         if self._is_draining:
@@ -116,6 +120,7 @@ class GraphQLWebSocket:
                 self._empty.set()
 
     def _is_welcome(self, address: str | None, socket: Socket) -> bool:
+        self._forget(socket)
         place = self._register.enter(socket.viewer_id, address)
         if place is None:
             return False

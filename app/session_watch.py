@@ -29,7 +29,7 @@ REVOKED = "Session revoked"
 EXPIRED = "Session expired"
 CHANGED = "Rights changed"
 
-_RECHECK_S = 60.0
+_RECHECK_S = 20.0
 _LOOK_S = 1.5
 """Revocations are announced; this is for those whose announcement was lost with the bus."""
 _RETRY_S = 2.0

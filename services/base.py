@@ -1,7 +1,9 @@
 """What every service verb is given: the dependencies, the viewer, and a unit of work."""
 
+import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from services.sandboxes.host import SandboxHost
 
 log = logging.getLogger("noosphere")
+_LATER_MAX, _LATER_S, _LATER_RETRY_S = 10_000, 600.0, 0.25
 R = TypeVar("R", bound=Record)
 
 
@@ -139,7 +142,8 @@ class Work:
             try:
                 await action()
             except BusUnavailableError:
-                log.warning("bus unavailable, a signal was lost")
+                log.warning("bus unavailable, a signal is sent later")
+                _later(self.deps).add(action)
 
     async def _number(self, topic: str) -> list[tuple[str, dict[str, Any]]]:
         """Write the topic's events with the next numbers, under the lock of the topic's row."""
@@ -160,7 +164,16 @@ class Work:
                 )
             )
             signals.append(
-                (topic, {"epoch": epoch, "seq": seq, "type": kind, "payload": dict(payload)})
+                (
+                    topic,
+                    {
+                        "epoch": epoch,
+                        "seq": seq,
+                        "type": kind,
+                        "payload": dict(payload),
+                        "at": round(recorded_at.timestamp(), 3),
+                    },
+                )
             )
         return signals
 
@@ -175,6 +188,44 @@ class Work:
         await self.session.execute(
             mysql.insert(Topic).values(values).on_duplicate_key_update(seq=Topic.seq + seq)
         )
+
+
+class _Later:
+    """Signals that no log repairs (a sign-in ended, rights changed): sent once the bus is back.
+
+    Kept in memory: who dies meanwhile leaves it to those concerned to look for themselves.
+    """
+
+    def __init__(self) -> None:
+        self._actions: deque[Callable[[], Awaitable[None]]] = deque(maxlen=_LATER_MAX)
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Try an action again and again."""
+        self._actions.append(action)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._send(), name="late signals")
+
+    async def _send(self) -> None:
+        until = asyncio.get_running_loop().time() + _LATER_S
+        try:
+            while self._actions and asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(_LATER_RETRY_S)
+                try:
+                    await self._actions[0]()
+                except BusUnavailableError:
+                    continue
+                self._actions.popleft()
+        finally:
+            self._actions.clear()
+            self._task = None
+
+
+def _later(deps: Deps) -> _Later:
+    known = deps.caches.get("late signals")
+    if not isinstance(known, _Later):
+        known = deps.caches["late signals"] = _Later()
+    return known
 
 
 @asynccontextmanager

@@ -11,8 +11,9 @@ begins again the same way from the last event it took.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,6 +52,7 @@ class Stats:
     delivered: int = 0
     merged: int = 0
     lagged: int = 0
+    snapshots: int = 0
     resets: int = 0
     joined: int = 0
     interrupted: int = 0
@@ -87,17 +89,16 @@ class Subscription:
         if json is None:
             return None
         self.feeds.stats.answered += 1
-        return Event(json, item, self.feeds.now())
+        return Event(json, item, self.feeds.since(item))
 
     async def event(self, item: Any) -> Event:
         """Answer an item, reading what is selected beyond it."""
-        created_at = self.feeds.now()
+        created_at = self.feeds.since(item)
         try:
             answered = self.answer(item)
             if answered is not None:
                 return answered
             if isinstance(item, Restarted):
-                self.feeds.stats.resets += 1
                 await self.context.pin(item.connection, item.release)
             result = await self.execute(self.context, self.live.event(item))
             json = result.json()
@@ -139,6 +140,7 @@ class Feed:
         follower: Follower[Any],
         *,
         is_resumed: bool = False,
+        has_cursor: bool = False,
     ) -> None:
         self.subscription = subscription
         self._is_resumed = is_resumed
@@ -151,6 +153,8 @@ class Feed:
         # Whether news may be taken where they are delivered: nothing is under way.
         self._is_idle = False
         self._is_executing = False
+        # A reader with a cursor that is given a snapshot is reset; one without asked for it.
+        self._has_given = has_cursor
         self._accepted: list[Any] = []
 
     def stop(self) -> None:
@@ -162,6 +166,12 @@ class Feed:
 
     async def _event(self, item: Any) -> Event:
         self._is_executing = True
+        if isinstance(item, Restarted):
+            if self._has_given:
+                self._feeds.stats.resets += 1
+            else:
+                self._feeds.stats.snapshots += 1
+        self._has_given = True
         try:
             return await self.subscription.event(item)
         finally:
@@ -292,21 +302,33 @@ class Feed:
     ) -> None:
         count = 0
         async with aclosing(items):
-            async for item in items:
-                event = await self._event(item)
-                # The snapshot is read: the next who want one need not wait for this one's reader.
-                turn()
-                streams = tuple(self.streams)
-                if len(streams) == 1:
-                    self._feeds.stats.delivered += 1
-                    await streams[0].put(event)
-                else:
-                    self._hand(event)
+            while await self._give_next(items, turn):
                 count += 1
                 if count % _TURN == 0:
                     await asyncio.sleep(0)
-                if not self.streams:
-                    return
+
+    async def _give_next(self, items: AsyncGenerator[Any, None], turn: Callable[[], None]) -> bool:
+        """Give one item; False when there is none, or nobody left to give it to."""
+        async with AsyncExitStack() as stack:
+            if len(self.streams) == 1:
+                # Read no sooner than its reader's connection has room for it.
+                (stream,) = self.streams
+                await stack.enter_async_context(stream.room.turn)
+                await stream.room.free()
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                return False
+            event = await self._event(item)
+            # The snapshot is read: the next who want one need not wait for this one's reader.
+            turn()
+            streams = tuple(self.streams)
+            if len(streams) == 1:
+                self._feeds.stats.delivered += 1
+                await streams[0].put(event)
+            else:
+                self._hand(event)
+        return bool(self.streams)
 
     def _hand(self, event: Event) -> None:
         streams = tuple(self.streams)
@@ -356,9 +378,14 @@ class Feeds:
         self._streams: dict[Stream, None] = {}
         self._tasks = TaskSet()
 
-    def now(self) -> float:
-        """Give the time of the loop."""
-        return asyncio.get_running_loop().time()
+    def since(self, item: Any) -> float:
+        """Give when an item came to be, on the clock of the loop; now, where that is not known.
+
+        Its sender may be another machine: clocks that differ count as no time at most.
+        """
+        now = asyncio.get_running_loop().time()
+        at = getattr(item, "at", 0.0)
+        return now - max(0.0, time.time() - at) if at else now
 
     def selections(self, subscription: Subscription) -> Selections:
         """Give what answers events from themselves, the same for all of a kind."""
@@ -389,6 +416,7 @@ class Feeds:
             subscription,
             subscription.live.follower(stream.cursor),
             is_resumed=stream.has_taken,
+            has_cursor=stream.cursor is not None,
         )
         if stream.cursor is None:
             self._waiting[subscription.key] = feed
@@ -446,10 +474,15 @@ class Feeds:
         """Feeds at work."""
         return len(self._tasks)
 
-    def queues(self) -> tuple[int, int, int]:
-        """Give the number of streams, of the events they have queued, and of those that lag."""
+    def queues(self) -> tuple[int, int, int, int]:
+        """Give the number of streams, of events they have queued, their bytes, and who lags."""
         streams = self._streams
-        return len(streams), sum(map(len, streams)), sum(s.is_lagging for s in streams)
+        return (
+            len(streams),
+            sum(map(len, streams)),
+            sum(stream.size_bytes for stream in streams),
+            sum(stream.is_lagging for stream in streams),
+        )
 
     async def aclose(self) -> None:
         """End all streams and feeds."""

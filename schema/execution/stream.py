@@ -27,12 +27,30 @@ _EVENT_BYTES = 600
 
 
 class Room:
-    """What all streams of one connection hold together: `MAX_BYTES`, however many they are."""
+    """What all streams of one connection hold together, however many they are.
 
-    __slots__ = ("bytes",)
+    Those that catch up take `turn`, one after the other, and wait until there is room again: what
+    is read for a reader that does not take it would wait in memory otherwise.
+    """
+
+    __slots__ = ("_freed", "bytes", "turn")
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.turn = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    def hold(self, size: int) -> None:
+        """Count bytes that are held (or, below 0, were taken)."""
+        self.bytes += size
+        if size < 0 and self.bytes <= LOW_BYTES:
+            self._freed.set()
+
+    async def free(self) -> None:
+        """Return when no more is held than a reader in step leaves."""
+        while self.bytes > LOW_BYTES:
+            self._freed.clear()
+            await self._freed.wait()
 
 
 class Event:
@@ -141,6 +159,11 @@ class Stream:
         return self.is_over and not self._events
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of the events queued, with what they cost beside their payloads."""
+        return self._bytes
+
+    @property
     def tip(self) -> str | None:
         """The cursor of the last event queued or taken; the one to begin at, before the first."""
         return self._events[-1].cursor if self._events else self.cursor
@@ -207,7 +230,7 @@ class Stream:
 
     def _hold(self, size: int) -> None:
         self._bytes += size
-        self.room.bytes += size
+        self.room.hold(size)
 
     def _lag(self) -> None:
         self._events.clear()
@@ -219,8 +242,8 @@ class Stream:
 
     def share(self, room: Room) -> None:
         """Count what this stream holds in the room of its connection."""
-        self.room.bytes -= self._bytes
-        room.bytes += self._bytes
+        self.room.hold(-self._bytes)
+        room.hold(self._bytes)
         self.room = room
 
     def take(self, max_bytes: int) -> list[Event]:

@@ -19,21 +19,23 @@ class Fact(NamedTuple):
 
 
 class Happened(NamedTuple):
-    """A durable event."""
+    """A durable event. `at` is when it was told, seconds since 1970; 0 if read from the log."""
 
     cursor: str
     seq: int
     type: str
     payload: Mapping[str, Any]
+    at: float = 0.0
 
 
 class Appended(NamedTuple):
-    """More of the text `key`, beginning at `offset` characters."""
+    """More of the text `key`, beginning at `offset` characters. `at` as in `Happened`."""
 
     cursor: str
     key: str
     offset: int
     text: str
+    at: float = 0.0
 
     def joined(self, later: "Item") -> "Appended | None":
         """Give this append and the `later` one that continues it as one; None if it does not."""
@@ -43,7 +45,7 @@ class Appended(NamedTuple):
             or later.offset != self.offset + len(self.text)
         ):
             return None
-        return Appended(later.cursor, self.key, self.offset, self.text + later.text)
+        return Appended(later.cursor, self.key, self.offset, self.text + later.text, self.at)
 
 
 class Restarted(NamedTuple):

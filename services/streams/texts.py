@@ -1,5 +1,6 @@
 """Texts that grow in the log of a topic: appends with an offset in characters."""
 
+import time
 from collections.abc import Sequence
 
 from services.base import Deps
@@ -11,7 +12,8 @@ async def append_text(deps: Deps, topic: str, key: str, offset: int, text: str) 
 
     Raises BusUnavailableError.
     """
-    return await deps.bus.append(topic, {"key": key, "offset": offset, "text": text})
+    at = round(time.time(), 3)
+    return await deps.bus.append(topic, {"key": key, "offset": offset, "text": text, "at": at})
 
 
 async def read_text(deps: Deps, topic: str, key: str, stored: str) -> str:

@@ -109,7 +109,11 @@ class TopicFollower:
             if news.seq == self._append_seq + 1 and self._append_epoch in ("", news.epoch):
                 self._append_epoch, self._append_seq = news.epoch, news.seq
             # None: a text that ended before the snapshot; its appends were still under way.
-            fresh = None if known is None else self._append(key, offset, data["text"])
+            fresh = (
+                None
+                if known is None
+                else self._append(key, offset, data["text"], data.get("at", 0.0))
+            )
             if fresh is None:
                 return ()
             self._unsure.discard(key)
@@ -122,7 +126,7 @@ class TopicFollower:
         fact = Fact(seq, data["type"], data["payload"])
         if self.source.ends(fact) is not None or self.source.restarts(fact):
             return None
-        return (self._happened(fact),)
+        return (self._happened(fact, data.get("at", 0.0)),)
 
     async def take(self, news: News) -> AsyncGenerator[Item, None]:
         """Give what the news bring, reading what is missing before them."""
@@ -289,13 +293,13 @@ class TopicFollower:
         ends = {news.data["key"]: end(news) for news in entries}
         self._unsure = {key for key, known in self.offsets.items() if ends.get(key) != known}
 
-    def _append(self, key: str, offset: int, text: str) -> Item | None:
+    def _append(self, key: str, offset: int, text: str, at: float = 0.0) -> Item | None:
         known = self.offsets.get(key, 0)
         fresh = text[known - offset :]
         if not fresh:
             return None
         self.offsets[key] = known + len(fresh)
-        return Appended(self._cursor(), key, known, fresh)
+        return Appended(self._cursor(), key, known, fresh, at)
 
     async def _event(self, event: Fact) -> AsyncGenerator[Item, None]:
         ended = self.source.ends(event)
@@ -322,11 +326,11 @@ class TopicFollower:
             async for item in items:
                 yield item
 
-    def _happened(self, event: Fact) -> Happened:
+    def _happened(self, event: Fact, at: float = 0.0) -> Happened:
         begun = self.source.begins(event)
         if begun is not None:
             self.offsets[begun] = 0
             self._unsure.add(begun)
         self.seq = event.seq
         self.is_over = self.source.is_last(event)
-        return Happened(self._cursor(), event.seq, event.type, event.payload)
+        return Happened(self._cursor(), event.seq, event.type, event.payload, at)

@@ -1,6 +1,7 @@
 """Feeds and streams: order, bounds, lagging, leaving, failing, ending - over a source in memory."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -74,7 +75,7 @@ async def nothing_left(engine: Engine, journal: Journal) -> AsyncIterator[None]:
     yield
     await until(lambda: engine.feeds.open_feeds == 0)
     await until(lambda: others() <= before)
-    assert engine.feeds.queues() == (0, 0, 0)
+    assert engine.feeds.queues() == (0, 0, 0, 0)
     assert not engine.feeds._shared
     assert not engine.feeds._waiting
     assert journal.bus.stats.taps == 0
@@ -194,7 +195,7 @@ async def test_a_queue_is_bounded_whatever_is_told_and_nothing_is_missing_after(
         most = max(most, stream._bytes)
     assert most > bounds.LOW_BYTES
     await ann.catch_up()
-    assert engine.feeds.queues() == (1, 0, 0)
+    assert engine.feeds.queues() == (1, 0, 0, 0)
 
 
 async def test_beyond_the_high_mark_a_reader_lags_and_reads_on_from_what_it_took_last(
@@ -207,7 +208,7 @@ async def test_beyond_the_high_mark_a_reader_lags_and_reads_on_from_what_it_took
     journal.tell("a ", *["x" * 50_000] * 40)
     assert stream.is_lagging
     assert len(stream) == 0
-    assert engine.feeds.queues() == (1, 0, 1)
+    assert engine.feeds.queues() == (1, 0, 0, 1)
     assert engine.feeds.stats.lagged == 1
     # As long as it takes nothing it costs nothing.
     await until(lambda: engine.feeds.open_feeds == 0)
@@ -358,7 +359,7 @@ async def test_a_snapshot_is_shared_by_those_alone_who_asked_before_it_was_begun
             await reader.take()
             assert reader.book.text == "mine "
         assert journal.snapshots == 2
-        assert engine.feeds.stats.resets == 2
+        assert engine.feeds.stats.snapshots == 2
         assert engine.feeds.stats.joined >= 49
         for reader in (first, *later):
             reader.close()
@@ -406,11 +407,31 @@ async def test_who_leaves_while_an_event_is_answered_leaves_nothing_behind(
     journal.tell(None, "a ", None)
     await until(lambda: next(iter(engine.feeds._shared.values()))._is_executing)
     ann.close()
-    assert engine.feeds.queues() == (0, 0, 0)
+    assert engine.feeds.queues() == (0, 0, 0, 0)
     ann.context.gate.set()
     await until(lambda: engine.feeds.open_feeds == 0)
     # What was under way was finished; nothing else was begun.
     assert ann.context.remarks == [2]
+
+
+async def test_a_feed_whose_last_reader_lags_begins_nothing_it_would_not_finish(
+    ann: Reader, journal: Journal, engine: Engine
+) -> None:
+    journal.tell(*[None] * (bounds.MAX_EVENTS - 1))
+    assert ann.stream is not None
+    full = ann.stream
+    await until(lambda: len(full) == bounds.MAX_EVENTS - 1 and stands_still(engine))
+    answered = len(ann.context.remarks)
+
+    # One to fill the queue, one to lag by, and one that nobody is there to be told.
+    journal.tell(None, None, None)
+
+    await until(lambda: engine.feeds.open_feeds == 0)
+    assert full.is_lagging
+    assert len(ann.context.remarks) == answered + 2
+    # What was begun and given up would be found here, and fail the test.
+    gc.collect()
+    await ann.catch_up()
 
 
 async def test_who_waits_for_the_next_event_is_let_go_when_the_stream_is_closed(
