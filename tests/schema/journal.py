@@ -4,7 +4,7 @@ For tests of delivery itself: when something is told, read, lost or refused is u
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -310,3 +310,10 @@ async def opened(
     stream = await engine.subscribe(prepared, context)
     assert isinstance(stream, Stream), stream
     return stream
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until something has come about."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what it asks about tells nobody when it changes.
+            await asyncio.sleep(0)

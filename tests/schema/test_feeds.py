@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,14 +12,7 @@ from schema.execution import Engine, Event, Result, Stream
 from schema.execution import stream as bounds
 from services.events.base import BusUnavailableError, News
 from services.streams import following
-from tests.schema.journal import Book, Context, Journal, opened
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others run until something has come about."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what it asks about tells nobody when it changes.
-            await asyncio.sleep(0)
+from tests.schema.journal import Book, Context, Journal, opened, until
 
 
 async def taken(stream: Stream) -> Event:
@@ -414,21 +407,22 @@ async def test_who_leaves_while_an_event_is_answered_leaves_nothing_behind(
     assert ann.context.remarks == [2]
 
 
+@pytest.mark.parametrize("room", [0, 1])
 async def test_a_feed_whose_last_reader_lags_begins_nothing_it_would_not_finish(
-    ann: Reader, journal: Journal, engine: Engine
+    ann: Reader, journal: Journal, engine: Engine, room: int
 ) -> None:
-    journal.tell(*[None] * (bounds.MAX_EVENTS - 1))
-    assert ann.stream is not None
-    full = ann.stream
-    await until(lambda: len(full) == bounds.MAX_EVENTS - 1 and stands_still(engine))
+    stream = ann.stream
+    assert stream is not None
+    journal.tell(*[None] * (bounds.MAX_EVENTS - room))
+    await until(lambda: len(stream) == bounds.MAX_EVENTS - room and stands_still(engine))
     answered = len(ann.context.remarks)
 
-    # One to fill the queue, one to lag by, and one that nobody is there to be told.
-    journal.tell(None, None, None)
+    # Some to fill the queue, one to lag by, and one that nobody is there to be told.
+    journal.tell(*[None] * (room + 2))
 
     await until(lambda: engine.feeds.open_feeds == 0)
-    assert full.is_lagging
-    assert len(ann.context.remarks) == answered + 2
+    assert stream.is_lagging
+    assert len(ann.context.remarks) == answered + room + 1
     # What was begun and given up would be found here, and fail the test.
     gc.collect()
     await ann.catch_up()
