@@ -228,15 +228,19 @@ class TopicFollower:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self.deps.db.snapshot())
             topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
-            self.epoch, self.seq = (topic.epoch, topic.seq) if topic else ("", 0)
+            epoch, seq = (topic.epoch, topic.seq) if topic else ("", 0)
+            growing: dict[str, str] = {}
+            is_over = self.is_over
             if self.source.replays and (topic is None or topic.first_seq == 1):
-                self.seq, self.offsets, self._growing = 0, {}, {}
+                seq = 0
             else:
-                self._growing = await self.source.growing(connection)
-                self.offsets = {key: len(text) for key, text in self._growing.items()}
+                growing = await self.source.growing(connection)
                 if self.source.is_complete is not None:
                     # The last event may be one that the snapshot stands for.
-                    self.is_over = await self.source.is_complete(connection)
+                    is_over = await self.source.is_complete(connection)
+            # All at once: after a reading that failed half-way it is begun anew again.
+            self.epoch, self.seq, self.is_over, self._growing = epoch, seq, is_over, growing
+            self.offsets = {key: len(text) for key, text in growing.items()}
             yield Restarted(self._cursor(), connection, stack.aclose)
 
     def _since_restart(self) -> AsyncGenerator[Item, None]:
@@ -303,25 +307,21 @@ class TopicFollower:
 
     async def _event(self, event: Fact) -> AsyncGenerator[Item, None]:
         ended = self.source.ends(event)
+        is_sound = not self.source.restarts(event)
         if ended is not None:
             async with self.deps.db.reading() as connection:
                 text = await self.source.stored(connection, ended)
-            if text is not None and self.offsets.get(ended, 0) > len(text):
-                # More than there ever was: the cursor was made up.
-                self._happened(event)
-                async with aclosing(self._begin_anew()) as items:
-                    async for item in items:
-                        yield item
-                return
-            rest = self._append(ended, 0, text or "")
+            # What claims more than there ever was comes from a cursor that was made up.
+            is_sound = text is None or self.offsets.get(ended, 0) <= len(text)
+            rest = self._append(ended, 0, text or "") if is_sound else None
             if rest is not None:
                 yield rest
-            self.offsets.pop(ended, None)
-        happened = self._happened(event)
-        if not self.source.restarts(event):
-            yield happened
+        if is_sound:
+            if ended is not None:
+                self.offsets.pop(ended, None)
+            yield self._happened(event)
             return
-        # What other texts have beyond what is stored was told before, and is not in the snapshot.
+        # With what other texts have beyond what is stored: it is not in the snapshot.
         async with aclosing(self._begin_anew()) as items:
             async for item in items:
                 yield item
