@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy.pool import QueuePool
 
 from app.runtime import running
+from models.database import Database
 from schema.execution import Engine, feeds, stream
 from services.base import Deps, Viewer
 from services.conversations import threads
@@ -28,6 +29,7 @@ from tests.fixtures import Api, settings_for
 from tests.schema.journal import until
 from tests.schema.watching import DOCUMENTS, Shown, Watcher, Writer
 from tests.services.faulty_bus import FaultyBus
+from tests.services.faulty_database import FaultyDatabase
 
 EXAMPLES = int(os.environ.get("NOOSPHERE_TEST_EXAMPLES", "150"))
 
@@ -39,7 +41,7 @@ WRITING = [
 READING = ["join", "join", *["read"] * 6, "leave", "reconnect", "reconnect", "return"]
 FAULTS = [
     "deaf", "slow", "doubles", "away", *["mend"] * 4, "release", "lose",
-    "log_gone", "forget", "anew",
+    "unreadable", "unreadable soon", "log_gone", "forget", "anew",
 ]  # fmt: skip
 STEPS = st.lists(
     st.tuples(
@@ -73,6 +75,8 @@ class Story:
         self.engine = stage.engine
         assert isinstance(stage.deps.bus, FaultyBus)
         self.bus = stage.deps.bus
+        assert isinstance(stage.deps.db, FaultyDatabase)
+        self.database = stage.deps.db
         self.writers: list[Writer] = []
         self.watchers: list[Watcher] = []
         # Where clients were at some time: they may come back there.
@@ -80,7 +84,7 @@ class Story:
 
     async def play(self, steps: list[Step]) -> None:
         deps, owner = self.stage.deps, self.stage.viewers[0]
-        self.bus.mend()
+        self._mend()
         for _ in range(2):
             conversation = await threads.create(deps, owner)
             self.writers.append(Writer(deps, owner, conversation.id))
@@ -96,7 +100,7 @@ class Story:
                 await self._go_wrong(name, self.writers[which % 2], count)
             await self._end()
         finally:
-            self.bus.mend()
+            self._mend()
             await asyncio.gather(*(w.close() for w in self.watchers), return_exceptions=True)
         await self._leave_nothing()
 
@@ -142,6 +146,10 @@ class Story:
                 shown = past[count % len(past)] if name == "return" else watcher.shown
                 self.watchers.append(watcher.again(shown.copy()))
 
+    def _mend(self) -> None:
+        self.bus.mend()
+        self.database.mend()
+
     def _join(self, which: int) -> None:
         viewers = self.stage.viewers
         self.watchers.append(
@@ -163,8 +171,12 @@ class Story:
             self.bus.doubles = True
         elif name == "away":
             self.bus.is_away = True
+        elif name == "unreadable":
+            self.database.is_away = True
+        elif name == "unreadable soon":
+            self.database.reads_left = count
         elif name == "mend":
-            self.bus.mend()
+            self._mend()
         elif name == "release":
             self.bus.release(backwards=count % 2 == 0)
         elif name == "lose":
@@ -178,7 +190,7 @@ class Story:
 
     async def _end(self) -> None:
         """See that everybody ends with what there is, and that those alike are answered once."""
-        self.bus.mend()
+        self._mend()
         for writer in self.writers:
             for answer in writer.answers:
                 if not answer.is_final:
@@ -226,6 +238,7 @@ def _stage(directory: Path, **values: str) -> Iterator[Stage]:
             api = Api(deps)
             owner = runner.run(api.person("owner")).viewer
             deps.bus = FaultyBus(deps.bus)
+            deps.db = cast("Database", FaultyDatabase(deps.db))
             elsewhere = replace(owner, session_id="ses_elsewhere")
             yield Stage(runner, deps, (owner, elsewhere), api.engine)
             runner.run(api.engine.feeds.aclose())

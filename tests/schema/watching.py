@@ -10,7 +10,7 @@ from sqlalchemy import select
 from models.conversations import Message
 from models.states import MessageRole, MessageStatus
 from resolvers.base import Context
-from schema.execution import Engine, Event, Prepared, Result, Stream
+from schema.execution import Engine, ErrorDict, Event, Prepared, Result, Stream
 from services.base import Viewer, work
 from services.conversations import messages
 from services.streams import Position
@@ -156,6 +156,10 @@ class Shown:
             assert message.get("content", self.texts[id_]) == self.texts[id_]
 
 
+class BrokenError(Exception):
+    """The server could not go on, and said so."""
+
+
 class Watcher:
     """A client's connection; it takes what comes only when it may.
 
@@ -177,7 +181,6 @@ class Watcher:
         self.document, self.is_pushed = document, is_pushed
         self.shown = shown or Shown()
         self.stream: Stream | None = None
-        self.kinds: list[str] = []
         self._may_read = asyncio.Semaphore(0)
         self._is_free = False
         self._changed = asyncio.Event()
@@ -195,12 +198,23 @@ class Watcher:
         )
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._connect()
+                return
+            except BrokenError:
+                # As a client does, after a while, with the cursor of what it has.
+                await asyncio.sleep(0.005)
+
+    async def _connect(self) -> None:
         variables = {"id": self.writer.conversation_id, "after": self.shown.cursor}
         prepared = self.engine.prepare(self.document, None, variables)
         assert isinstance(prepared, Prepared), prepared
         context = Context(self.writer.deps, self.viewer, "test")
         stream = await self.engine.subscribe(prepared, context)
-        assert isinstance(stream, Stream), stream
+        if isinstance(stream, Result):
+            raise self._broken(stream.errors)
+        assert isinstance(stream, Stream)
         self.stream = stream
         try:
             if self.is_pushed:
@@ -228,14 +242,20 @@ class Watcher:
             self._take(stream.end)
 
     def _take(self, event: Event | Result) -> None:
-        assert isinstance(event, Event), event
         payload = event.payload()
-        assert not payload.get("errors"), payload
-        assert event.cursor == payload["data"]["conversationEvents"]["cursor"]
+        if payload.get("errors"):
+            raise self._broken(payload["errors"])
         told = payload["data"]["conversationEvents"]
-        self.kinds.append(told["__typename"])
+        assert event.cursor == told["cursor"]
         self.shown.take(told, self.writer)
         self._changed.set()
+
+    def _broken(self, errors: list[ErrorDict]) -> Exception:
+        database: Any = self.writer.deps.db
+        codes = {error["extensions"]["code"] for error in errors}
+        assert codes <= {"INTERNAL", "UNAVAILABLE"}, errors
+        assert database.refused, f"nothing is wrong, and yet: {errors}"
+        return BrokenError()
 
     async def _allowed(self) -> None:
         if not self._is_free:
