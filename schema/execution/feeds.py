@@ -152,6 +152,7 @@ class Feed:
         self._has_begun = False
         # Whether news may be taken where they are delivered: nothing is under way.
         self._is_idle = False
+        self._is_shared = False
         self._is_executing = False
         # A reader with a cursor that is given a snapshot is reset; one without asked for it.
         self._has_given = has_cursor
@@ -267,8 +268,11 @@ class Feed:
             self._hand(await self._event(item))
 
     def _accept(self, news: News) -> bool:
-        """Take news where they are delivered, if that takes no waiting."""
-        if not self._is_idle:
+        """Take news where they are delivered, if that takes no waiting.
+
+        Only the shared feed does: any other looks after each whether it can give its readers to it.
+        """
+        if not self._is_idle or not self._is_shared:
             return False
         try:
             items = self._follower.accept(news)
@@ -340,6 +344,7 @@ class Feed:
         """Become the shared feed, or give the readers to it if it stands at the same place."""
         shared = self._feeds.shared(self)
         if shared is self:
+            self._is_shared = True
             return False
         stands_still = shared._is_idle and shared._tap is not None and not len(shared._tap)
         if (
