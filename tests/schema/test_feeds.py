@@ -316,6 +316,31 @@ async def test_readers_from_any_cursor_share_one_execution_once_they_have_caught
         reader.close()
 
 
+async def test_who_finds_the_others_busy_joins_them_at_the_next_event(
+    ann: Reader, journal: Journal, engine: Engine
+) -> None:
+    ann.context.gate.clear()
+    journal.tell(None)
+    late = [await Reader(engine, Context(journal)).open("1") for _ in range(20)]
+    for reader in late:
+        await reader.catch_up()
+    ann.context.gate.set()
+    await ann.catch_up()
+    await until(lambda: all(len(tap) == 0 for tap in journal.hub._taps[journal.topic]))
+    assert engine.feeds.open_feeds == 21
+
+    journal.tell("a ", "time ")
+    for reader in (ann, *late):
+        await reader.catch_up()
+    for _ in range(20):
+        # Long before anybody would look again in a silence.
+        await asyncio.sleep(0)
+
+    assert engine.feeds.open_feeds == 1
+    for reader in late:
+        reader.close()
+
+
 async def test_a_feed_outlives_the_reader_that_made_it(
     ann: Reader, journal: Journal, engine: Engine
 ) -> None:

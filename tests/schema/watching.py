@@ -40,8 +40,8 @@ DOCUMENTS = (
 class Writer(Author):
     """Writes a conversation in every way the product does, and knows what became of it."""
 
-    async def say(self) -> None:
-        """Add a message that is whole from the beginning, as a person's is."""
+    async def say(self) -> str:
+        """Add a message that is whole from the beginning, as a person's is; gives its id."""
         async with work(self.deps) as unit:
             row = Message(
                 conversation_id=self.conversation_id,
@@ -52,6 +52,7 @@ class Writer(Author):
             unit.session.add(row)
             await unit.session.flush()
             messages._announce(unit, row)
+            return row.id
 
     async def fail(self, answer: Written) -> None:
         """Let an answer fail with what was written."""
@@ -112,7 +113,7 @@ class Shown:
         for id_, key in self.keys.items():
             # An answer may be read before its writer has heard that it was stored.
             if id_ in written and key in written[id_].texts:
-                assert written[id_].texts[key].startswith(self.texts[id_])
+                assert written[id_].begins_with(key, self.texts[id_]), "nobody wrote that"
 
     def shows(self, rows: Mapping[str, tuple[str, bool]]) -> bool:
         """Tell whether it shows what there is: texts by message, and whether they are whole."""
