@@ -136,7 +136,12 @@ def read_document(
     errors = check_document(node, limits)
     if errors:
         return refusals(errors, "LIMIT")
-    errors = validate(schema, node, max_errors=10)
+    try:
+        errors = validate(schema, node, max_errors=10)
+    except GraphQLError as error:
+        # Raised where graphql-core counts a subscription's fields before it knows any variable.
+        skipped = "Whether a subscription has its field cannot depend on a variable."
+        errors = [GraphQLError(skipped, error.nodes, original_error=error)]
     if errors:
         return refusals(map(_explained, errors), "GRAPHQL_VALIDATION_FAILED")
     return _document(query, node)

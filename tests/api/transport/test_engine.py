@@ -42,6 +42,11 @@ def nested(depth: int) -> str:
         ("query A { hello } query B { hello }", "OPERATION_RESOLUTION_FAILURE"),
         ("query($i: ThingInput!) { make(input: $i) }", "BAD_USER_INPUT"),
         ("{ ...A } fragment A on Query { ...A }", "GRAPHQL_VALIDATION_FAILED"),
+        ("subscription($v: Boolean!) { count @skip(if: $v) }", "GRAPHQL_VALIDATION_FAILED"),
+        (
+            "subscription($v: Boolean = true) { ... @include(if: $v) { count } }",
+            "GRAPHQL_VALIDATION_FAILED",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_code(query: str, code: str) -> None:
