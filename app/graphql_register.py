@@ -30,6 +30,19 @@ class Register:
         self.counts[place] += 1
         return place
 
+    def open(self, address: str | None) -> str | None:
+        """Count a connection that has not said yet whose it is; as `enter`.
+
+        They are few at a time, and take no room from those who have said it.
+        """
+        if not address:
+            return ""
+        place = f"opening:{_network(address)}"
+        if self.counts[place] >= self._max_per_address:
+            return None
+        self.counts[place] += 1
+        return place
+
     def leave(self, place: str) -> None:
         """Count one less."""
         self.counts[place] -= 1

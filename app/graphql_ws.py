@@ -103,9 +103,11 @@ class GraphQLWebSocket:
             send=send,
             is_welcome=partial(self._is_welcome, client_host(scope)),
         )
-        if not self._is_welcome(client_host(scope), socket):
-            # Counted by address until it signs in.
-            socket.close(TRY_AGAIN, "Too many open sockets. Close some first")
+        place = self._register.open(client_host(scope))
+        if place is None:
+            socket.close(TRY_AGAIN, "Too many sockets are being opened. Try again in a moment")
+        else:
+            self._places[socket] = place
         self._sockets.add(socket)
         graphql_metrics.WEBSOCKETS_OPEN.inc()
         if self._is_draining:
