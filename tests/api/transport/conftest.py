@@ -179,7 +179,10 @@ async def serving(
         timeout_graceful_shutdown=10,
     )
     server = _Server(config)
-    async with asyncio.TaskGroup() as group:
+    # Closed here as well: a test that fails must not leave it to the next one.
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
         group.create_task(server.serve(sockets=[listener]))
         await until(lambda: server.started)
         try:
