@@ -208,7 +208,9 @@ class SessionWatches:
         self._sessions: dict[str, str] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._looking: asyncio.Task[None] | None = None
-        self._is_closing = asyncio.Event()
+        self._is_closing = False
+        # Nobody is watched any more, or all is to be closed: no need to wait for the next look.
+        self._has_changed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -262,7 +264,8 @@ class SessionWatches:
 
     async def aclose(self) -> None:
         """Stop watching; breaks off what takes longer than a few seconds."""
-        self._is_closing.set()
+        self._is_closing = True
+        self._has_changed.set()
         tasks = [*self._tasks.values(), *([self._looking] if self._looking else ())]
         if not tasks:
             return
@@ -275,13 +278,14 @@ class SessionWatches:
 
     async def _look(self) -> None:
         """Ask for revocations that nobody could announce, for all watches together."""
-        while self._watches and not self._is_closing.is_set():
+        while True:
             try:
                 async with asyncio.timeout(_LOOK_S):
-                    await self._is_closing.wait()
+                    await self._has_changed.wait()
             except TimeoutError:
                 pass
-            else:
+            self._has_changed.clear()
+            if not self._watches or self._is_closing:
                 break
             try:
                 revoked = await sessions.revoked_among(self._deps, list(self._watches))
@@ -325,6 +329,8 @@ class SessionWatches:
     def _forget(self, watch: SessionWatch) -> None:
         if self._watches.get(watch.session_id) is watch:
             del self._watches[watch.session_id]
+            if not self._watches:
+                self._has_changed.set()
         if watch.token_noted is not None:
             self._sessions.pop(watch.token_noted, None)
             watch.token_noted = None
