@@ -49,6 +49,8 @@ class Journal:
 
     bus: LocalBus
     entries: list[str | None] = field(default_factory=list)
+    # Where in the text each of them begins, and the next one will.
+    offsets: list[int] = field(default_factory=lambda: [0])
     # Entries before this one are not kept any more.
     floor: int = 0
     is_closed: bool = False
@@ -77,7 +79,9 @@ class Journal:
 
     def write(self, *entries: str | None) -> None:
         """Write in silence: no signal is sent."""
-        self.entries += entries
+        for entry in entries:
+            self.offsets.append(self.offsets[-1] + len(entry or ""))
+            self.entries.append(entry)
 
     def tell(self, *entries: str | None) -> None:
         """Write, and send one signal after the other in the very same moment."""
@@ -103,8 +107,7 @@ class Journal:
         entry = self.entries[number - 1]
         if entry is None:
             return Remark(str(number), number)
-        offset = sum(len(before or "") for before in self.entries[: number - 1])
-        return Word(str(number), offset, entry)
+        return Word(str(number), self.offsets[number - 1], entry)
 
 
 class JournalFollower:
@@ -289,6 +292,7 @@ class Book:
         self.kinds.append(kind)
         if kind == "Anew":
             self.text = event["text"]
+            assert self.text == "".join(entry or "" for entry in journal.entries[:at])
         elif kind == "Note":
             assert at == event["number"] == self.at + 1, "a remark is missing, or told twice"
             assert event["detail"] == f"remark {at}"
@@ -296,9 +300,9 @@ class Book:
             assert event["offset"] == len(self.text), "text is missing, or told twice"
             self.text += event["text"]
             told = journal.entries[self.at : at]
-            assert event["text"] == "".join(entry or "<remark>" for entry in told)
+            assert event["text"] == "".join("<remark>" if e is None else e for e in told)
         self.at = at
-        assert self.text == "".join(entry or "" for entry in journal.entries[:at])
+        assert len(self.text) == journal.offsets[at]
 
 
 async def opened(

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from graphql import GraphQLSchema
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import Scope
@@ -113,7 +114,9 @@ async def until(condition: Callable[[], bool]) -> None:
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
 
 
-def _connector(server_states: list[ConnectionState], probe: Probe) -> Any:
+def _connector(
+    server_states: list[ConnectionState], probe: Probe, context: Callable[..., Any]
+) -> Any:
     async def sign_in(scope: Scope, payload: dict[str, Any] | None) -> ConnectionState:
         token = (payload or {}).get("Authorization")
         if token == "Bearer bad":
@@ -127,8 +130,8 @@ def _connector(server_states: list[ConnectionState], probe: Probe) -> Any:
             await probe.gate.wait()
         viewer = token.removeprefix("Bearer ") if token else None
 
-        async def make_context(request_id: str) -> Context:
-            return Context(probe, request_id, viewer)
+        async def make_context(request_id: str) -> Any:
+            return context(probe, request_id, viewer)
 
         state = ConnectionState(make_context, revoked=asyncio.Event(), viewer_id=viewer)
         server_states.append(state)
@@ -137,8 +140,10 @@ def _connector(server_states: list[ConnectionState], probe: Probe) -> Any:
     return sign_in
 
 
-def _context_maker(probe: Probe) -> Callable[[RequestInfo], Awaitable[Context]]:
-    async def make_context(info: RequestInfo) -> Context:
+def _context_maker(
+    probe: Probe, context: Callable[..., Any]
+) -> Callable[[RequestInfo], Awaitable[Any]]:
+    async def make_context(info: RequestInfo) -> Any:
         token = info.headers.get("authorization")
         if token == "Bearer bad":
             raise UnauthenticatedError
@@ -148,7 +153,7 @@ def _context_maker(probe: Probe) -> Callable[[RequestInfo], Awaitable[Context]]:
             raise RuntimeError("the password is hunter2")
         if token == "Bearer slow":
             await probe.gate.wait()
-        return Context(probe, info.request_id, token, info.resume_after)
+        return context(probe, info.request_id, token, info.resume_after)
 
     return make_context
 
@@ -160,19 +165,23 @@ async def serving(
     http: dict[str, Any] | None = None,
     ws: dict[str, Any] | None = None,
     engine: dict[str, Any] | None = None,
+    schema: GraphQLSchema = graphql_schema,
+    context: Callable[..., Any] = Context,
+    protocol: type[asyncio.Protocol] = WebSocketProtocol,
 ) -> AsyncIterator[Server]:
-    """Serve the sample schema on a free port until the block ends."""
+    """Serve the sample schema, or another one, on a free port until the block ends."""
     probe = Probe()
     states: list[ConnectionState] = []
-    runner = Engine(graphql_schema, **(engine or {}))
-    over_http = GraphQLHTTP(runner, _context_maker(probe), **(http or {}))
-    over_ws = GraphQLWebSocket(runner, _connector(states, probe), options=options, **(ws or {}))
+    runner = Engine(schema, **(engine or {}))
+    over_http = GraphQLHTTP(runner, _context_maker(probe, context), **(http or {}))
+    connector = _connector(states, probe, context)
+    over_ws = GraphQLWebSocket(runner, connector, options=options, **(ws or {}))
     app = Starlette(routes=[Route("/graphql", over_http), WebSocketRoute("/graphql", over_ws)])
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
-        ws=WebSocketProtocol,
+        ws=protocol,
         http="httptools",
         lifespan="off",
         log_config=None,
