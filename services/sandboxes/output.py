@@ -195,7 +195,9 @@ class OutputFollower:
         async with aclosing(self._drain()) as chunks:
             async for chunk in chunks:
                 yield chunk
-        if self._has_gap or self._at < row.stdout_bytes + row.stderr_bytes:
+        written = row.stdout_bytes + row.stderr_bytes
+        # One who claims more than there ever was has made the cursor up.
+        if self._has_gap or self._at < written or (row.status.is_final and self._at > written):
             reset = await self._reset()
             if reset is None:
                 self.is_over = True
