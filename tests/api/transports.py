@@ -60,23 +60,25 @@ class WebSocket:
             "query": wanted.query,
             "variables": {**wanted.variables, "after": wanted.after},
         }
-        async with connect(
+        socket = await connect(
             url.replace("http", "ws") + "/graphql",
             subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
             compression=None,
             max_size=None,
             open_timeout=30,
             close_timeout=5,
-        ) as socket:
-            try:
-                await socket.send(json.dumps({"type": "connection_init", "payload": headers}))
-                acknowledged = json.loads(await in_time(socket.recv()))
-                assert acknowledged["type"] == "connection_ack", acknowledged
-                await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
-                yield self._events(socket)
-            finally:
-                if self.is_rude:
-                    socket.transport.abort()
+        )
+        try:
+            await socket.send(json.dumps({"type": "connection_init", "payload": headers}))
+            acknowledged = json.loads(await in_time(socket.recv()))
+            assert acknowledged["type"] == "connection_ack", acknowledged
+            await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+            yield self._events(socket)
+            if not self.is_rude:
+                await socket.close()
+        finally:
+            # Whoever is cancelled, even while saying goodbye, leaves nothing open.
+            socket.transport.abort()
 
     async def _events(self, socket: Any) -> Events:
         while True:
