@@ -94,7 +94,7 @@ async def _run(database: Database, action: "Callable[[Config], None]") -> None:
         config.attributes["connection"] = connection
         action(config)
 
-    engine = database.engine.execution_options(noosphere_write=True)
+    engine = database.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
     async with engine.connect() as connection:
         if not database.is_sqlite:
             taken = await connection.scalar(

@@ -69,7 +69,7 @@ async def run_configured() -> None:
     settings = load()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database)
-    engine = database.engine.execution_options(noosphere_write=True)
+    engine = database.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
     async with engine.begin() as connection:
         await connection.run_sync(run)
     await database.aclose()

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
+from models.sqlite import Driver
+
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
 
@@ -44,6 +46,7 @@ class Database:
         if self.is_sqlite:
             # The driver must not begin transactions by itself: `_begin_sqlite` does.
             options["connect_args"] = {"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000}
+            options["module"] = Driver()
         else:
             self.url = self.url.update_query_dict({"charset": "utf8mb4"})
             options |= {
@@ -59,12 +62,16 @@ class Database:
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
         else:
             event.listen(self.engine.sync_engine, "do_connect", _connect_mysql)
-        self._write_engine = self.engine.execution_options(noosphere_write=True)
+        self._write_engine = self.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
+        self._read_engine = self.engine.execution_options(noosphere_begin="")
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for reading; it goes back at the end of the block."""
-        async with self.engine.connect() as connection:
+        """Lend a connection for reading; it goes back at the end of the block.
+
+        Each statement sees what is committed by then.
+        """
+        async with self._read_engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
@@ -129,5 +136,7 @@ def _cancellations() -> int:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A writer takes its lock at once: upgrading a read lock later fails instead of waiting.
-    writes = connection.get_execution_options().get("noosphere_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    # Statements that each read by themselves need no transaction.
+    statement = connection.get_execution_options().get("noosphere_begin", "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)

@@ -25,6 +25,7 @@ from services import access
 from services.accounts.sessions import Client, viewer_of
 from services.base import ANONYMOUS, Deps, Viewer
 from services.errors import RequestError
+from services.streams import Snapshot
 
 R = TypeVar("R", bound=Record)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,9 +61,7 @@ class Context:
     _slots: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(_CONNECTIONS_PER_OPERATION)
     )
-    _pinned: AsyncConnection | None = None
-    _pin_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _release: Callable[[], Awaitable[None]] | None = None
+    _pinned: Snapshot | None = None
 
     def __post_init__(self) -> None:
         """Attach the loads."""
@@ -95,24 +94,23 @@ class Context:
 
     async def end_event(self) -> None:
         """Return the snapshot the event was answered from, if there was one."""
-        self._pinned, release, self._release = None, self._release, None
-        if release is not None:
-            await release()
+        pinned, self._pinned = self._pinned, None
+        if pinned is not None:
+            await pinned.release()
 
-    async def pin(
-        self, connection: AsyncConnection, release: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Answer everything until `end_event` from one connection, which `release` then returns."""
+    async def pin(self, snapshot: Snapshot) -> None:
+        """Answer everything from a snapshot until `end_event`, which releases it."""
         await self.end_event()
-        self._pinned, self._release = connection, release
+        self._pinned = snapshot
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for one statement."""
-        if self._pinned is not None:
+        pinned = self._pinned
+        if pinned is not None:
             # One connection runs one statement at a time.
-            async with self._pin_lock:
-                yield self._pinned
+            async with pinned.lock:
+                yield pinned.connection
             return
         async with self._slots, self.deps.db.reading() as connection:
             yield connection

@@ -3,12 +3,15 @@
 What a viewer may not see answers exactly as if it did not exist.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from sqlalchemy import ColumnElement, false, true
+from sqlalchemy import ColumnElement, false, select, true
 
 from models.base import Record
-from services.base import Viewer
+from services.base import Deps, Viewer
+from services.batches import Batches
 
 Rule = Callable[[Viewer], ColumnElement[bool]]
 _rules: dict[type[Record], Rule] = {}
@@ -49,3 +52,35 @@ def personal(record: type[Record]) -> None:
 def has_rule(record: type[Record]) -> bool:
     """Tell whether `record` has a predicate (without one nobody sees a row of it)."""
     return record in _rules
+
+
+_Asked = tuple[type[Record], Viewer, str]
+
+
+async def may_see(deps: Deps, viewer: Viewer, record: type[Record], id_: str) -> bool:
+    """Tell whether there is a row with this id that the viewer may see; False if it is absent.
+
+    Read together with whatever others ask at the same time. Raises DBAPIError.
+    """
+    # With whichever sign-in somebody asks, they may see the same.
+    asker = replace(viewer, session_id=None, expires_at=None)
+    return await _sights(deps).of((record, asker, id_)) is not None
+
+
+def _sights(deps: Deps) -> Batches[_Asked, bool]:
+    async def read(asked: Sequence[_Asked]) -> Mapping[_Asked, bool]:
+        wanted: dict[tuple[type[Record], Viewer], list[str]] = defaultdict(list)
+        for record, viewer, id_ in asked:
+            wanted[record, viewer].append(id_)
+        found: dict[_Asked, bool] = {}
+        async with deps.db.reading() as connection:
+            for (record, viewer), ids in wanted.items():
+                statement = select(record.id).where(record.id.in_(ids), visible(record, viewer))  # type: ignore[attr-defined]
+                rows = await connection.scalars(statement)
+                found |= dict.fromkeys(((record, viewer, id_) for id_ in rows), True)
+        return found
+
+    known = deps.caches.get("sights")
+    if not isinstance(known, Batches):
+        known = deps.caches["sights"] = Batches(read)
+    return known

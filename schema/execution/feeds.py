@@ -96,10 +96,11 @@ class Subscription:
         created_at = self.feeds.since(item)
         try:
             answered = self.answer(item)
+            if isinstance(item, Restarted):
+                # Released in the end, whether it was needed or not.
+                await self.context.pin(item.snapshot)
             if answered is not None:
                 return answered
-            if isinstance(item, Restarted):
-                await self.context.pin(item.connection, item.release)
             result = await self.execute(self.context, self.live.event(item))
             json = result.json()
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.

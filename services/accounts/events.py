@@ -1,10 +1,11 @@
 """What becomes of a user's conversations, plans, sandboxes and memories, live."""
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from services import changes
 from services.base import Viewer
-from services.streams import Fact, Source
+from services.streams import Kind, Source
+
+# Nothing grows here: things are told as a whole.
+_KIND = Kind()
 
 
 def source(viewer: Viewer) -> Source:
@@ -12,19 +13,4 @@ def source(viewer: Viewer) -> Source:
 
     Raises UnauthenticatedError for an anonymous viewer.
     """
-    return Source(
-        topic=changes.topic(viewer.id), growing=_growing, stored=_stored, begins=_text, ends=_text
-    )
-
-
-# Nothing grows here: things are told as a whole.
-async def _growing(_connection: AsyncConnection) -> dict[str, str]:
-    return {}
-
-
-async def _stored(_connection: AsyncConnection, _key: str) -> str | None:
-    return None
-
-
-def _text(_fact: Fact) -> str | None:
-    return None
+    return Source(_KIND, viewer.id, changes.topic(viewer.id))

@@ -1,6 +1,7 @@
 """What happens in a conversation, live."""
 
-from collections.abc import AsyncGenerator
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from sqlalchemy import select
@@ -13,7 +14,7 @@ from services.base import Deps, Viewer
 from services.conversations import threads
 from services.conversations.messages import attempt, text_key
 from services.errors import RequestError
-from services.streams import Fact, Item, Source, TopicFollower, position
+from services.streams import Fact, Item, Kind, Source, Texts, TopicFollower, position
 
 _OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
 
@@ -23,15 +24,9 @@ async def source(deps: Deps, viewer: Viewer, conversation_id: str) -> Source:
 
     Raises RequestError NOT_FOUND when the viewer cannot see it.
     """
-    async with deps.db.reading() as connection:
-        found = await connection.scalar(
-            select(Conversation.id).where(
-                Conversation.id == conversation_id, access.visible(Conversation, viewer)
-            )
-        )
-    if found is None:
+    if not await access.may_see(deps, viewer, Conversation, conversation_id):
         raise RequestError("NOT_FOUND", "There is no such conversation.")
-    return _source(conversation_id)
+    return Source(_KIND, conversation_id, threads.topic(conversation_id))
 
 
 async def follow(
@@ -47,44 +42,39 @@ async def follow(
             yield item
 
 
-def _source(conversation_id: str) -> Source:
-    async def growing(connection: AsyncConnection) -> dict[str, str]:
-        rows = await connection.execute(
-            select(Message.id, Message.meta, Message.content).where(
-                Message.conversation_id == conversation_id, Message.status.in_(_OPEN)
-            )
+async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
+    rows = await connection.execute(
+        select(Message.conversation_id, Message.id, Message.meta, Message.content).where(
+            Message.conversation_id.in_(ids), Message.status.in_(_OPEN)
         )
-        return {text_key(id_, attempt(meta)): content for id_, meta, content in rows}
-
-    async def stored(connection: AsyncConnection, key: str) -> str | None:
-        message_id = key.partition(":")[0]
-        row = (
-            await connection.execute(
-                select(Message.meta, Message.content).where(Message.id == message_id)
-            )
-        ).first()
-        if row is None:
-            return None
-        meta, content = row
-        # The text of an attempt that was given up is not there any more: a reset follows.
-        return str(content) if text_key(message_id, attempt(meta)) == key else None
-
-    async def is_complete(connection: AsyncConnection) -> bool:
-        status = await connection.scalar(
-            select(Conversation.status).where(Conversation.id == conversation_id)
-        )
-        return status is None or status is ConversationStatus.DELETED
-
-    return Source(
-        topic=threads.topic(conversation_id),
-        growing=growing,
-        stored=stored,
-        begins=_begins,
-        ends=_ends,
-        restarts=lambda fact: fact.type in ("MessageRestarted", "MessageRewound"),
-        is_last=lambda fact: fact.type == "ConversationDeleted",
-        is_complete=is_complete,
     )
+    texts: dict[str, Texts] = defaultdict(dict)
+    for conversation_id, id_, meta, content in rows:
+        texts[conversation_id][text_key(id_, attempt(meta))] = content
+    return texts
+
+
+async def _stored(connection: AsyncConnection, key: str) -> str | None:
+    message_id = key.partition(":")[0]
+    row = (
+        await connection.execute(
+            select(Message.meta, Message.content).where(Message.id == message_id)
+        )
+    ).first()
+    if row is None:
+        return None
+    meta, content = row
+    # The text of an attempt that was given up is not there any more: a reset follows.
+    return str(content) if text_key(message_id, attempt(meta)) == key else None
+
+
+async def _complete(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    rows = await connection.execute(
+        select(Conversation.id).where(
+            Conversation.id.in_(ids), Conversation.status != ConversationStatus.DELETED
+        )
+    )
+    return set(ids) - {row.id for row in rows}
 
 
 def _begins(fact: Fact) -> str | None:
@@ -97,3 +87,14 @@ def _ends(fact: Fact) -> str | None:
     if fact.type in ("MessageCompleted", "MessageFailed"):
         return text_key(fact.payload["message_id"], fact.payload["attempt"])
     return None
+
+
+_KIND = Kind(
+    growing=_growing,
+    stored=_stored,
+    complete=_complete,
+    begins=_begins,
+    ends=_ends,
+    restarts=lambda fact: fact.type in ("MessageRestarted", "MessageRewound"),
+    is_last=lambda fact: fact.type == "ConversationDeleted",
+)

@@ -1,6 +1,7 @@
 """Running plans: starting, canceling, and the events of a run."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from sqlalchemy import select, update
@@ -12,7 +13,7 @@ from models.states import RunState
 from services import access, streams, tasks
 from services.base import Deps, Viewer, Work, work
 from services.errors import RequestError, UserError, UserErrorCode
-from services.streams import Fact, Item, Source, TopicFollower, position
+from services.streams import Fact, Item, Kind, Source, Texts, TopicFollower, position
 
 RUN_PLAN = "run_plan"
 OPEN = (RunState.PENDING, RunState.RUNNING)
@@ -201,15 +202,9 @@ async def source(deps: Deps, viewer: Viewer, execution_id: str) -> Source:
 
     Raises RequestError NOT_FOUND when the viewer cannot see it.
     """
-    async with deps.db.reading() as connection:
-        found = await connection.scalar(
-            select(PlanExecution.id).where(
-                PlanExecution.id == execution_id, access.visible(PlanExecution, viewer)
-            )
-        )
-    if found is None:
+    if not await access.may_see(deps, viewer, PlanExecution, execution_id):
         raise RequestError("NOT_FOUND", "There is no such execution.")
-    return _source(execution_id)
+    return Source(_KIND, execution_id, topic(execution_id))
 
 
 async def follow(
@@ -225,39 +220,43 @@ async def follow(
             yield item
 
 
-def _source(execution_id: str) -> Source:
-    async def growing(connection: AsyncConnection) -> dict[str, str]:
-        rows = await connection.execute(
-            select(PlanStepExecution.id, PlanStepExecution.attempt, PlanStepExecution.output).where(
-                PlanStepExecution.execution_id == execution_id,
-                PlanStepExecution.status == RunState.RUNNING,
-            )
+async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
+    step = PlanStepExecution
+    rows = await connection.execute(
+        select(step.execution_id, step.id, step.attempt, step.output).where(
+            step.execution_id.in_(ids), step.status == RunState.RUNNING
         )
-        return {output_key(row.id, row.attempt): row.output or "" for row in rows}
-
-    async def stored(connection: AsyncConnection, key: str) -> str | None:
-        row_id = key.split(":", maxsplit=1)[0]
-        return await connection.scalar(
-            select(PlanStepExecution.output).where(PlanStepExecution.id == row_id)
-        )
-
-    async def is_complete(connection: AsyncConnection) -> bool:
-        status = await connection.scalar(
-            select(PlanExecution.status).where(PlanExecution.id == execution_id)
-        )
-        return status is None or status.is_final
-
-    return Source(
-        topic=topic(execution_id),
-        growing=growing,
-        stored=stored,
-        begins=lambda fact: _key_of(fact, "PlanStepStarted"),
-        ends=lambda fact: _key_of(fact, "PlanStepFinished"),
-        is_last=lambda fact: fact.type == "PlanExecutionFinished",
-        is_complete=is_complete,
-        replays=True,
     )
+    texts: dict[str, Texts] = defaultdict(dict)
+    for execution_id, id_, attempt, output in rows:
+        texts[execution_id][output_key(id_, attempt)] = output or ""
+    return texts
+
+
+async def _stored(connection: AsyncConnection, key: str) -> str | None:
+    row_id = key.split(":", maxsplit=1)[0]
+    return await connection.scalar(
+        select(PlanStepExecution.output).where(PlanStepExecution.id == row_id)
+    )
+
+
+async def _complete(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    rows = await connection.execute(
+        select(PlanExecution.id, PlanExecution.status).where(PlanExecution.id.in_(ids))
+    )
+    return set(ids) - {row.id for row in rows if not row.status.is_final}
 
 
 def _key_of(fact: Fact, kind: str) -> str | None:
     return str(fact.payload["key"]) if fact.type == kind else None
+
+
+_KIND = Kind(
+    growing=_growing,
+    stored=_stored,
+    complete=_complete,
+    begins=lambda fact: _key_of(fact, "PlanStepStarted"),
+    ends=lambda fact: _key_of(fact, "PlanStepFinished"),
+    is_last=lambda fact: fact.type == "PlanExecutionFinished",
+    replays=True,
+)

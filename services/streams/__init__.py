@@ -1,10 +1,11 @@
 """Streams: following topics, and writing the texts that grow on them."""
 
-from services.streams.base import Appended, Fact, Follower, Happened, Item, Restarted
+from services.streams.base import Appended, Fact, Follower, Happened, Item, Restarted, Snapshot
 from services.streams.following import follow, idle_s
 from services.streams.position import Position, position
+from services.streams.source import Kind, Source, Texts
 from services.streams.texts import append_text, read_text, resume_text
-from services.streams.topics import Source, TopicFollower
+from services.streams.topics import TopicFollower
 from services.streams.writer import TextWriter
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "Follower",
     "Happened",
     "Item",
+    "Kind",
     "Position",
     "Restarted",
+    "Snapshot",
     "Source",
     "TextWriter",
+    "Texts",
     "TopicFollower",
     "append_text",
     "follow",

@@ -1,6 +1,8 @@
 """What a follower gives, and what every follower can do."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,6 +10,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.events.base import News
 
 I_co = TypeVar("I_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A connection that reads the state as of one moment, lent until `release`.
+
+    Others read from it too: whoever executes a statement holds `lock`.
+    """
+
+    connection: AsyncConnection
+    lock: asyncio.Lock
+    release: Callable[[], Awaitable[None]]
 
 
 class Fact(NamedTuple):
@@ -51,13 +65,12 @@ class Appended(NamedTuple):
 class Restarted(NamedTuple):
     """The follower must begin anew from a snapshot.
 
-    `connection` reads the state that belongs to `cursor`, until `release` is called or the next
-    item is asked for.
+    `snapshot` reads the state that belongs to `cursor`, until it is released or the next item is
+    asked for.
     """
 
     cursor: str
-    connection: AsyncConnection
-    release: Callable[[], Awaitable[None]]
+    snapshot: Snapshot
 
 
 Item = Happened | Appended | Restarted

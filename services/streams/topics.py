@@ -8,19 +8,20 @@ The number of an event and the offset of an append say exactly what a follower h
 dropped, what it misses is read again. So a lost signal costs time, never data.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
 from sqlalchemy import bindparam, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.system import Event, Topic
 from services.base import Deps
 from services.events.base import BusUnavailableError, News
-from services.streams.base import Appended, Fact, Happened, Item, Restarted
+from services.streams.base import Appended, Fact, Happened, Item, Restarted, Snapshot
 from services.streams.heads import heads
 from services.streams.position import Position, cursor_of
+from services.streams.snapshots import Glimpse, glimpses, snapshots
+from services.streams.source import Source
 from services.streams.texts import end, extend, kept
 
 _BATCH = 500
@@ -32,30 +33,6 @@ _EVENTS = (
     .order_by(Event.seq)
     .limit(_BATCH)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What is followed.
-
-    `growing(connection)` gives the texts still growing with their stored content.
-    `stored(connection, key)` gives the stored content of one text.
-    `begins(event)` names the text an event starts, if any: it grows from offset 0.
-    `ends(event)` names the text an event completes, if any: its rest is sent before the event.
-    `restarts(event)` tells whether an event calls for a new snapshot.
-    `is_last(event)` tells whether nothing can follow, `is_complete(connection)` whether it came.
-    `replays` makes a beginning without a usable cursor start with the whole log, if it is kept.
-    """
-
-    topic: str
-    growing: Callable[[AsyncConnection], Awaitable[dict[str, str]]]
-    stored: Callable[[AsyncConnection, str], Awaitable[str | None]]
-    begins: Callable[[Fact], str | None]
-    ends: Callable[[Fact], str | None]
-    restarts: Callable[[Fact], bool] = lambda _: False
-    is_last: Callable[[Fact], bool] = lambda _: False
-    is_complete: Callable[[AsyncConnection], Awaitable[bool]] | None = None
-    replays: bool = False
 
 
 @dataclass(slots=True)
@@ -93,8 +70,16 @@ class TopicFollower:
 
     async def begin(self) -> AsyncGenerator[Item, None]:
         """Give what the cursor misses, or a Restarted, and all events since."""
-        resumes = self.after is not None and await self._resume(self.after)
-        async with aclosing(self.catch_up() if resumes else self._begin_anew()) as items:
+        seen = await self._resume(self.after) if self.after is not None else None
+        if seen is None:
+            items = self._begin_anew()
+        elif seen.seq > self.seq:
+            items = self.catch_up()
+        else:
+            # All that happened is known, and what grows was looked at with it.
+            self.is_over = seen.is_complete
+            items = self._gained(seen.growing)
+        async with aclosing(items):
             async for item in items:
                 yield item
 
@@ -124,7 +109,7 @@ class TopicFollower:
         if seq <= self.seq:
             return ()
         fact = Fact(seq, data["type"], data["payload"])
-        if self.source.ends(fact) is not None or self.source.restarts(fact):
+        if self.source.kind.ends(fact) is not None or self.source.kind.restarts(fact):
             return None
         return (self._happened(fact, data.get("at", 0.0)),)
 
@@ -150,7 +135,7 @@ class TopicFollower:
         """Give all events after the last one, then what growing texts have gained."""
         while not self.is_over:
             facts, is_kept, is_complete = await self._page()
-            if not is_kept or any(map(self.source.restarts, facts)):
+            if not is_kept or any(map(self.source.kind.restarts, facts)):
                 # What lies before a new beginning need not be told.
                 items = self._restart()
             else:
@@ -183,27 +168,28 @@ class TopicFollower:
     def _cursor(self) -> str:
         return cursor_of(self.epoch, self.seq, self.offsets)
 
-    async def _resume(self, position: Position) -> bool:
-        """Take up a cursor; False if it cannot have been given, or what follows is not kept."""
-        stored: dict[str, str] = {}
-        async with self.deps.db.reading() as connection:
-            topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
-            if topic is not None and position.offsets:
-                stored = await self.source.growing(connection)
+    async def _resume(self, position: Position) -> Glimpse | None:
+        """Take up a cursor; None if it cannot have been given, or what follows is not kept."""
+        seen = await self._look()
         if position.epoch == "" and position.seq > 0:
-            return False
-        if topic is None:
+            return None
+        if seen.epoch == "":
             # Nothing had happened when the cursor was given, and nothing has since.
-            return position.epoch == ""
+            return seen if position.epoch == "" else None
         if (
-            topic.epoch != (position.epoch or topic.epoch)
-            or not topic.first_seq - 1 <= position.seq <= topic.seq
-            or not await self._is_known(position.offsets, stored)
+            seen.epoch != (position.epoch or seen.epoch)
+            or not seen.first_seq - 1 <= position.seq <= seen.seq
+            or not await self._is_known(position.offsets, seen.growing)
         ):
-            return False
-        self.epoch, self.seq = topic.epoch, position.seq
+            return None
+        self.epoch, self.seq = seen.epoch, position.seq
         self.offsets = dict(position.offsets)
-        return True
+        return seen
+
+    async def _look(self) -> Glimpse:
+        seen = await glimpses(self.deps).of(self.source)
+        assert seen is not None  # noqa: S101 - whatever is asked for is answered.
+        return seen
 
     async def _is_known(self, offsets: Mapping[str, int], stored: Mapping[str, str]) -> bool:
         """Tell whether the texts that grow are as long as a cursor says, as far as can be known."""
@@ -226,40 +212,36 @@ class TopicFollower:
 
     async def _restart(self) -> AsyncGenerator[Item, None]:
         async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self.deps.db.snapshot())
-            topic = (await connection.execute(_TOPIC, {"topic": self.topic})).first()
-            epoch, seq = (topic.epoch, topic.seq) if topic else ("", 0)
-            growing: dict[str, str] = {}
-            is_over = self.is_over
-            if self.source.replays and (topic is None or topic.first_seq == 1):
-                seq = 0
+            seen, connection, lock = await stack.enter_async_context(
+                snapshots(self.deps).of(self.source)
+            )
+            seq, growing, is_over = seen.seq, dict(seen.growing), self.is_over
+            if self.source.kind.replays and seen.first_seq == 1:
+                seq, growing = 0, {}
             else:
-                growing = await self.source.growing(connection)
-                if self.source.is_complete is not None:
-                    # The last event may be one that the snapshot stands for.
-                    is_over = await self.source.is_complete(connection)
+                # The last event may be one that the snapshot stands for.
+                is_over = seen.is_complete
             # All at once: after a reading that failed half-way it is begun anew again.
-            self.epoch, self.seq, self.is_over, self._growing = epoch, seq, is_over, growing
+            self.epoch, self.seq, self.is_over, self._growing = seen.epoch, seq, is_over, growing
             self.offsets = {key: len(text) for key, text in growing.items()}
-            yield Restarted(self._cursor(), connection, stack.aclose)
+            yield Restarted(self._cursor(), Snapshot(connection, lock, stack.aclose))
 
     def _since_restart(self) -> AsyncGenerator[Item, None]:
         """Give what the snapshot lacks: all events, if it is followed by them, or texts alone.
 
         What happens after a snapshot is news: the driver attached before it was read.
         """
-        if self.source.replays:
+        if self.source.kind.replays:
             return self.catch_up()
         growing, self._growing = self._growing, {}
         return self._gained(growing)
 
     async def _page(self) -> tuple[list[Fact], bool, bool]:
         """Give the next events, whether none before them is missing, and whether more can come."""
-        is_complete = False
+        kind, id_ = self.source.kind, self.source.id
         async with self.deps.db.reading() as connection:
-            if self.source.is_complete is not None:
-                # Asked before the events are read: what ends a topic is its last event.
-                is_complete = await self.source.is_complete(connection)
+            # Asked before the events are read: what ends a topic is its last event.
+            is_complete = id_ in await kind.complete(connection, [id_])
             rows = await connection.execute(_EVENTS, {"topic": self.topic, "seq": self.seq})
             facts = [Fact(*row) for row in rows]
             # Asked after them: what was dropped before they were read has raised the floor.
@@ -279,7 +261,7 @@ class TopicFollower:
                 # It began anew from a snapshot that knows of the rest.
                 return
 
-    async def _gained(self, stored: dict[str, str] | None = None) -> AsyncGenerator[Item, None]:
+    async def _gained(self, stored: Mapping[str, str] | None = None) -> AsyncGenerator[Item, None]:
         """Give, as one append each, what texts have beyond what the follower has."""
         if not self.offsets:
             return
@@ -287,8 +269,7 @@ class TopicFollower:
         last = entries[-1] if entries else News(self.topic, 0, {})
         self._append_epoch, self._append_seq = last.epoch, last.seq
         if stored is None:
-            async with self.deps.db.reading() as connection:
-                stored = await self.source.growing(connection)
+            stored = (await self._look()).growing
         for key in list(self.offsets):
             if key in stored:
                 item = self._append(key, 0, extend(stored[key], entries, key))
@@ -306,11 +287,11 @@ class TopicFollower:
         return Appended(self._cursor(), key, known, fresh, at)
 
     async def _event(self, event: Fact) -> AsyncGenerator[Item, None]:
-        ended = self.source.ends(event)
-        is_sound = not self.source.restarts(event)
+        ended = self.source.kind.ends(event)
+        is_sound = not self.source.kind.restarts(event)
         if ended is not None:
             async with self.deps.db.reading() as connection:
-                text = await self.source.stored(connection, ended)
+                text = await self.source.kind.stored(connection, ended)
             # What claims more than there ever was comes from a cursor that was made up.
             is_sound = text is None or self.offsets.get(ended, 0) <= len(text)
             rest = self._append(ended, 0, text or "") if is_sound else None
@@ -327,10 +308,10 @@ class TopicFollower:
                 yield item
 
     def _happened(self, event: Fact, at: float = 0.0) -> Happened:
-        begun = self.source.begins(event)
+        begun = self.source.kind.begins(event)
         if begun is not None:
             self.offsets[begun] = 0
             self._unsure.add(begun)
         self.seq = event.seq
-        self.is_over = self.source.is_last(event)
+        self.is_over = self.source.kind.is_last(event)
         return Happened(self._cursor(), event.seq, event.type, event.payload, at)

@@ -54,7 +54,9 @@ class TextWriter:
     ) -> None:
         self._deps, self._topic, self._key = deps, topic, key
         self._checkpoint, self._rewind = checkpoint, rewind
-        self._sent = self._stored = text
+        self._sent = text
+        # What was sent before a crash need not have been stored.
+        self._stored = None if text else ""
         self.text = text if replay_from is None else text[:replay_from]
         self._head = 0
         self._is_away = False

@@ -16,7 +16,7 @@ from schema.execution import Engine, Live, Prepared, Stream
 from services.events.base import News
 from services.events.hub import Hub
 from services.events.local import LocalBus
-from services.streams import Restarted
+from services.streams import Restarted, Snapshot
 from services.streams.position import position
 
 
@@ -135,7 +135,7 @@ class JournalFollower:
             self._at = len(journal.entries)
             journal.snapshots += 1
             snapshot = cast("AsyncConnection", journal.text)
-            yield Restarted(str(self._at), snapshot, _release)
+            yield Restarted(str(self._at), Snapshot(snapshot, asyncio.Lock(), _release))
         async with aclosing(self.catch_up()) as items:
             async for item in items:
                 yield item
@@ -193,7 +193,7 @@ class Context:
     def begin_event(self) -> None:
         """Each event is answered anew."""
 
-    async def pin(self, connection: Any, release: Any) -> None:
+    async def pin(self, snapshot: Any) -> None:
         self.pinned += 1
 
     async def end_event(self) -> None:
@@ -233,7 +233,7 @@ class Anew(JournalEvent):
 
 def _event(item: Any) -> JournalEvent:
     if isinstance(item, Restarted):
-        return Anew(cursor=item.cursor, text=str(item.connection))
+        return Anew(cursor=item.cursor, text=str(item.snapshot.connection))
     if isinstance(item, Word):
         return Text(cursor=item.cursor, offset=item.offset, text=item.text)
     return Note(cursor=item.cursor, number=item.number)

@@ -124,7 +124,7 @@ async def follow(
     ):
         async for item in items:
             if isinstance(item, Restarted):
-                await item.release()
+                await item.snapshot.release()
             seen.append(item)
     return seen
 

@@ -195,13 +195,13 @@ class Reader:
     async def _restart(self, item: Restarted) -> None:
         self.restarts += 1
         rows = (
-            await item.connection.execute(
+            await item.snapshot.connection.execute(
                 select(Message.id, Message.content, Message.status).where(
                     Message.conversation_id == self.author.conversation_id
                 )
             )
         ).all()
-        await item.release()
+        await item.snapshot.release()
         self.texts = {row.id: row.content for row in rows}
         self.final = {row.id for row in rows if row.status.is_final}
         position = Position.decode(item.cursor)
