@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import schema
 from app import auth, graphiql
@@ -29,6 +30,7 @@ from services.base import Deps
 
 log = logging.getLogger("noosphere.server")
 _PROBE_S = 3.0
+_GRAPHQL = "/graphql"
 
 
 class Server:
@@ -142,8 +144,8 @@ class Server:
         """Give the routes. `/graphql` is no Mount: that would close its WebSockets."""
         routes: list[BaseRoute] = [
             Route("/", self.home),
-            Route("/graphql", self.http),
-            WebSocketRoute("/graphql", self.sockets),
+            Route(_GRAPHQL, self.http),
+            WebSocketRoute(_GRAPHQL, self.sockets),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
@@ -165,7 +167,25 @@ async def _probe(name: str, probe: Callable[[], Awaitable[object]]) -> dict[str,
     return {"status": "up", "detail": detail} if isinstance(detail, str) else {"status": "up"}
 
 
-def create_app(settings: Settings) -> Starlette:
+class Application(Starlette):
+    """The routes of one process, with a short way to the sockets.
+
+    Each layer of middleware and routing is a coroutine that lasts as long as the socket does. None
+    of them has anything to do for WebSockets.
+    """
+
+    sockets: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, or the process's lifespan."""
+        is_socket = scope["type"] == "websocket" and scope["path"] == _GRAPHQL
+        if is_socket and self.sockets is not None and not scope.get("root_path"):
+            await self.sockets(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Application:
     """Build the application of one process."""
     server = Server(settings)
     middleware = []
@@ -188,8 +208,9 @@ def create_app(settings: Settings) -> Starlette:
                 max_age=86400,
             )
         )
-    app = Starlette(routes=server.routes(), middleware=middleware, lifespan=server.lifespan)
+    app = Application(routes=server.routes(), middleware=middleware, lifespan=server.lifespan)
     app.state.server = server
+    app.sockets = server.sockets
     return app
 
 
