@@ -80,6 +80,7 @@ async def _serve_forever(settings: Settings) -> int:
     import uvicorn
 
     from app.graphql_outlet import WebSocketProtocol
+    from app.http_protocol import HttpProtocol
     from app.server import create_app
     from app.serving import Server
 
@@ -97,6 +98,7 @@ async def _serve_forever(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
         server_header=False,
         # Compression would hide a reader that stalls, and costs time on every event.
+        http=HttpProtocol,
         ws=WebSocketProtocol,
         ws_per_message_deflate=False,
         ws_ping_interval=None,

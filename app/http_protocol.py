@@ -1,0 +1,81 @@
+"""HTTP/1.1 as Uvicorn speaks it, for clients that take their time with what they ask for."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# What bodies may take is bounded where they are read.
+HEAD_TIMEOUT_S = 15.0
+HEAD_MAX_BYTES = 65_536
+_REFUSAL = (
+    "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {size}\r\n"
+    "connection: close\r\n\r\n{reason}"
+)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Closes connections whose request line and headers do not come to an end.
+
+    Neither the parser nor the server bounds their size, or the time they take.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take more of a request."""
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self._refuse(
+                    "431 Request Header Fields Too Large",
+                    f"The headers of a request may have {HEAD_MAX_BYTES} bytes.\n",
+                )
+
+    def on_message_begin(self) -> None:
+        """Wait for the headers of the next request."""
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Answer the request."""
+        self._forget_head()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer, self._head_bytes = None, 0
+
+    def _head_is_late(self) -> None:
+        if self._head_bytes:
+            self._refuse(
+                "408 Request Timeout", f"The request did not come within {HEAD_TIMEOUT_S:g} s.\n"
+            )
+        else:
+            # Nothing was asked; a browser that connects in advance wants no answer.
+            self._forget_head()
+            self.transport.close()
+
+    def _refuse(self, status: str, reason: str) -> None:
+        self._forget_head()
+        if not self.transport.is_closing():
+            answer = _REFUSAL.format(status=status, size=len(reason), reason=reason)
+            self.transport.write(answer.encode())
+            self.transport.close()
