@@ -31,7 +31,7 @@ from services.streams import Follower, Restarted, idle_s
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S = 1.0
+_RETRY_S, _RETRY_MAX_S = 1.0, 15.0
 _PATIENCE_S = 15.0
 """How long a new subscription waits for a bus that is away."""
 _LONG_PATIENCE_S = 60.0
@@ -220,13 +220,14 @@ class Feed:
     async def _serve(self, tap: Tap) -> None:
         items = self._follower.begin()
         turn = await self._feeds.begin(self)
+        wait_s = _RETRY_S
         while True:
             try:
                 try:
                     await self._give(items, turn)
                 finally:
                     turn()
-                self._has_begun = True
+                self._has_begun, wait_s = True, _RETRY_S
                 if self._follower.is_over or await self._live(tap):
                     return
             except Exception as error:
@@ -234,7 +235,8 @@ class Feed:
                     raise
                 self._feeds.stats.interrupted += 1
                 logger.warning("A subscription is interrupted: %s", error)
-                await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1.5))  # noqa: S311
+                await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311
+                wait_s = min(wait_s * 2, _RETRY_MAX_S)
             tap.lost()
             items = self._follower.catch_up()
 
