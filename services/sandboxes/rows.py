@@ -3,18 +3,24 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import false, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import now, row_columns, rows_of
 from models.sandboxes import (
     Sandbox,
+    SandboxConnection,
     SandboxExecution,
     SandboxFile,
+    SandboxFinding,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
+    SandboxTemplateVersion,
+    SandboxUsage,
     SandboxWorkspace,
 )
 from models.states import RunState, SandboxStatus
@@ -64,6 +70,39 @@ def _files(viewer: Viewer) -> ColumnElement[bool]:
 @access.rule(SandboxPort)
 def _ports(viewer: Viewer) -> ColumnElement[bool]:
     return SandboxPort.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxTemplateVersion)
+def _template_versions(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxTemplateVersion.template_id.in_(
+        select(SandboxTemplate.id).where(access.visible(SandboxTemplate, viewer))
+    )
+
+
+@access.rule(SandboxSnapshot)
+def _snapshots(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxSnapshot.user_id == viewer.user_id
+
+
+@access.rule(SandboxConnection)
+def _connections(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxConnection.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxUsage)
+def _usage(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxUsage.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxFinding)
+def _findings(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxFinding.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxRemoval)
+def _removals(viewer: Viewer) -> ColumnElement[bool]:
+    # Administrators, who may read everything, are asked before.
+    return false()
 
 
 def _own(viewer: Viewer):  # type: ignore[no-untyped-def]  # a Select of ids; its full type says less.
