@@ -10,7 +10,7 @@ from sandbox.base import Capabilities, SandboxDriver
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.errors import DriverUnavailableError, SandboxError
 
-Kind = Literal["auto", "docker", "bubblewrap", "off"]
+Kind = Literal["auto", "docker", "bubblewrap", "kubernetes", "off"]
 PULL_TIMEOUT_S = 120.0
 NOTHING = (
     "Sandboxes are off, because code never runs on the host without isolation. Install bubblewrap"
