@@ -223,11 +223,14 @@ class Group:
     def usage(self) -> ResourceUsage:
         """What the group uses now and has used; None where nothing counts it."""
         if self._version == 2:
-            cpu = _field(self._get("cpu", "cpu.stat"), "usage_usec")
+            told = self._get("cpu", "cpu.stat")
+            cpu, throttled = _field(told, "usage_usec"), _field(told, "throttled_usec")
             current, peak = "memory.current", "memory.peak"
         else:
             nanoseconds = _number(self._get("cpuacct", "cpuacct.usage"))
             cpu = None if nanoseconds is None else nanoseconds // 1000
+            stood = _field(self._get("cpu", "cpu.stat"), "throttled_time")
+            throttled = None if stood is None else stood // 1000
             current, peak = "memory.usage_in_bytes", "memory.max_usage_in_bytes"
         return ResourceUsage(
             cpu_ms=None if cpu is None else cpu / 1000,
@@ -235,6 +238,7 @@ class Group:
             memory_peak_bytes=_number(self._get("memory", peak)),
             pids=_number(self._get("pids", "pids.current")),
             oom_kills=self.oom_kills() if "memory" in self._folders else None,
+            cpu_throttled_ms=None if throttled is None else throttled / 1000,
         )
 
     def _get(self, controller: str, name: str) -> str:

@@ -267,16 +267,18 @@ class Node:
     async def _reach(self, row: Sandbox) -> Live | None:
         if row.driver != self.driver.name or row.status is SandboxStatus.CREATING:
             return None
+        # The driver keeps no environment: secrets are in it.
+        _, policy = await self._terms(row.id)
         try:
             async with asyncio.timeout(_DRIVER_S):
-                handle = await self.driver.connect(row.id)
+                await self.driver.connect(row.id)
                 if row.status is SandboxStatus.PAUSED:
-                    return Live(row.id, None, handle.policy.env, is_paused=True)
-                client = await self._connect(row.id, handle.policy.env)
+                    return Live(row.id, None, policy.env, is_paused=True)
+                client = await self._connect(row.id, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
-        return Live(row.id, client, handle.policy.env)
+        return Live(row.id, client, policy.env)
 
     async def lose(self, sandbox_id: str, why: str) -> None:
         """Note that a sandbox ended by itself; its executions end with it."""

@@ -20,6 +20,7 @@ from services.errors import UserError, UserErrorCode
 from services.events.local import LocalBus
 from services.sandboxes import executions, housekeeping, lifecycle, output, rows
 from services.sandboxes.node import INSTALLATION_LABEL, installation
+from services.sandboxes.wishes import Security
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 
@@ -247,8 +248,9 @@ class Surviving(BubblewrapDriver):
 
 async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver) -> None:
     ada = await server.person("ada")
-    box = await lifecycle.create(server.deps, ada)
-    frozen = await lifecycle.create(server.deps, ada)
+    secret = Security(env_variables={"SECRET": "of the first"})
+    box = await lifecycle.create(server.deps, ada, security=secret)
+    frozen = await lifecycle.create(server.deps, ada, security=secret)
     made = await executions.execute(
         server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
     )
@@ -267,6 +269,8 @@ async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver)
     assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
     await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
     assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
+    for one in (box, frozen):
+        assert (await ran(again.deps, ada, one.id, "echo $SECRET")).stdout == "of the first\n"
     for one in (box, frozen):
         await lifecycle.delete(again.deps, ada, sandbox_id=one.id)
     node = await again.host.node()
