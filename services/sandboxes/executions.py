@@ -1,5 +1,7 @@
 """Commands in sandboxes: execute and cancel."""
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import func, select
 
 from models.base import now
@@ -7,8 +9,13 @@ from models.sandboxes import Sandbox, SandboxExecution
 from models.states import RunState
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
+from services.events.base import Json
 from services.sandboxes import rows, wishes
+from services.sandboxes.operations import operation
 from services.text import clean
+
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
 
 COMMAND_BYTES = 65_536
 STDIN_BYTES = 1_048_576
@@ -111,6 +118,23 @@ def _require_size(text: str, name: str, most: int) -> None:
             f"{name.capitalize()} has {size:,} bytes; at most {most:,} are allowed.",
             (name,),
         )
+
+
+@operation("run")
+async def _run(node: "Node", sandbox_id: str, request: Json) -> None:
+    live = node.live.get(sandbox_id)
+    if live is not None:
+        node.begin(live, request["execution_id"])
+        return
+    # It ended between the acceptance and now; while it is being taken up, housekeeping begins it.
+    row = await rows.sandbox(node.deps, sandbox_id)
+    if row is None or not row.status.is_live:
+        await node.settle(request["execution_id"])
+
+
+@operation("cancel")
+async def _cancel(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.cancel(sandbox_id, request["execution_id"])
 
 
 async def cancel(deps: Deps, viewer: Viewer, *, execution_id: str) -> SandboxExecution:

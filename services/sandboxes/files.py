@@ -10,16 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
 
 from models.base import now, row_columns, rows_of
 from models.sandboxes import Sandbox, SandboxFile, SandboxWorkspace
 from sandbox.base import WORKSPACE
+from sandbox.files import FileInfo
 from services import access
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
+from services.events.base import Json
 from services.sandboxes import rows
+from services.sandboxes.operations import operation
+
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
 
 PATH_CHARS = 255
 
@@ -269,6 +276,45 @@ async def _entries(deps: Deps, host: Sandbox, operation: str, path: str) -> list
         )
         for name, is_directory, size_bytes, modified_at in answer["entries"]
     ]
+
+
+@operation("write")
+async def _write(node: "Node", sandbox_id: str, request: Json) -> None:
+    files = node.client(sandbox_id).files
+    path = request["path"]
+    folder = path.rpartition("/")[0]
+    if folder:
+        await files.make_dir(folder, parents=True)
+    await files.write(path, base64.b64decode(request["content"]))
+
+
+@operation("read")
+async def _read(node: "Node", sandbox_id: str, request: Json) -> Json:
+    data = await node.client(sandbox_id).files.read(request["path"], most=request["most"])
+    return {"content": base64.b64encode(data).decode("ascii")}
+
+
+@operation("stat")
+async def _stat(node: "Node", sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.stat(request["path"])
+    return {"entries": [_entry(found)]}
+
+
+@operation("list")
+async def _list(node: "Node", sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.list(request["path"])
+    return {"entries": [_entry(info) for info in found]}
+
+
+def _entry(info: FileInfo) -> list[Any]:
+    # Names need not be UTF-8 inside; outside they are text.
+    path = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return [path, info.is_directory, info.size_bytes, info.modified_at.isoformat()]
+
+
+@operation("remove")
+async def _remove(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.client(sandbox_id).files.remove(request["path"], recursive=request["recursive"])
 
 
 async def _running(

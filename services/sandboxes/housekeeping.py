@@ -15,13 +15,13 @@ from services.base import Deps, work
 from services.errors import UserError
 from services.events.base import BusUnavailableError
 from services.sandboxes import rows
+from services.sandboxes.live import INSTALLATION_LABEL, installation
 from services.sandboxes.node import (
     EXPIRED,
     FORGOTTEN_S,
     HOST_GONE,
-    INSTALLATION_LABEL,
     Node,
-    installation,
+    driver_id,
     settle_lost,
 )
 
@@ -80,7 +80,7 @@ async def _remove_leftovers(node: Node) -> None:
     try:
         found = await node.driver.list(labels)
         # Listed first: what is being created now has its row already.
-        known = {row.id for row in await _live_rows(node.deps)}
+        known = {driver_id(row) for row in await _live_rows(node.deps)}
         for info in found:
             if info.sandbox_id not in known and not (info.owned and not node.survives):
                 log.info("a leftover is removed", extra={"sandbox_id": info.sandbox_id})

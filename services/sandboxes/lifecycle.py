@@ -1,7 +1,7 @@
 """Sandboxes as a whole: create, pause, resume, extend, stop, delete."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
@@ -16,11 +16,16 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import ConversationStatus, SandboxStatus
-from sandbox.base import Limits, Policy
+from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
+from services.events.base import Json
 from services.sandboxes import rows, templates, wishes
+from services.sandboxes.operations import operation
 from services.sandboxes.wishes import Resources, Security
+
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
 
 
 async def create(
@@ -44,7 +49,7 @@ async def create(
     driver = (await deps.sandboxes.node()).driver
     life_s = wishes.lifetime(deps.options, timeout_s)
     template = await templates.find(deps, template_id)
-    _require_image(deps, template, driver.name)
+    _require_image(deps, template, driver)
     limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
     policy = wishes.policy(security or Security(), driver=driver.name)
     async with work(deps) as unit:
@@ -67,19 +72,20 @@ async def create(
         await unit.session.flush()
         unit.session.add_all(_parts(sandbox.id, limits, policy, template, life_s))
         row = sandbox.frozen()
-    await deps.sandboxes.ask(row, "create")
+    demanded = wishes.demanded(resources or Resources())
+    await deps.sandboxes.ask(row, "create", demanded=sorted(demanded))
     return await _present(deps, row)
 
 
-def _require_image(deps: Deps, template: SandboxTemplate, driver: str) -> None:
-    """Refuse an image the driver cannot give: bubblewrap has the host's own Python only."""
+def _require_image(deps: Deps, template: SandboxTemplate, driver: SandboxDriver) -> None:
+    """Refuse an image the driver cannot give: some have the host's own Python only."""
     image = f"{template.image_name}:{template.image_tag}"
     default = ":".join(templates.split_image(deps.options.sandbox_template_image))
-    if driver == "bubblewrap" and image != default:
+    if not driver.has_images and image != default:
         raise UserError(
             UserErrorCode.UNAVAILABLE,
-            f"The template {template.name} needs the image {image}, which driver {driver} cannot "
-            "run; use the default template, or a server with Docker.",
+            f"The template {template.name} needs the image {image}, which driver {driver.name} "
+            "cannot run; use the default template, or a server with Docker.",
             ("template_id",),
         )
 
@@ -132,13 +138,38 @@ def _parts(
         ),
         SandboxSecurityPolicy(
             sandbox_id=sandbox_id,
-            network_policy={"mode": policy.network.mode},
+            network_policy=policy.to_json(with_env=False)["network"],
             syscall_policy={"profile": "default"},
             mount_policy={"mounts": []},
             env_variables={**defaults, **policy.env},
             capabilities=[],
         ),
     ]
+
+
+@operation("create")
+async def _create(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.create(sandbox_id, demanded=request["demanded"])
+
+
+@operation("pause")
+async def _pause(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.pause(sandbox_id)
+
+
+@operation("resume")
+async def _resume(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.resume(sandbox_id)
+
+
+@operation("stop")
+async def _stop(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.stop(sandbox_id)
+
+
+@operation("delete")
+async def _delete(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.delete(sandbox_id)
 
 
 async def _present(deps: Deps, row: Sandbox) -> Sandbox:

@@ -4,12 +4,10 @@ Only the node that hosts a sandbox changes its state, one change at a time.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -24,10 +22,11 @@ from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
 from services.sandboxes import refusals, rows, running
+from services.sandboxes.live import INSTALLATION_LABEL, Live, Pool, Ready, installation
+from services.sandboxes.relay import Relays
 from services.sandboxes.running import Run
 
 log = logging.getLogger("noosphere.sandboxes")
-INSTALLATION_LABEL = "installation"
 _CREATE_S = 120.0
 # A row CREATING for longer was forgotten: the call that creates ends before.
 FORGOTTEN_S = _CREATE_S + 120.0
@@ -45,31 +44,22 @@ _RUNNING = (SandboxStatus.RUNNING,)
 _PAUSED = (SandboxStatus.PAUSED,)
 
 
-@dataclass(slots=True)
-class Live:
-    """A sandbox of this node. Its client is missing while it is paused after a restart."""
-
-    sandbox_id: str
-    client: SandboxClient | None
-    env: Mapping[str, str]
-    is_paused: bool = False
-    is_ending: bool = False
-    runs: dict[str, Run] = field(default_factory=dict)
-
-
-def installation(deps: Deps) -> str:
-    """Name the installation: all nodes that work on one database are one."""
-    url = deps.db.url.render_as_string(hide_password=True)
-    return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
 class Node:
-    """What one process does with the sandboxes it hosts. `driver` is started already."""
+    """What one process does with the sandboxes it hosts. `driver` is started already.
+
+    `on_added` is told of a sandbox whenever a client begins to serve it: made, taken up, resumed
+    after a restart. `on_ending` is told before it ends or is let go of. They neither wait nor
+    raise.
+    """
 
     def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
         self.deps = deps
         self.driver = driver
         self.live: dict[str, Live] = {}
+        self.pool: Pool | None = None
+        self.relays = Relays()
+        self.on_added: list[Callable[[Live], None]] = []
+        self.on_ending: list[Callable[[Live], None]] = []
         self._tasks = TaskSet()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._ooms: dict[str, float] = {}
@@ -77,7 +67,7 @@ class Node:
     @property
     def survives(self) -> bool:
         """Whether sandboxes of the driver outlive this process."""
-        return self.driver.name == "docker"
+        return self.driver.survives_server
 
     def lock(self, sandbox_id: str) -> asyncio.Lock:
         """Give the lock under which the state of a sandbox changes."""
@@ -94,24 +84,20 @@ class Node:
 
     # Life.
 
-    async def create(self, sandbox_id: str) -> None:
+    async def create(self, sandbox_id: str, *, demanded: Collection[str] = ()) -> None:
         """Make a sandbox whose row is CREATING; it is RUNNING afterwards, or FAILED.
 
-        Raises UserError saying why it failed.
+        `demanded` are the limits somebody asked for, as against defaults. Raises UserError saying
+        why it failed.
         """
         async with self.lock(sandbox_id):
-            limits, policy = await self._terms(sandbox_id)
             row = await self._row(sandbox_id)
             if row.status is not SandboxStatus.CREATING:
                 raise _gone()
-            image = "host" if not self.survives else f"{row.image_name}:{row.image_tag}"
-            spec = SandboxSpec(
-                sandbox_id, image, limits, policy, {INSTALLATION_LABEL: installation(self.deps)}
-            )
+            spec = await self._spec(row, demanded)
             try:
                 async with asyncio.timeout(_CREATE_S):
-                    await self.driver.create(spec)
-                    client = await self._connect(sandbox_id, policy.env)
+                    ready = await self._make(spec)
             except (SandboxError, TimeoutError) as error:
                 await self._discard(sandbox_id)
                 refusal = _refusal(error)
@@ -123,25 +109,51 @@ class Node:
                 # Nothing without a row that expires may live; the repair ends the row.
                 await self._discard(sandbox_id)
                 raise
-            self._add(Live(sandbox_id, client, policy.env))
-            at = now()
+            self._add(Live(sandbox_id, ready.driver_id, ready.client, spec.policy.env))
             is_ours = False
             try:
-                is_ours = await self._set(
-                    sandbox_id,
-                    SandboxStatus.RUNNING,
-                    _CREATING,
-                    container_id=sandbox_id,
-                    started_at=at,
-                    last_active_at=at,
-                    expires_at=at
-                    + (row.expires_at - row.created_at if row.expires_at else at - at),
-                )
+                is_ours = await self._begin(row, ready)
             finally:
                 if not is_ours:
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
                 raise _gone()
+
+    async def _spec(self, row: Sandbox, demanded: Collection[str]) -> SandboxSpec:
+        limits, policy = await self._terms(row.id)
+        image = f"{row.image_name}:{row.image_tag}" if self.driver.has_images else "host"
+        return SandboxSpec(
+            row.id,
+            image,
+            limits,
+            policy,
+            {INSTALLATION_LABEL: installation(self.deps)},
+            demanded=frozenset(demanded),
+            image_digest=row.image_digest if self.driver.has_images else None,
+        )
+
+    async def _make(self, spec: SandboxSpec) -> Ready:
+        """Give a sandbox out of the pool, or else a new one."""
+        ready = await self.pool.claim(spec) if self.pool is not None else None
+        if ready is not None:
+            return ready
+        await self.driver.create(spec)
+        client = await self._connect(spec.sandbox_id, spec.policy.env)
+        return Ready(spec.sandbox_id, client)
+
+    async def _begin(self, row: Sandbox, ready: Ready) -> bool:
+        at = now()
+        life = row.expires_at - row.created_at if row.expires_at else at - at
+        return await self._set(
+            row.id,
+            SandboxStatus.RUNNING,
+            _CREATING,
+            container_id=ready.driver_id,
+            pool_key=ready.key,
+            started_at=at,
+            last_active_at=at,
+            expires_at=at + life,
+        )
 
     async def abandon(self, sandbox_id: str) -> None:
         """Fail a sandbox that is still CREATING though nothing creates it any more."""
@@ -179,7 +191,7 @@ class Node:
             if live is None:
                 raise _gone()
             async with asyncio.timeout(_DRIVER_S):
-                await self.driver.pause(sandbox_id)
+                await self.driver.pause(live.driver_id)
             live.is_paused = True
             if not await self._set(sandbox_id, SandboxStatus.PAUSED, _RUNNING, paused_at=now()):
                 raise _gone()
@@ -199,10 +211,10 @@ class Node:
             if live is None:
                 raise _gone()
             async with asyncio.timeout(_DRIVER_S):
-                await self.driver.resume(sandbox_id)
+                await self.driver.resume(live.driver_id)
                 if live.client is None:
-                    live.client = await self._connect(sandbox_id, live.env)
-                    self._watch(live, live.client)
+                    live.client = await self._connect(live.driver_id, live.env)
+                    self._serve(live, live.client)
             live.is_paused = False
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
@@ -254,7 +266,7 @@ class Node:
                 return
             live = await self._reach(row)
             if live is None:
-                await self._discard(row.id)
+                await self._discard(driver_id(row))
                 await self._set(
                     row.id, SandboxStatus.FAILED, rows.LIVE, failure=HOST_GONE, stopped_at=now()
                 )
@@ -269,16 +281,17 @@ class Node:
             return None
         # The driver keeps no environment: secrets are in it.
         _, policy = await self._terms(row.id)
+        name = driver_id(row)
         try:
             async with asyncio.timeout(_DRIVER_S):
-                await self.driver.connect(row.id)
+                await self.driver.connect(name)
                 if row.status is SandboxStatus.PAUSED:
-                    return Live(row.id, None, policy.env, is_paused=True)
-                client = await self._connect(row.id, policy.env)
+                    return Live(row.id, name, None, policy.env, is_paused=True)
+                client = await self._connect(name, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
-        return Live(row.id, client, policy.env)
+        return Live(row.id, name, client, policy.env)
 
     async def lose(self, sandbox_id: str, why: str) -> None:
         """Note that a sandbox ended by itself; its executions end with it."""
@@ -294,15 +307,16 @@ class Node:
     async def _end(self, sandbox_id: str, *, is_lost: bool = False, is_kept: bool = False) -> None:
         """End what this node has of a sandbox; what the driver has of it stays if `is_kept`."""
         live = self.live.get(sandbox_id)
+        name = live.driver_id if live is not None else await self._named(sandbox_id)
         if live is not None:
-            live.is_ending = True
+            self._tell_ending(live)
             if not is_lost:
                 for current in list(live.runs.values()):
                     await current.cancel()
                 if not live.is_paused:
                     await self._wait(live, _KILL_S)
         if not is_kept:
-            await self._discard(sandbox_id)
+            await self._discard(name)
         if live is not None:
             if live.client is not None:
                 await live.client.aclose()
@@ -318,13 +332,23 @@ class Node:
                 wait.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _discard(self, sandbox_id: str) -> None:
-        """Remove what the driver has of a sandbox; what resists is left to the next start."""
+    def _tell_ending(self, live: Live) -> None:
+        if not live.is_ending:
+            live.is_ending = True
+            for tell in self.on_ending:
+                tell(live)
+
+    async def _named(self, sandbox_id: str) -> str:
+        row = await rows.sandbox(self.deps, sandbox_id)
+        return driver_id(row) if row is not None else sandbox_id
+
+    async def _discard(self, name: str) -> None:
+        """Remove what the driver has by a name; what resists is left to housekeeping."""
         try:
             async with asyncio.timeout(_DRIVER_S):
-                await self.driver.remove(sandbox_id)
+                await self.driver.remove(name)
         except (SandboxError, TimeoutError):
-            log.warning("sandbox was not removed", extra={"sandbox_id": sandbox_id}, exc_info=True)
+            log.warning("sandbox was not removed", extra={"driver_id": name}, exc_info=True)
 
     # Rows.
 
@@ -341,19 +365,23 @@ class Node:
                     select(SandboxResources).where(SandboxResources.sandbox_id == sandbox_id)
                 )
             ).one()
-            env = await connection.scalar(
-                select(SandboxSecurityPolicy.env_variables).where(
-                    SandboxSecurityPolicy.sandbox_id == sandbox_id
+            policy = (
+                await connection.execute(
+                    select(
+                        SandboxSecurityPolicy.network_policy, SandboxSecurityPolicy.env_variables
+                    ).where(SandboxSecurityPolicy.sandbox_id == sandbox_id)
                 )
-            )
+            ).one()
         return (
             Limits(
                 cpu_millis=limits.cpu_limit,
                 memory_bytes=limits.memory_limit,
                 disk_bytes=limits.disk_limit,
                 pids=limits.pids_limit,
+                inodes=limits.inodes_limit,
+                network_bytes_per_s=limits.network_limit,
             ),
-            Policy(env=env or {}),
+            Policy.from_json({"network": policy.network_policy, "env": policy.env_variables}),
         )
 
     async def _set(
@@ -383,31 +411,36 @@ class Node:
 
     # Clients and executions.
 
-    async def _connect(self, sandbox_id: str, env: Mapping[str, str]) -> SandboxClient:
-        channel = await self.driver.open_channel(sandbox_id)
+    async def _connect(self, name: str, env: Mapping[str, str]) -> SandboxClient:
+        channel = await self.driver.open_channel(name)
         return await SandboxClient.connect(channel, env)
 
     def _add(self, live: Live) -> None:
         self.live[live.sandbox_id] = live
         if live.client is not None:
-            self._watch(live, live.client)
+            self._serve(live, live.client)
+
+    def _serve(self, live: Live, client: SandboxClient) -> None:
+        self._watch(live, client)
+        for tell in self.on_added:
+            tell(live)
 
     def _watch(self, live: Live, client: SandboxClient) -> None:
         async def watch() -> None:
             await client.wait_lost()
             if not live.is_ending:
-                await self.lose(live.sandbox_id, self._why(live.sandbox_id))
+                await self.lose(live.sandbox_id, self._why(live.driver_id))
 
         self._spawn(watch(), f"watch {live.sandbox_id}")
 
-    def note_oom(self, sandbox_id: str) -> None:
+    def note_oom(self, name: str) -> None:
         """Remember that a sandbox ran out of memory, to say so if it ends now."""
         at = time.monotonic()
         self._ooms = {key: t for key, t in self._ooms.items() if at - t < _OOM_RECENT_S}
-        self._ooms[sandbox_id] = at
+        self._ooms[name] = at
 
-    def _why(self, sandbox_id: str) -> str:
-        if time.monotonic() - self._ooms.get(sandbox_id, float("-inf")) < _OOM_RECENT_S:
+    def _why(self, name: str) -> str:
+        if time.monotonic() - self._ooms.get(name, float("-inf")) < _OOM_RECENT_S:
             return "The sandbox ran out of memory and ended."
         return "The sandbox ended unexpectedly."
 
@@ -469,7 +502,7 @@ class Node:
         """End all executions, settle their rows, and remove sandboxes that end with the process."""
         lives = list(self.live.values())
         for live in lives:
-            live.is_ending = True
+            self._tell_ending(live)
             if live.client is not None:
                 await live.client.aclose()
         async with asyncio.TaskGroup() as group:
@@ -487,6 +520,11 @@ class Node:
                     failure=SERVER_STOPPED,
                 )
         self.live.clear()
+
+
+def driver_id(row: Sandbox) -> str:
+    """Give the name the driver knows a sandbox by: its own id unless it came out of the pool."""
+    return row.container_id or row.id
 
 
 async def settle_lost(deps: Deps, row: rows.Standing) -> None:

@@ -97,6 +97,20 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
     return Limits(**values)
 
 
+# What drivers call the limits that people ask for.
+_ITEMS = {
+    "cpu_millis": "cpu",
+    "memory_bytes": "memory",
+    "disk_bytes": "disk",
+    "pids": "pids",
+}
+
+
+def demanded(given: Resources) -> frozenset[str]:
+    """Give the limits somebody asked for, as drivers call them: these must hold."""
+    return frozenset(item for name, item in _ITEMS.items() if getattr(given, name) is not None)
+
+
 def _out_of_range(value: int | None, name: str, low: int, high: int) -> UserError | None:
     if value is None or low <= value <= high:
         return None
