@@ -233,6 +233,7 @@ class Surviving(BubblewrapDriver):
     """bubblewrap behaving as Docker does: its sandboxes outlive the server object."""
 
     name = "docker"
+    survives_server = True
 
     async def check(self) -> None:
         await self.start()

@@ -1,0 +1,262 @@
+"""Sandboxes as a whole: what they are, and how they come and go."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+
+from models import sandboxes as tables
+from models.states import SandboxStatus
+from resolvers import sandboxes
+from resolvers.base import Info, PageArgs
+from schema.base import (
+    After,
+    Before,
+    BigInt,
+    Connection,
+    First,
+    Last,
+    Node,
+    Payload,
+    arg,
+    attr,
+    connection,
+    described_enum,
+    field,
+    mutation,
+)
+from schema.sandboxes import network
+from schema.sandboxes.executions import SandboxExecution
+from schema.sandboxes.files import SandboxFile
+from schema.sandboxes.network import SandboxSecurity, SandboxSecurityInput
+from schema.sandboxes.ports import SandboxPort
+from schema.sandboxes.shared import Id, answer
+from schema.sandboxes.templates import SandboxTemplate
+from services.sandboxes import lifecycle
+from services.sandboxes.wishes import Resources
+
+if TYPE_CHECKING:
+    from schema.accounts import User
+    from schema.conversations import Conversation
+
+described_enum(
+    SandboxStatus,
+    "Where a sandbox stands in its life.",
+    {
+        SandboxStatus.CREATING: "It is being made.",
+        SandboxStatus.RUNNING: "Commands can run in it.",
+        SandboxStatus.PAUSED: "Frozen; its time stands still.",
+        SandboxStatus.STOPPED: "Ended on request, or because its time was over.",
+        SandboxStatus.FAILED: "It could not be made, or ended by itself; `failure` says why.",
+        SandboxStatus.DELETED: "Deleted; seen by its id only.",
+    },
+)
+
+
+@strawberry.type(description="The writable directory of a sandbox.")
+class SandboxWorkspace(Node, row=tables.SandboxWorkspace):
+    root_path: str = attr("Its path inside the sandbox.")
+    size_bytes: BigInt = attr("Bytes of the files written through the API.")
+    created_at: datetime = attr("When it was made.")
+    modified_at: datetime = attr("When a file was last written or removed through the API.")
+
+
+@strawberry.type(description="The limits of a sandbox.")
+class SandboxResources(Node, row=tables.SandboxResources):
+    cpu_limit: int = attr("CPU time, in thousandths of a core.", name="cpuMillis")
+    memory_limit: BigInt = attr("Memory of all processes, files included.", name="memoryBytes")
+    disk_limit: BigInt = attr("Size of the workspace.", name="diskBytes")
+    network_limit: BigInt | None = attr(
+        "Bytes a second over the network; null: not limited.", name="networkBytesPerSecond"
+    )
+    pids_limit: int = attr("Processes and threads at once.", name="pids")
+    timeout_s: int = attr("Life of the sandbox when it was made.", name="timeoutSeconds")
+
+
+@strawberry.type(description="An isolated place where code runs.")
+class Sandbox(Node, row=tables.Sandbox):
+    status: SandboxStatus = attr("Where it stands in its life.")
+    driver: str = attr("What runs it: `bubblewrap` or `docker`.")
+    failure: str | None = attr("Why it failed, or ended without being asked to.")
+    created_at: datetime = attr("When it was asked for.")
+    started_at: datetime | None = attr("When it was ready.")
+    last_active_at: datetime | None = attr("When it was last used.")
+    paused_at: datetime | None = attr("Since when it is paused.")
+    stopped_at: datetime | None = attr("When it ended.")
+    expires_at: datetime | None = attr("When its time is over; while paused, as if it ran on.")
+    user: Annotated["User", strawberry.lazy("schema.accounts")] | None = field(
+        sandboxes.user, "Whose it is."
+    )
+    conversation: Annotated["Conversation", strawberry.lazy("schema.conversations")] | None = field(
+        sandboxes.conversation, "The conversation whose code runs in it."
+    )
+    template: SandboxTemplate | None = field(sandboxes.template, "What it was made from.")
+    workspace: SandboxWorkspace | None = field(sandboxes.workspace, "Its writable directory.")
+    resources: SandboxResources | None = field(sandboxes.resources, "Its limits.")
+    security: SandboxSecurity | None = field(sandboxes.security, "What its code may reach.")
+    ports: list[SandboxPort] = field(sandboxes.ports, "Its ports that are reachable.")
+    files: list[SandboxFile] | None = field(
+        sandboxes.files,
+        "Files of a directory, by name: as they are while it runs, else those written through the "
+        "API. Null when there is no such directory, or the sandbox does not answer.",
+    )
+    executions: Connection[SandboxExecution] = connection(
+        sandboxes.executions, "What ran in it, newest first."
+    )
+
+
+@strawberry.type
+class SandboxesQuery:
+    @strawberry.field(description="A sandbox of yours; null when there is no such.")
+    async def sandbox(
+        self, info: Info, id: Annotated[strawberry.ID, arg("Id of the sandbox.")]
+    ) -> Sandbox | None:
+        return await sandboxes.one(info, id)  # type: ignore[return-value]
+
+    @strawberry.field(description="Your sandboxes, newest first, without deleted ones.")
+    async def sandboxes(
+        self,
+        info: Info,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+        status: Annotated[SandboxStatus | None, arg("Only those with this status.")] = None,
+    ) -> Connection[Sandbox]:
+        page = PageArgs(first, after, last, before)
+        return await sandboxes.listed(info, page, status)  # type: ignore[return-value]
+
+
+@strawberry.input(description="Limits of a sandbox; what is left out is as the template says.")
+class SandboxResourcesInput:
+    cpu_millis: int | None = strawberry.field(
+        default=None, description="CPU time in thousandths of a core, 50 to 4,000."
+    )
+    memory_bytes: BigInt | None = strawberry.field(
+        default=None, description="Memory of all processes and files, 96 MiB to 4 GiB."
+    )
+    disk_bytes: BigInt | None = strawberry.field(
+        default=None,
+        description="Size of the workspace, from 1 MiB; it lies in memory, so less than that.",
+    )
+    pids: int | None = strawberry.field(
+        default=None, description="Processes and threads at once, 8 to 4,096."
+    )
+    network_bytes_per_second: BigInt | None = strawberry.field(
+        default=None,
+        description="Bytes a second over the network. Refused where it cannot be enforced.",
+    )
+
+
+@strawberry.input(description="A new sandbox; everything can be left out.")
+class SandboxCreateInput:
+    template_id: strawberry.ID | None = strawberry.field(
+        default=None, description="What it is made from; the template `python` by default."
+    )
+    resources: SandboxResourcesInput | None = strawberry.field(
+        default=None, description="Its limits."
+    )
+    security: SandboxSecurityInput | None = strawberry.field(
+        default=None, description="What its code may reach."
+    )
+    timeout_seconds: int | None = strawberry.field(
+        default=None,
+        description="Its life, 1 second to a day; an hour by default. See `sandboxExtend`.",
+    )
+    conversation_id: strawberry.ID | None = strawberry.field(
+        default=None, description="The conversation whose code shall run in it."
+    )
+
+
+@strawberry.type(description="Answer to `sandboxCreate`.")
+class SandboxCreatePayload(Payload):
+    sandbox: Sandbox | None = answer("The new sandbox, RUNNING.")
+
+
+@strawberry.type(description="Answer to `sandboxPause`.")
+class SandboxPausePayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox, PAUSED.")
+
+
+@strawberry.type(description="Answer to `sandboxResume`.")
+class SandboxResumePayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox, RUNNING.")
+
+
+@strawberry.type(description="Answer to `sandboxStop`.")
+class SandboxStopPayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox, STOPPED.")
+
+
+@strawberry.type(description="Answer to `sandboxDelete`.")
+class SandboxDeletePayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox, DELETED.")
+
+
+@strawberry.type(description="Answer to `sandboxExtend`.")
+class SandboxExtendPayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox with its new end.")
+
+
+async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[str, object]:
+    wish = input or SandboxCreateInput()
+    sandbox = await lifecycle.create(
+        info.context.deps,
+        info.context.viewer,
+        template_id=wish.template_id,
+        resources=_resources(wish.resources),
+        security=network.security(wish.security),
+        timeout_s=wish.timeout_seconds,
+        conversation_id=wish.conversation_id,
+    )
+    return {"sandbox": sandbox}
+
+
+def _resources(wish: SandboxResourcesInput | None) -> Resources:
+    return Resources() if wish is None else Resources(**vars(wish))
+
+
+async def _pause(info: Info, id: Id) -> dict[str, object]:
+    context = info.context
+    return {"sandbox": await lifecycle.pause(context.deps, context.viewer, sandbox_id=id)}
+
+
+async def _resume(info: Info, id: Id) -> dict[str, object]:
+    context = info.context
+    return {"sandbox": await lifecycle.resume(context.deps, context.viewer, sandbox_id=id)}
+
+
+async def _stop(info: Info, id: Id) -> dict[str, object]:
+    context = info.context
+    return {"sandbox": await lifecycle.stop(context.deps, context.viewer, sandbox_id=id)}
+
+
+async def _delete(info: Info, id: Id) -> dict[str, object]:
+    context = info.context
+    return {"sandbox": await lifecycle.delete(context.deps, context.viewer, sandbox_id=id)}
+
+
+async def _extend(
+    info: Info,
+    id: Id,
+    seconds: Annotated[int, arg("How much longer it shall live.")],
+) -> dict[str, object]:
+    context = info.context
+    extended = await lifecycle.extend(context.deps, context.viewer, sandbox_id=id, seconds=seconds)
+    return {"sandbox": extended}
+
+
+@strawberry.type
+class SandboxesMutation:
+    sandbox_create = mutation(SandboxCreatePayload, "Make a sandbox.")(_create)
+    sandbox_pause = mutation(SandboxPausePayload, "Freeze a sandbox; its time stands still.")(
+        _pause
+    )
+    sandbox_resume = mutation(SandboxResumePayload, "Let a paused sandbox go on.")(_resume)
+    sandbox_stop = mutation(
+        SandboxStopPayload, "End a sandbox and all that runs in it; its files are gone."
+    )(_stop)
+    sandbox_delete = mutation(
+        SandboxDeletePayload, "Take a sandbox out of your lists, ending it if it lives."
+    )(_delete)
+    sandbox_extend = mutation(SandboxExtendPayload, "Let a live sandbox live longer.")(_extend)
