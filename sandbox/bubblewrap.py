@@ -82,7 +82,7 @@ class BubblewrapDriver:
         self._interpreter: tuple[str, list[str]] = ("", [])
         self._copy: Path | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._source = Path(wire.__file__).read_text()
+        self._source = wire.source()
         self._checked = False
         self._probing = asyncio.Lock()
         self._no_images: str | None = "Workspaces on disk were not tried."

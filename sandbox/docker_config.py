@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sandbox import agent as wire
@@ -28,7 +27,7 @@ USER_LABEL = LABEL_PREFIX + "label."
 # Beside the users of bubblewrap's sandboxes, which the same machine may have.
 DOCKER_UID_BASE = UID_BASE + UID_COUNT
 TMP = "/tmp"  # noqa: S108 - a filesystem of its own in each sandbox.
-SOURCE = Path(wire.__file__).read_text()
+SOURCE = wire.source()
 OOM_FILES = "/sys/fs/cgroup/memory/memory.oom_control,/sys/fs/cgroup/memory.events"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sandbox import agent as wire
 from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient
 from sandbox.errors import SandboxLostError
+from sandbox.inside import wire
 
 LIMIT = 4 * WINDOW_BYTES
 Frame = tuple[int, bytes]
@@ -40,7 +40,9 @@ class Taken:
         self.asked.append((kind, op))
         if kind == wire.HELLO:
             nonce = data[wire.HEADER.size :]
-            self.incoming.put_nowait(frame(wire.HELLO_ACK, 0, nonce + struct.pack(">H", 1)))
+            self.incoming.put_nowait(
+                frame(wire.HELLO_ACK, 0, nonce + wire.HELLO_BODY.pack(wire.VERSION, 0))
+            )
         elif kind in (wire.EXEC, wire.READ, wire.LIST, wire.STAT, wire.MAKE_DIR):
             for answer, body in self.answers:
                 self.incoming.put_nowait(frame(answer, op, body))
