@@ -189,7 +189,8 @@ def _system(extra: list[str]) -> list[str]:
 
 
 def _kernel_files() -> list[str]:
-    command = ["--proc", "/proc", "--dev", "/dev"]
+    # The sandbox's user owns its namespaces, and could so write their settings.
+    command = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     command += ["--perms", "1777", "--size", str(MIB), "--tmpfs", "/dev/shm"]  # noqa: S108
     for name in MASKED_FILES:
         if Path("/proc", name).exists():
