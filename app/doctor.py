@@ -85,12 +85,16 @@ async def _bus(settings: Settings) -> str:
 async def _sandboxes(settings: Settings, found: Report) -> None:
     state_dir = settings.data_dir / "sandboxes"
     docker_url = settings.docker_url or None
-    drivers = await report(docker_url=docker_url, state_dir=state_dir)
+    drivers = await report(
+        docker_url=docker_url, state_dir=state_dir, docker_runtime=settings.sandbox_runtime
+    )
     driver, reason = await choose(
         settings.sandbox_driver,
         docker_image=settings.sandbox_image,
         docker_url=docker_url,
         state_dir=state_dir,
+        docker_runtime=settings.sandbox_runtime,
+        disk=settings.sandbox_disk,
     )
     if driver is not None:
         await driver.aclose()
