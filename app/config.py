@@ -280,6 +280,12 @@ class Settings(BaseSettings):
     kubernetes_runtime_class: str = Field(
         "", description="RuntimeClass of sandboxes, such as `gvisor`; empty: the cluster's own."
     )
+    kubernetes_seccomp_profile: str = Field(
+        "noosphere/sandbox.json",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]{0,254}$",
+        description="Place of the system call policy below the kubelets' folder for such; "
+        "`runtime/default` accepts the container runtime's own instead.",
+    )
     kubernetes_image_pull_secret: str = Field(
         "", description="Name of the secret that images are pulled with."
     )
@@ -384,6 +390,7 @@ class Settings(BaseSettings):
             kubernetes_namespace=self.kubernetes_namespace,
             kubernetes_context=self.kubernetes_context,
             kubernetes_runtime_class=self.kubernetes_runtime_class,
+            kubernetes_seccomp_profile=self.kubernetes_seccomp_profile,
             kubernetes_image_pull_secret=self.kubernetes_image_pull_secret,
             kubernetes_service_account=self.kubernetes_service_account,
             port=self.port,

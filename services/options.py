@@ -73,6 +73,7 @@ class Options:
     kubernetes_namespace: str = "noosphere-sandboxes"
     kubernetes_context: str = ""
     kubernetes_runtime_class: str = ""
+    kubernetes_seccomp_profile: str = "noosphere/sandbox.json"
     kubernetes_image_pull_secret: str = ""
     kubernetes_service_account: str = ""
     worker_concurrency: int = 100

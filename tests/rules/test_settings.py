@@ -70,6 +70,7 @@ def test_services_are_told_what_is_configured_and_by_default_the_same() -> None:
         ("sandbox_runtime", "runsc; reboot"),
         ("sandbox_disk", "tape"),
         ("sandbox_driver", "chroot"),
+        ("kubernetes_seccomp_profile", "/etc/passwd"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
