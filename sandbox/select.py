@@ -9,6 +9,7 @@ from sandbox import docker_config
 from sandbox.base import Capabilities, Disk, Enforcement, SandboxDriver
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.errors import DriverUnavailableError, PolicyUnsupportedError, SandboxError
+from sandbox.kubernetes_pod import KubernetesOptions
 
 Kind = Literal["auto", "docker", "bubblewrap", "kubernetes", "off"]
 PULL_TIMEOUT_S = 120.0
@@ -27,16 +28,25 @@ async def choose(
     docker_runtime: str = "",
     disk: Disk = "memory",
     pull_timeout_s: float = PULL_TIMEOUT_S,
+    kubernetes: KubernetesOptions | None = None,
 ) -> tuple[SandboxDriver | None, str]:
     """A started driver that has proved to work, or None; and a sentence that says why.
 
     `auto` takes Docker if an engine answers and has the image or can pull it in time, else
     bubblewrap. A driver asked for by name is never replaced by another, nor is Docker
     where a runtime of it is named. None is taken that cannot keep workspaces where `disk` says.
+    A cluster is only ever taken by name: what a kubeconfig points to may be anybody's.
     """
     if kind == "off":
         return None, "Sandboxes are turned off by configuration."
     reasons: list[str] = []
+    if kind == "kubernetes":
+        options = kubernetes or KubernetesOptions()
+        try:
+            pods = await _kubernetes(options)
+        except SandboxError as error:
+            return None, f"Sandboxes are off. Kubernetes: {error.message}"
+        return pods, f"Kubernetes runs the sandboxes, in the namespace {options.namespace}."
     if kind in ("auto", "docker"):
         try:
             driver = await _docker(docker_image, docker_url, docker_runtime, disk, pull_timeout_s)
@@ -94,6 +104,30 @@ async def _docker(
     return driver
 
 
+def kubernetes_driver(options: KubernetesOptions) -> SandboxDriver:
+    """The driver, not started. Raises DriverUnavailableError where its client is absent."""
+    try:
+        from sandbox.kubernetes import KubernetesDriver
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "kubernetes_asyncio":
+            raise
+        raise DriverUnavailableError(
+            "The client for Kubernetes is not installed. Install it:"
+            " python -m pip install 'kubernetes-asyncio>=36.1' (the extra `kubernetes`)."
+        ) from error
+    return KubernetesDriver(options)
+
+
+async def _kubernetes(options: KubernetesOptions) -> SandboxDriver:
+    driver = kubernetes_driver(options)
+    try:
+        await driver.check()
+    except BaseException:
+        await driver.aclose()
+        raise
+    return driver
+
+
 async def _bubblewrap(state_dir: Path, disk: Disk) -> SandboxDriver:
     driver = BubblewrapDriver(state_dir=state_dir)
     try:
@@ -117,9 +151,16 @@ async def _require_disk(driver: SandboxDriver, disk: Disk) -> None:
 
 
 async def report(
-    *, docker_url: str | None, state_dir: Path, docker_runtime: str = ""
+    *,
+    docker_url: str | None,
+    state_dir: Path,
+    docker_runtime: str = "",
+    kubernetes: KubernetesOptions | None = None,
 ) -> list[Capabilities]:
-    """What each driver enforces here, or why it cannot work here at all."""
+    """What each driver enforces here, or why it cannot work here at all.
+
+    Kubernetes is asked only where options for it are given.
+    """
     from sandbox.docker import DockerDriver
 
     drivers: list[SandboxDriver] = [
@@ -127,6 +168,11 @@ async def report(
         BubblewrapDriver(state_dir=state_dir),
     ]
     found = []
+    if kubernetes is not None:
+        try:
+            drivers.append(kubernetes_driver(kubernetes))
+        except DriverUnavailableError as error:
+            found.append(Capabilities("kubernetes", {}, unavailable=error.message))
     for driver in drivers:
         try:
             found.append(await driver.capabilities())

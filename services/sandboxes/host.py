@@ -17,6 +17,7 @@ from services.errors import UserError, UserErrorCode, UserErrors
 from services.events.base import BusUnavailableError, CallError, Json, NodeUnavailableError
 from services.events.calls import TaskSet
 from services.sandboxes import code, housekeeping, operations, refusals
+from services.sandboxes.clusters import kubernetes_options
 from services.sandboxes.code import RunResult
 from services.sandboxes.node import Node
 
@@ -132,6 +133,9 @@ class SandboxHost:
             docker_image=deps.options.sandbox_template_image,
             docker_url=self._docker_url,
             state_dir=self._state_dir,
+            docker_runtime=deps.options.sandbox_runtime,
+            disk=deps.options.sandbox_disk,  # type: ignore[arg-type]  # checked as well.
+            kubernetes=kubernetes_options(deps.options),
         )
 
     async def _heed(self, node: Node) -> None:
