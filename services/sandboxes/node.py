@@ -129,6 +129,7 @@ class Node:
             policy,
             {INSTALLATION_LABEL: installation(self.deps)},
             demanded=frozenset(demanded),
+            disk=self.deps.options.sandbox_disk,  # type: ignore[arg-type]  # checked before.
             image_digest=row.image_digest if self.driver.has_images else None,
         )
 

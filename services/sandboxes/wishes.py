@@ -85,7 +85,7 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
     if errors:
         raise UserErrors(errors)
     most = _most_disk(values["memory_bytes"])
-    if values["disk_bytes"] > most:
+    if options.sandbox_disk == "memory" and values["disk_bytes"] > most:
         if given.disk_bytes is not None:
             raise UserError(
                 UserErrorCode.INVALID,
