@@ -25,6 +25,8 @@ PARTS = (
     "core",
     "executions",
     "files",
+    "listing",
+    "tunnels",
     "main",
 )
 # The first line, so that a list of processes says what this one is.

@@ -283,7 +283,7 @@ class SandboxClient:
         listener = Listener(self, op, port)
         self._operations[op] = listener
         try:
-            await self.send(wire.LISTEN, op, wire.PORT.pack(port, wire.TUNNEL_WINDOW))
+            await self.send(wire.LISTEN, op, wire.LISTEN_BODY.pack(port))
             await self._opened(listener)
         except BaseException:
             await listener.aclose()

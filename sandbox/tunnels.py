@@ -17,7 +17,7 @@ WINDOW_BYTES = wire.TUNNEL_WINDOW
 class Tunnel:
     """Duplex bytes to one TCP connection inside; for one reader and one writer at a time.
 
-    At most 256 KiB wait here unread and as many on their way to the program, so neither side's
+    At most 128 KiB wait here unread and as many on their way to the program, so neither side's
     stall costs memory. Both directions end on their own. Close with `aclose`, whatever happened.
     """
 
