@@ -174,6 +174,8 @@ class KubernetesDriver:
 
     def _draw_uid(self) -> int:
         """A user that no other sandbox known here has: its number of processes is its own."""
+        if self._options.user_namespaces:
+            return pods.NAMESPACED_UID  # Another one of the node for each Pod.
         taken = {pods.uid_of(pod) for pod in self._started.pods.values()} | self._reserved
         while True:
             uid = pods.UID_BASE + int.from_bytes(os.urandom(4), "big") % pods.UID_COUNT
@@ -201,7 +203,7 @@ class KubernetesDriver:
     async def _launch(self, sandbox: _Sandbox, spec: SandboxSpec, name: str, uid: int) -> None:
         """Wait until the container runs, hear what it found, and send it the agent."""
         await self._until_running(name)
-        channel = await self._attach(sandbox)
+        channel = await self._attach(sandbox, serves_agent=False)
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 found = checks.parse(await channel.report())
@@ -246,10 +248,11 @@ class KubernetesDriver:
             if pod is None:
                 raise SandboxLostError("The sandbox was removed while it started.")
 
-    async def _attach(self, sandbox: _Sandbox) -> AttachChannel:
+    async def _attach(self, sandbox: _Sandbox, *, serves_agent: bool = True) -> AttachChannel:
         name = pods.pod_name(sandbox.handle.sandbox_id)
         async with answers("attach to sandboxes"):
-            channel = AttachChannel(await self._started.attach(name))
+            socket = await self._started.attach(name)
+            channel = AttachChannel(socket, serves_agent=serves_agent)
         sandbox.channels.append(channel)
         return channel
 

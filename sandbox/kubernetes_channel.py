@@ -15,6 +15,9 @@ STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
 MESSAGE_BYTES = 64 * 1024
 HIGH_WATER = 512 * 1024
 CLOSE_TIMEOUT_S = 3.0
+# Kubelets and runtimes end streams on which nothing passed for hours; pings are not noticed there.
+KEEPALIVE_S = 600.0
+PADDING = bytes(2)  # Between frames, where the agent skips zeros.
 REPORT_BYTES = 64 * 1024
 
 
@@ -25,8 +28,12 @@ class AttachChannel:
     goes on; only what ran in it ends, because the agent's next HELLO ends it.
     """
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(
+        self, socket: aiohttp.ClientWebSocketResponse, *, serves_agent: bool = True
+    ) -> None:
+        """`serves_agent` is False while another program than the agent is at the other end."""
         self._socket = socket
+        self._serves_agent = serves_agent
         self._first = b""
         self._waiting: deque[bytes] = deque()
         self._held = 0
@@ -92,7 +99,13 @@ class AttachChannel:
         """Send what waits, several frames in one message where they are small."""
         try:
             while True:
-                await self._work.wait()
+                try:
+                    async with asyncio.timeout(KEEPALIVE_S):
+                        await self._work.wait()
+                except TimeoutError:
+                    if self._serves_agent:
+                        await self._socket.send_bytes(bytes((STDIN,)) + PADDING)
+                    continue
                 self._work.clear()
                 while self._waiting:
                     data = b"".join(self._waiting)
@@ -139,6 +152,7 @@ class AttachChannel:
         self.write(struct.pack(">I", len(data)) + data)
         await self.drain()
         self.put_back(await self.exactly(first_word))
+        self._serves_agent = True
 
 
 def _status(data: bytes) -> str:

@@ -38,6 +38,7 @@ MANAGED = {"app.kubernetes.io/managed-by": "noosphere", "app.kubernetes.io/name"
 # Users of Pods; far from those that images and machines have, and wide, for they are drawn.
 UID_BASE = 1_000_000_000
 UID_COUNT = 1 << 30
+NAMESPACED_UID = 65_532  # User namespaces of Pods have the first 65,536 users alone.
 # What the container's log may take on its node: all that the agent sends passes through it.
 LOG_BYTES = 1024 * MIB
 SHM_BYTES = MIB
@@ -289,7 +290,12 @@ def state(pod: Pod) -> SandboxState:
 
 
 def has_ended(pod: Pod) -> bool:
-    """Whether the Pod runs no more and never will."""
+    """Whether the sandbox runs no more and never will.
+
+    A Pod into which the cluster put a container of its own may live on without it.
+    """
+    if "terminated" in (container_status(pod).get("state") or {}):
+        return True
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox import kubernetes as driver_module
+from sandbox import kubernetes_channel
 from sandbox import kubernetes_pod as pods
 from sandbox.base import DriverEventKind, Enforcement, Limits, Policy, SandboxState
 from sandbox.client import Reason, SandboxClient
@@ -31,6 +32,7 @@ from tests.servers.kubernetes import DIGEST, MANIFESTS, NAMESPACE, Kubernetes
 
 pytestmark = pytest.mark.bubblewrap  # In which the double's containers run.
 IMAGE = "sandbox:1"
+UNTIL_ENDED = "while cat /proc/[0-9]*/comm 2>/dev/null | grep -qx tail; do :; done; echo ended"
 
 
 def options(cluster: Kubernetes, **changes: Any) -> KubernetesOptions:
@@ -102,10 +104,10 @@ async def test_many_commands_run_at_once(podded: Boxes) -> None:
 
 async def test_an_execution_beyond_its_time_is_killed(podded: Boxes) -> None:
     box = await podded.make()
-    result, _, _ = await box.run("sleep 600 & sleep 600", timeout_s=0.5)
+    result, _, _ = await box.run("tail -f /dev/null & tail -f /dev/null", timeout_s=0.5)
     assert result.reason is Reason.TIMED_OUT
-    _, out, _ = await box.run("ls /proc | grep -c '^[0-9]'; cat /proc/[0-9]*/comm")
-    assert b"sleep" not in out
+    _, out, _ = await box.run(UNTIL_ENDED)
+    assert out == b"ended\n"
 
 
 async def test_a_stalled_reader_stops_the_program_and_not_the_others(podded: Boxes) -> None:
@@ -165,7 +167,7 @@ async def test_a_restarted_server_finds_its_sandboxes_again(
 ) -> None:
     box = await podded.make(labels={"owner": "someone"}, policy=Policy(env={"SECRET": "word"}))
     await box.client.files.write("kept", b"from before")
-    lost = await box.start("sleep 600")
+    lost = await box.start("tail -f /dev/null")
     async with driven(cluster) as later:
         (info,) = await later.driver.list(podded.run_label)
         assert (info.sandbox_id, info.state, info.owned) == (box.id, SandboxState.RUNNING, False)
@@ -178,8 +180,8 @@ async def test_a_restarted_server_finds_its_sandboxes_again(
         assert await again.client.files.read("kept") == b"from before"
         # The first server learns that it no longer speaks for the sandbox.
         assert (await lost.result()).reason is Reason.SANDBOX_LOST
-        _, out, _ = await again.run("cat /proc/[0-9]*/comm")
-        assert b"sleep" not in out
+        _, out, _ = await again.run(UNTIL_ENDED)
+        assert out == b"ended\n"
 
 
 async def test_a_server_that_let_go_may_come_back(podded: Boxes) -> None:
@@ -189,6 +191,28 @@ async def test_a_server_that_let_go_may_come_back(podded: Boxes) -> None:
     await podded.driver.start()
     _, out, _ = await Box(podded.driver, box.handle, await podded.client(box.id)).run("echo again")
     assert out == b"again\n"
+
+
+async def test_a_stream_is_kept_alive_between_frames(
+    cluster: Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_channel, "KEEPALIVE_S", 0.002)
+    cluster.holds_start = asyncio.Event()
+    async with driven(cluster) as boxes:
+        making = asyncio.ensure_future(boxes.make())
+        await soon(cluster.created)
+        cluster.holds_start.set()
+        box = await making
+        cluster.awaited = cluster.sent + 200  # With nothing to say.
+        await soon(cluster.has_sent)
+        data = bytes(range(256)) * 4096
+        for _ in range(5):
+            await box.client.files.write("f", data)
+            assert await box.client.files.read("f") == data
+        await box.client.aclose()
+        again = Box(boxes.driver, box.handle, await boxes.client(box.id))
+        _, out, _ = await again.run("cat", stdin=b"word")
+        assert out == b"word"
 
 
 # The Pod.
@@ -250,6 +274,7 @@ async def test_options_reach_the_pod(cluster: Kubernetes) -> None:
         assert spec["imagePullSecrets"] == [{"name": "registry"}]
         assert spec["serviceAccountName"] == "guests"
         assert spec["hostUsers"] is False
+        assert spec["securityContext"]["runAsUser"] < 65536  # All that such a namespace has.
         assert spec["nodeSelector"]["pool"] == "guests"
         assert spec["containers"][0]["image"] == f"{IMAGE}@{DIGEST}"
         assert box.handle.image == IMAGE
@@ -560,14 +585,14 @@ async def test_a_lost_stream_ends_executions_and_not_the_sandbox(
 ) -> None:
     box = await podded.make()
     await box.client.files.write("kept", b"in the sandbox")
-    execution = await box.start("sleep 600")
+    execution = await box.start("tail -f /dev/null")
     cluster.cut_attached()
     assert (await execution.result()).reason is Reason.SANDBOX_LOST
     assert box.client.is_lost
     again = Box(podded.driver, await podded.driver.connect(box.id), await podded.client(box.id))
     assert await again.client.files.read("kept") == b"in the sandbox"
-    _, out, _ = await again.run("cat /proc/[0-9]*/comm")
-    assert b"sleep" not in out
+    _, out, _ = await again.run(UNTIL_ENDED)
+    assert out == b"ended\n"
 
 
 @pytest.mark.parametrize("reason", ["OOMKilled", "Error"])

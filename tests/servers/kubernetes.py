@@ -64,6 +64,9 @@ class Kubernetes:
         self.holds_creation: asyncio.Event | None = None
         self.holds_start: asyncio.Event | None = None
         self.log: list[str] = []
+        self.sent = 0  # Bytes to standard inputs.
+        self.awaited = 1 << 60
+        self.has_sent = asyncio.Event()  # As many as are awaited.
         self.watches: list[str] = []  # The versions that clients went on from.
         self.watching = asyncio.Event()
         self.attached: list[str] = []  # The protocols spoken.
@@ -568,6 +571,9 @@ class Kubernetes:
                 if message.type is not WSMsgType.BINARY or not message.data:
                     continue
                 if message.data[0] == 0 and pod["spec"]["containers"][0].get("stdin"):
+                    self.sent += len(message.data) - 1
+                    if self.sent >= self.awaited:
+                        self.has_sent.set()
                     await container.write(message.data[1:])
         finally:
             self._sockets[name].remove(socket)
