@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
+from sandbox import bubblewrap_leftovers as leftovers
 from sandbox import cgroup_detect, cgroups, disk_images, seccomp
 from sandbox.base import (
     MIB,
@@ -57,7 +58,7 @@ from sandbox.spawning import Spawner
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 1.0
-IMAGE = "host"
+IMAGE = leftovers.IMAGE
 
 
 class BubblewrapDriver:
@@ -299,27 +300,9 @@ class BubblewrapDriver:
         return sandbox.wire.lease()
 
     async def list(self, labels: Mapping[str, str]) -> list[SandboxInfo]:
-        found: dict[str, SandboxInfo] = {}
-        for record in await asyncio.to_thread(self._records.all):
-            if not labels.items() <= record.labels.items():
-                continue
-            own = self._sandboxes.get(record.sandbox_id)
-            alive = SandboxState.RUNNING if record.is_alive else SandboxState.STOPPED
-            found[record.sandbox_id] = SandboxInfo(
-                sandbox_id=record.sandbox_id,
-                state=own.state if own else alive,
-                labels=record.labels,
-                image=IMAGE,
-                created_at=_moment(record.created_at),
-                owned=own is not None or record.server_is_alive,
-            )
-        if self._hierarchies is not None and not labels:
-            for name in await asyncio.to_thread(self._hierarchies.names):
-                if name not in found and not name.startswith(cgroup_detect.PROBE):
-                    found[name] = SandboxInfo(
-                        name, SandboxState.STOPPED, {}, IMAGE, None, name in self._sandboxes
-                    )
-        return list(found.values())
+        return await asyncio.to_thread(
+            leftovers.listing, self._records, self._hierarchies, dict(self._sandboxes), labels
+        )
 
     async def pause(self, sandbox_id: str) -> None:
         await self._freeze(self._running(sandbox_id), True)
@@ -350,7 +333,7 @@ class BubblewrapDriver:
     async def remove(self, sandbox_id: str) -> None:
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
-            await self._remove_leftover(sandbox_id)
+            await leftovers.remove(self._records, self._hierarchies, sandbox_id)
             return
         sandbox.state = SandboxState.STOPPED
         await sandbox.kill()
@@ -361,22 +344,6 @@ class BubblewrapDriver:
         if sandbox.uid is not None:
             self._uids.release(sandbox.uid)
         self._sandboxes.pop(sandbox_id, None)
-
-    async def _remove_leftover(self, sandbox_id: str) -> None:
-        """What an earlier server left; a sandbox of a living one is left to it."""
-        if "/" in sandbox_id or sandbox_id in ("", ".", ".."):
-            return
-        record = await asyncio.to_thread(self._records.read, sandbox_id)
-        if record is not None and record.is_alive:
-            if record.server_is_alive:
-                raise ConflictError("The sandbox belongs to another server.", state="running")
-            send(record.pid, signal.SIGKILL)
-        if self._hierarchies is not None:
-            group = self._hierarchies.group(sandbox_id)
-            if group.exists():
-                group.kill()
-                await remove_group(group)
-        await asyncio.to_thread(self._records.remove, sandbox_id)
 
     async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
         """All limits change at once, or none; sizes only where the server mounted the files."""
@@ -429,10 +396,3 @@ _SMALL = Limits(memory_bytes=128 * MIB, disk_bytes=MIB, pids=16)
 
 def _probe_name() -> str:
     return f"check-{os.getpid()}-{os.urandom(4).hex()}"
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None

@@ -6,8 +6,7 @@ finds them. The agent travels in the command line: no bind mount, so the engine 
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import aiodocker
 from aiodocker.containers import DockerContainer
 
-from sandbox import agent as wire
-from sandbox import docker_config, docker_engine, docker_images, docker_stats
+from sandbox import docker_config, docker_engine, docker_images, docker_start, docker_stats
 from sandbox.base import (
     CHANGEABLE,
     HEADROOM_BYTES,
@@ -33,22 +31,18 @@ from sandbox.base import (
 )
 from sandbox.changes import require_change
 from sandbox.docker_channel import AttachChannel, listen
-from sandbox.docker_engine import ENGINE_TIMEOUT_S, answers
+from sandbox.docker_engine import answers
 from sandbox.errors import (
     ConflictError,
     DriverUnavailableError,
     InvalidArgumentError,
     NotFoundError,
-    Resource,
     ResourceExhaustedError,
     SandboxError,
     TemplateError,
-    TimeoutError_,
 )
 from sandbox.events import Broadcast
 
-READY_TIMEOUT_S = 20.0
-_UID_TRIES = 16
 _STATES = {
     "created": SandboxState.STOPPED,
     "running": SandboxState.RUNNING,
@@ -143,7 +137,9 @@ class DockerDriver:
         spec.check()
         require(await self.capabilities(), spec)
         image = await docker_images.resolve(self._engine, spec)
-        container = await self._reserve(spec, image)
+        container = await docker_start.reserve(
+            self._engine, spec, image, runtime=self._runtime, has_own_uid=self._has_own_uids
+        )
         handle = SandboxHandle(
             spec.sandbox_id, self.name, spec.image, spec.limits, spec.policy,
             dict(spec.labels), datetime.now(UTC),
@@ -151,99 +147,17 @@ class DockerDriver:
         sandbox = _Sandbox(handle, container, spec.limits.tmp_bytes)
         self._sandboxes[spec.sandbox_id] = sandbox
         try:
-            await self._launch(sandbox)
+            sandbox.fresh = await docker_start.launch(container, sandbox.channels)
         except BaseException:
-            await self._undo(spec.sandbox_id)
+            await docker_start.undo(self._engine, spec.sandbox_id)
             await self._close_channels(sandbox)
             self._sandboxes.pop(spec.sandbox_id, None)
             raise
         return handle
 
-    async def _reserve(self, spec: SandboxSpec, image: str) -> DockerContainer:
-        """A container, not started, whose user no other container of the engine has.
-
-        Whoever finds the user taken gives way. Of two servers that drew the same one, the second
-        to create its container is bound to see the first.
-        """
-        if not docker_engine.has_own_uids(self._info):
-            return await self._make(spec, docker_config.config(
-                spec, image=image, runtime=self._runtime
-            ))  # fmt: skip
-        for _ in range(_UID_TRIES):
-            uid = docker_config.random_uid()
-            body = docker_config.config(spec, image=image, uid=uid, runtime=self._runtime)
-            container = await self._make(spec, body)
-            try:
-                holders = await self._labelled([f"{docker_config.UID_LABEL}={uid}"])
-            except BaseException:
-                await self._undo(spec.sandbox_id)
-                raise
-            if [row["Id"] for row in holders] == [container.id]:
-                return container
-            await self._undo(spec.sandbox_id)
-        raise ResourceExhaustedError("Every user is taken.", resource=Resource.HOST)
-
-    async def _make(self, spec: SandboxSpec, body: dict[str, Any]) -> DockerContainer:
-        name = docker_config.container_name(spec.sandbox_id)
-        creating = asyncio.ensure_future(self._engine.containers.create(body, name=name))
-        try:
-            async with answers("create the sandbox"):
-                return await asyncio.shield(creating)
-        except NotFoundError as error:
-            raise TemplateError(f"There is no image {spec.image!r}.") from error
-        except ConflictError:
-            raise
-        except BaseException:
-            await asyncio.shield(asyncio.ensure_future(self._abandon(creating, name)))
-            raise
-
-    async def _undo(self, sandbox_id: str) -> None:
-        name = docker_config.container_name(sandbox_id)
-        await asyncio.shield(asyncio.ensure_future(self._discard(name)))
-
-    async def _abandon(self, creating: "asyncio.Future[DockerContainer]", name: str) -> None:
-        """The engine finishes a creation even if nobody waits for it; only then remove it."""
-        await asyncio.wait({creating}, timeout=ENGINE_TIMEOUT_S)
-        if not creating.done():
-            creating.cancel()
-        elif not creating.cancelled() and creating.exception() is not None:
-            return
-        await self._discard(name)
-
-    async def _launch(self, sandbox: _Sandbox) -> None:
-        """Attach, start, and hear the agent's first word."""
-        channel = await self._attach(sandbox)
-        try:
-            async with answers("start the sandbox"):
-                await sandbox.container.start()
-        except SandboxError as error:
-            if "python3" in error.message:
-                raise TemplateError(
-                    "The image has no python3, which every template must have."
-                ) from error
-            raise
-        wanted = wire.HEADER.size + 2
-        heard = b""
-        try:
-            async with asyncio.timeout(READY_TIMEOUT_S):
-                while len(heard) < wanted and (data := await channel.read()):
-                    heard += data
-        except TimeoutError as error:
-            raise TimeoutError_("The sandbox did not start in time.") from error
-        if len(heard) < wanted:
-            said = channel.complaints.decode("utf-8", "replace").strip().splitlines()
-            raise TemplateError(
-                "The agent does not run in this image; it needs Python 3.8 or newer with its"
-                " whole standard library (Debian: python3, not python3-minimal).",
-                engine=said[-1][:200] if said else "",
-            )
-        channel.put_back(heard)
-        sandbox.fresh = channel
-
-    async def _attach(self, sandbox: _Sandbox) -> AttachChannel:
-        channel = await AttachChannel.open(sandbox.container)
-        sandbox.channels.append(channel)
-        return channel
+    @property
+    def _has_own_uids(self) -> bool:
+        return docker_engine.has_own_uids(self._info)
 
     async def connect(self, sandbox_id: str) -> SandboxHandle:
         sandbox = await self._find(sandbox_id)
@@ -280,7 +194,9 @@ class DockerDriver:
         if not (await self._look(sandbox))["State"]["Running"]:
             raise ConflictError("The sandbox has ended.", state=SandboxState.STOPPED)
         await self._close_channels(sandbox)
-        return await self._attach(sandbox)
+        channel = await AttachChannel.open(sandbox.container)
+        sandbox.channels.append(channel)
+        return channel
 
     async def _close_channels(self, sandbox: _Sandbox) -> None:
         channels, sandbox.channels = sandbox.channels, []
@@ -292,7 +208,7 @@ class DockerDriver:
         await self.start()
         wanted = [docker_config.ID_LABEL]
         wanted += [f"{docker_config.USER_LABEL}{key}={value}" for key, value in labels.items()]
-        rows = await self._labelled(wanted)
+        rows = await docker_start.labelled(self._engine, wanted)
         return [
             SandboxInfo(
                 sandbox_id=row["Labels"][docker_config.ID_LABEL],
@@ -304,15 +220,6 @@ class DockerDriver:
             )
             for row in rows
         ]
-
-    async def _labelled(self, labels: Sequence[str]) -> Sequence[dict[str, Any]]:
-        """Containers that carry all the labels, started or not."""
-        filters = json.dumps({"label": labels})
-        async with answers("list the sandboxes"):
-            found: Sequence[dict[str, Any]] = await self._engine._query_json(
-                "containers/json", params={"all": "1", "filters": filters}
-            )
-        return found
 
     async def pause(self, sandbox_id: str) -> None:
         sandbox = await self._find(sandbox_id)
@@ -352,25 +259,10 @@ class DockerDriver:
     async def remove(self, sandbox_id: str) -> None:
         await self.start()
         sandbox = self._sandboxes.get(sandbox_id)
-        await self._discard(docker_config.container_name(sandbox_id))
+        await docker_start.discard(self._engine, docker_config.container_name(sandbox_id))
         if sandbox is not None:
             await self._close_channels(sandbox)
             self._sandboxes.pop(sandbox_id, None)
-
-    async def _discard(self, name: str) -> None:
-        """Remove a container with its processes; absent ones are fine."""
-        for attempt in range(3):
-            try:
-                async with answers("remove the sandbox"):
-                    container = self._engine.containers.container(name)
-                    await container.delete(force=True, v=True)
-            except NotFoundError:
-                return
-            except ConflictError:
-                # Someone else is removing it already: look again whether it is gone.
-                await asyncio.sleep(0.2 * (attempt + 1))
-                continue
-            return
 
     async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
         """Memory, CPU and processes change at once; what else differs is refused."""
