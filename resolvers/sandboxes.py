@@ -21,9 +21,12 @@ from models.sandboxes import (
 )
 from models.states import SandboxStatus
 from resolvers.base import Info, Loads, Order, Page, PageArgs
+from services.access import READ_EVERYTHING
 from services.errors import RequestError, UserError, UserErrorCode
 from services.sandboxes import files as service
+from services.sandboxes import quotas
 from services.sandboxes.files import Entry, FileEncoding
+from services.sandboxes.quotas import Standing
 
 # Contents of one operation are all in memory at once, and once more in the answer.
 _CONTENT_BYTES = 32 * 1024 * 1024
@@ -77,6 +80,15 @@ async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
         order=_NEWEST,
         where=[Sandbox.status != SandboxStatus.DELETED],
     )
+
+
+async def quota(users: Sequence[User], info: Info) -> list[Standing | None]:
+    """What users' sandboxes may have and have; None for those whose sandboxes are not shown."""
+    viewer = info.context.viewer
+    may_see = viewer.may(READ_EVERYTHING)
+    seen = [user.id for user in users if may_see or user.id == viewer.user_id]
+    found = await quotas.of_users(info.context.deps, list(dict.fromkeys(seen))) if seen else {}
+    return [found.get(user.id) for user in users]
 
 
 async def user(sandboxes: Sequence[Sandbox], info: Info) -> list[User | None]:

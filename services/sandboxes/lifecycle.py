@@ -3,9 +3,8 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from models.accounts import User
 from models.base import now
 from models.conversations import Conversation
 from models.sandboxes import (
@@ -20,8 +19,9 @@ from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import rows, templates, wishes
+from services.sandboxes import quotas, rows, templates, wishes
 from services.sandboxes.operations import operation
+from services.sandboxes.quotas import Quota
 from services.sandboxes.wishes import Resources, Security
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ async def create(
     """Make a sandbox of the viewer and give it when it is RUNNING.
 
     `timeout_s` is its life. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
-    template or conversation, INVALID and LIMIT for limits and policy, QUOTA when the viewer has too
-    many, and what the driver refuses: the row is then FAILED. Cancelled, it is made all the same.
+    template or conversation, INVALID and LIMIT for limits and policy, QUOTA when it is more than
+    the viewer's roles allow, and what the driver refuses: the row is then FAILED. Cancelled, it is
+    made all the same.
     """
     user_id = viewer.require("sandboxes:write")
     driver = (await deps.sandboxes.node()).driver
@@ -53,7 +54,7 @@ async def create(
     limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
     policy = wishes.policy(security or Security(), driver=driver.name)
     async with work(deps) as unit:
-        await _require_quota(unit, user_id)
+        await quotas.require(unit, user_id, _wanted(limits))
         await _require_conversation(unit, user_id, conversation_id)
         at = now()
         sandbox = Sandbox(
@@ -90,20 +91,8 @@ def _require_image(deps: Deps, template: SandboxTemplate, driver: SandboxDriver)
         )
 
 
-async def _require_quota(unit: Work, user_id: str) -> None:
-    # The lock makes two creations at once count one after the other.
-    await unit.lock(User, user_id)
-    most = unit.deps.options.sandboxes_per_user
-    count = await unit.session.scalar(
-        select(func.count())
-        .select_from(Sandbox)
-        .where(Sandbox.user_id == user_id, Sandbox.status.in_(rows.LIVE))
-    )
-    if (count or 0) >= most:
-        raise UserError(
-            UserErrorCode.QUOTA,
-            f"You have {count} live sandboxes and may have {most}; stop one first.",
-        )
+def _wanted(limits: Limits) -> Quota:
+    return Quota(1, limits.cpu_millis, limits.memory_bytes, limits.disk_bytes)
 
 
 async def _require_conversation(unit: Work, user_id: str, conversation_id: str | None) -> None:

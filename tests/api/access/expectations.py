@@ -40,8 +40,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "conversations": PART,
         "plans": PART,
         "sandboxes": PART,
+        "sandboxQuota": PART,
     },
-    "Role": _plain("id name description permissions"),
+    "Role": _plain("id name description permissions") | {"sandboxQuota": SHARED},
     "Session": _plain(
         "id ipAddress userAgent createdAt lastActiveAt expiresAt isCurrent isExpired"
     ),
@@ -166,6 +167,9 @@ STRUCTURES = {
     "PlanExecutionReset",
     # What is in a sandbox, and events of executions
     "SandboxEnvVariable",
+    "SandboxAllowance",
+    "SandboxQuota",
+    "SandboxQuotaRule",
     "SandboxFile",
     "SandboxResourceUsage",
     "SandboxOutputChunk",
@@ -332,6 +336,7 @@ MUTATIONS: dict[str, Mutation] = {
     "userRolesSet": _by_input(
         "userRolesSet", "User", {"userId": "<User>", "roles": ["user"]}, **_ADMINS
     ),
+    "roleUpdate": _update("roleUpdate", "Role", {"description": "Somebody"}, **_ADMINS),
     "conversationCreate": _by_input(
         "conversationCreate", "Conversation", {"title": "Trees"}, **_WRITERS
     ),

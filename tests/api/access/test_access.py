@@ -88,7 +88,7 @@ def selection(field: GraphQLField) -> str:
         if not is_composite_type(get_named_type(inner.type))
         and not any(is_required_argument(a) for a in inner.args.values())
     ]
-    return f"{{ {' '.join(plain)} }}"
+    return f"{{ {' '.join(plain) or '__typename'} }}"
 
 
 def fields_of(kinds: set[str]) -> list[tuple[str, str]]:
