@@ -57,7 +57,7 @@ async def make(folder: Path, limits: Limits, uid: int) -> int:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ResourceExhaustedError(
-                "The host has no room for a workspace of this size.", resource=Resource.DISK
+                "The host has no room for a workspace of this size.", resource=Resource.HOST
             ) from error
         raise DriverUnavailableError(
             "The host cannot keep workspaces on disk.", engine=str(error)

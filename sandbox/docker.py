@@ -59,6 +59,7 @@ class _Sandbox:
     fresh: AttachChannel | None = None
     channels: list[AttachChannel] = field(default_factory=list)
     place: docker_stats.Place | None = None
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class DockerDriver:
@@ -268,7 +269,14 @@ class DockerDriver:
         """Memory, CPU and processes change at once; what else differs is refused."""
         limits.check()
         sandbox = await self._find(sandbox_id)
-        require_change(await self.capabilities(), sandbox.handle, limits, CHANGEABLE)
+        capabilities = await self.capabilities()
+        async with sandbox.changing:
+            require_change(capabilities, sandbox.handle, limits, CHANGEABLE)
+            await self._change(sandbox, limits)
+        return limits
+
+    async def _change(self, sandbox: _Sandbox, limits: Limits) -> None:
+        """Have the engine change all limits, or put back those there were."""
         files = limits.disk_bytes + sandbox.tmp_bytes
         if files + HEADROOM_BYTES > limits.memory_bytes:
             raise InvalidArgumentError(
@@ -276,15 +284,13 @@ class DockerDriver:
                 f" {files + HEADROOM_BYTES}, because its files count as memory."
             )
         await self._require_room(sandbox, limits.memory_bytes)
-        before = sandbox.handle.limits
         try:
             await self._post_limits(sandbox, limits)
         except (TemplateError, ResourceExhaustedError) as error:
             with contextlib.suppress(SandboxError):
-                await self._post_limits(sandbox, before)
+                await self._post_limits(sandbox, sandbox.handle.limits)
             raise ConflictError(error.message, state=SandboxState.RUNNING) from error
         sandbox.handle = replace(sandbox.handle, limits=limits)
-        return limits
 
     async def _require_room(self, sandbox: _Sandbox, memory_bytes: int) -> None:
         """Raise ConflictError where a lower limit would kill: version 2 does, 1 refuses."""

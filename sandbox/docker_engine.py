@@ -93,13 +93,14 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
 
     freezes = info.get("CgroupDriver") != "none"
     used = runtime or str(info.get("DefaultRuntime") or "runc")
+    is_kernels = _is_kernel_runtime(info, used)
     items = {
         "isolation": full,
         "network": full,
         "syscalls": full,
         "disk": full,
         "disk_image": none,
-        "inodes": full if _is_kernel_runtime(info, used) else none,
+        "inodes": full if is_kernels else none,
         "uid": full if has_own_uids(info) else none,
         # Without its swap a sandbox's memory is not limited.
         "memory": told("MemoryLimit", "SwapLimit") if freezes else none,
@@ -114,6 +115,8 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
     ]
     if info.get("MemoryLimit") and not info.get("SwapLimit"):
         notes.append("The kernel does not count swap (swapaccount=1), so memory is not limited.")
+    if not is_kernels:
+        notes.append(f"The runtime {used} has filesystems of its own, so inodes are not limited.")
     return Capabilities(name, items, tuple(notes))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -238,6 +239,42 @@ def test_version_2_kills_nothing_to_lower_memory(version_2: cgroups.Hierarchies)
         group.update(Limits(memory_bytes=256 * MIB, disk_bytes=MIB))
     assert (folder / "memory.max").read_text() == before
     assert (folder / "memory.high").read_text().startswith("max")
+
+
+FILES_2 = ("memory.max", "memory.swap.max", "cpu.max", "pids.max", "cgroup.freeze")
+
+
+@pytest.mark.parametrize("lacking", [None, *FILES_2])
+@pytest.mark.parametrize("has_swap", [True, False])
+def test_version_2_counts_what_takes_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str | None, has_swap: bool
+) -> None:
+    made = Path.mkdir
+
+    def mkdir(self: Path, *args: int, **options: bool) -> None:
+        made(self, *args, **options)  # type: ignore[arg-type]
+        for name in FILES_2:
+            if name != lacking:
+                (self / name).touch()
+
+    def rmdir(self: Path) -> None:
+        shutil.rmtree(self)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    names = ("memory", "cpu", "pids", "freezer")
+    found = cgroup_detect._honest(2, dict.fromkeys(names, tmp_path), lambda: has_swap)
+    assert found is not None
+    lost = {
+        "memory.max": "memory",
+        "cpu.max": "cpu",
+        "pids.max": "pids",
+        "cgroup.freeze": "freezer",
+    }
+    assert set(found.folders) == set(names) - {lost.get(lacking or "")}
+    is_unbounded = lacking == "memory.max" or (lacking == "memory.swap.max" and has_swap)
+    assert found.has_memory == (not is_unbounded)
+    assert found.names() == set()
 
 
 # The kernel's own.

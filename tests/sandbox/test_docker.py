@@ -233,6 +233,36 @@ async def test_changed_limits_outlive_the_server(docked: Boxes) -> None:
         await later.aclose()
 
 
+async def test_changes_at_once_leave_the_handle_right(docked: Boxes) -> None:
+    box = await docked.make()
+    wanted = [replace(box.handle.limits, pids=64 + n) for n in range(8)]
+    await asyncio.gather(*(docked.driver.update(box.id, limits=each) for each in wanted))
+    now = (await docked.driver.connect(box.id)).limits
+    assert now in wanted
+    assert docker_config.limits_in_force(await shown(box)) == now
+
+
+async def test_limits_that_the_engine_refuses_stay_as_they_were(
+    docked: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await docked.make()
+    changeable = docker_config.changeable
+    # More processors than any machine has: the engine looks at it after it was asked.
+    monkeypatch.setattr(
+        docker_config,
+        "changeable",
+        lambda limits: (
+            {**changeable(limits), "NanoCpus": limits.cpu_millis * 10**15}
+            if limits.pids == 99
+            else changeable(limits)
+        ),
+    )
+    with pytest.raises(ConflictError):
+        await docked.driver.update(box.id, limits=replace(box.handle.limits, pids=99))
+    assert docker_config.limits_in_force(await shown(box)) == box.handle.limits
+    assert (await docked.driver.connect(box.id)).limits == box.handle.limits
+
+
 async def test_what_cannot_change_is_refused_and_nothing_changes(docked: Boxes) -> None:
     box = await docked.make(limits=Limits(memory_bytes=512 * MIB, disk_bytes=300 * MIB))
     before = box.handle.limits

@@ -75,6 +75,8 @@ def test_an_engine_that_can_do_everything_says_so() -> None:
         "network_bandwidth",
     }
     assert items("runsc") == {**found, "inodes": NONE}
+    notes = docker_engine.report("docker", ENGINE, "runsc").notes
+    assert any("runsc" in note and "inodes" in note for note in notes)
 
 
 @pytest.mark.parametrize(
