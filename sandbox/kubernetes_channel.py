@@ -11,7 +11,7 @@ import aiohttp
 from sandbox import kubernetes_boot as boot
 from sandbox.errors import SandboxLostError, TemplateError
 
-STDIN, STDOUT, STDERR, ERROR, CLOSE = 0, 1, 2, 3, 255
+STDIN, STDOUT, STDERR, ERROR = range(4)
 MESSAGE_BYTES = 64 * 1024
 HIGH_WATER = 512 * 1024
 CLOSE_TIMEOUT_S = 3.0
@@ -62,8 +62,6 @@ class AttachChannel:
                 self.complaints = (self.complaints + data[1:])[-4096:]
             elif data[0] == ERROR:
                 self.status = _status(data[1:])
-            elif data[0] == CLOSE and data[1:2] == bytes((STDOUT,)):
-                break
         self._end()
         return b""
 

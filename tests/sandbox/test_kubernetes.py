@@ -1,6 +1,8 @@
 """The Kubernetes driver against a double that speaks the real protocol (tests/servers)."""
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox import kubernetes as driver_module
+from sandbox import kubernetes_boot as boot
 from sandbox import kubernetes_channel
 from sandbox import kubernetes_pod as pods
 from sandbox.base import DriverEventKind, Enforcement, Limits, Policy, SandboxState
@@ -760,5 +763,52 @@ async def test_clients_take_a_sandbox_over_from_each_other(podded: Boxes) -> Non
     await second.aclose()
 
 
+# The double.
+
+
 def test_the_double_serves_the_namespace_of_the_options() -> None:
     assert KubernetesOptions().namespace == NAMESPACE
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is absent")
+async def test_kubectl_takes_the_double_for_a_cluster(
+    cluster: Kubernetes, podded: Boxes, tmp_path: Path
+) -> None:
+    """Another client's view of the protocol; and a Pod waits for whoever attaches first."""
+    kubectl = ("kubectl", "--kubeconfig", str(cluster.kubeconfig), "--namespace", NAMESPACE)
+    kubectl += ("--cache-dir", str(tmp_path / "cache"), "--request-timeout", "30s")
+
+    async def run(*words: str) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            *kubectl, *words, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(40):
+            out, _ = await process.communicate()
+        assert process.returncode == 0
+        return out
+
+    spec = podded.spec(sandbox_id="by-kubectl")
+    body = pods.manifest(spec, options(cluster), uid=pods.UID_BASE, creation="x")
+    name = body["metadata"]["name"]
+    path = tmp_path / "pod.json"
+    path.write_text(json.dumps(body))
+    await run("create", "--validate=false", "-f", str(path))
+    await run("wait", "--for=jsonpath={.status.phase}=Running", "pod", name, "--timeout=20s")
+    assert b"by-kubectl" in await run("get", "pods", "-L", pods.ID)
+    attached = await asyncio.create_subprocess_exec(
+        *kubectl, "attach", "--stdin", "--quiet", name,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert attached.stdin is not None
+    assert attached.stdout is not None
+    agent = b"import os; os.write(1, b'hello ' + os.read(0, 99))"
+    async with asyncio.timeout(40):
+        attached.stdin.write(boot.MAGIC)
+        head = await attached.stdout.readexactly(len(boot.MAGIC) + 4)
+        report = await attached.stdout.readexactly(int.from_bytes(head[-4:], "big"))
+        assert b"Seccomp=2" in report
+        attached.stdin.write(len(agent).to_bytes(4, "big") + agent + b"world")
+        assert await attached.stdout.read() == b"hello world"
+        assert await attached.wait() == 0
+    await run("delete", "pod", name, "--grace-period=1")
+    assert cluster.pods == {}

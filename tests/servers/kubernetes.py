@@ -7,6 +7,7 @@ Containers are local processes (tests/servers/kubelet.py). What a cluster may do
 """
 
 import asyncio
+import base64
 import contextlib
 import copy
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 from aiohttp import WSMsgType, web
 
+from tests.servers import certificates
 from tests.servers import kubernetes_rules as rules
 from tests.servers.kubelet import Container
 from tests.servers.kubernetes_rules import Refusal
@@ -27,6 +29,25 @@ MANIFESTS = Path(__file__).parents[2] / "deploy" / "kubernetes"
 NAMESPACE = "noosphere-sandboxes"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 _GRACE_S = 0.02  # A second of a real cluster.
+
+# Enough for kubectl to find Pods.
+_DISCOVERY = {
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+    "/api/v1": {
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [
+            {
+                "name": "pods",
+                "singularName": "pod",
+                "namespaced": True,
+                "kind": "Pod",
+                "verbs": ["create", "delete", "get", "list", "patch", "watch"],
+            }
+        ],
+    },
+}
 
 Pod = dict[str, Any]
 
@@ -80,6 +101,7 @@ class Kubernetes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: asyncio.Future[None] | None = None
         self._runner: web.AppRunner | None = None
+        self._authority = b""
         self.port = 0
 
     async def __aenter__(self) -> "Kubernetes":
@@ -87,7 +109,8 @@ class Kubernetes:
         application.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        context, self._authority = certificates.serving(self.kubeconfig.parent)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.port = self._runner.addresses[0][1]
         self.write_kubeconfig()
@@ -107,6 +130,8 @@ class Kubernetes:
 
     def write_kubeconfig(self) -> None:
         """Write the file that clients read, with the token that is good now."""
+        authority = base64.b64encode(self._authority).decode()
+        cluster = {"server": self.url, "certificate-authority-data": authority}
         self.kubeconfig.write_text(
             yaml.safe_dump(
                 {
@@ -114,7 +139,7 @@ class Kubernetes:
                     "kind": "Config",
                     "current-context": "tests",
                     "contexts": [{"name": "tests", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "clusters": [{"name": "c", "cluster": cluster}],
                     "users": [{"name": "u", "user": {"token": self.token}}],
                 }
             )
@@ -122,7 +147,7 @@ class Kubernetes:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.port}"
 
     def apply(self, manifest: Path) -> None:
         """Take in what a file of deploy/kubernetes says."""
@@ -224,6 +249,8 @@ class Kubernetes:
         match parts:
             case ["version"]:
                 return web.json_response(self.version)
+            case ["api"] | ["apis"] | ["api", "v1"]:
+                return web.json_response(_DISCOVERY[request.path.rstrip("/")])
             case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
                 return await self._review(request)
             case ["apis", "node.k8s.io", "v1", "runtimeclasses", name]:
@@ -590,6 +617,4 @@ class Kubernetes:
         for socket in list(self._sockets.get(name, ())):
             with contextlib.suppress(ConnectionError, RuntimeError):
                 await socket.send_bytes(b"\x03" + json.dumps(success).encode())
-                if socket.ws_protocol == "v5.channel.k8s.io":
-                    await socket.send_bytes(b"\xff\x01")
                 await socket.close()
