@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 
 from models import sandboxes as tables
-from models.states import SandboxStatus
+from models.states import SandboxExpiry, SandboxStatus
 from resolvers import sandboxes
 from resolvers.base import Info, PageArgs
 from schema.base import (
@@ -32,7 +32,7 @@ from schema.sandboxes.network import SandboxSecurity, SandboxSecurityInput
 from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.templates import SandboxTemplate
-from services.sandboxes import lifecycle
+from services.sandboxes import changing, lifecycle
 from services.sandboxes.wishes import Resources
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ described_enum(
         SandboxStatus.STOPPED: "Ended on request, or because its time was over.",
         SandboxStatus.FAILED: "It could not be made, or ended by itself; `failure` says why.",
         SandboxStatus.DELETED: "Deleted; seen by its id only.",
+    },
+)
+described_enum(
+    SandboxExpiry,
+    "What becomes of a sandbox whose time is over.",
+    {
+        SandboxExpiry.STOP: "It ends.",
+        SandboxExpiry.PAUSE: "It is frozen, for a day at most by default; `sandboxExtend` and "
+        "`sandboxResume` let it go on. Where it cannot be frozen, it ends.",
     },
 )
 
@@ -84,6 +93,11 @@ class Sandbox(Node, row=tables.Sandbox):
     paused_at: datetime | None = attr("Since when it is paused.")
     stopped_at: datetime | None = attr("When it ended.")
     expires_at: datetime | None = attr("When its time is over; while paused, as if it ran on.")
+    idle_timeout_s: int | None = attr(
+        "Seconds without use after which its time is over as well; null: none.",
+        name="idleTimeoutSeconds",
+    )
+    on_expiry: SandboxExpiry = attr("What becomes of it when its time is over.")
     user: Annotated["User", strawberry.lazy("schema.accounts")] | None = field(
         sandboxes.user, "Whose it is."
     )
@@ -163,14 +177,38 @@ class SandboxCreateInput:
         default=None,
         description="Its life, 1 second to a day; an hour by default. See `sandboxExtend`.",
     )
+    idle_timeout_seconds: int | None = strawberry.field(
+        default=None,
+        description="Seconds without use after which its time is over as well, 1 to a day; "
+        "as the server is configured by default.",
+    )
+    on_expiry: SandboxExpiry = strawberry.field(
+        default=SandboxExpiry.STOP, description="What becomes of it when its time is over."
+    )
     conversation_id: strawberry.ID | None = strawberry.field(
         default=None, description="The conversation whose code shall run in it."
     )
 
 
+@strawberry.input(description="Changes to a live sandbox; what is left out stays.")
+class SandboxUpdateInput:
+    resources: strawberry.Maybe[SandboxResourcesInput] = attr(
+        "New limits; they hold at once, for what runs already too. Refused where they cannot."
+    )
+    idle_timeout_seconds: strawberry.Maybe[int | None] = attr(
+        "Seconds without use after which its time is over; null: never."
+    )
+    on_expiry: strawberry.Maybe[SandboxExpiry] = attr("What becomes of it when its time is over.")
+
+
 @strawberry.type(description="Answer to `sandboxCreate`.")
 class SandboxCreatePayload(Payload):
     sandbox: Sandbox | None = answer("The new sandbox, RUNNING.")
+
+
+@strawberry.type(description="Answer to `sandboxUpdate`.")
+class SandboxUpdatePayload(Payload):
+    sandbox: Sandbox | None = answer("The changed sandbox.")
 
 
 @strawberry.type(description="Answer to `sandboxPause`.")
@@ -207,6 +245,8 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
         resources=_resources(wish.resources),
         security=network.security(wish.security),
         timeout_s=wish.timeout_seconds,
+        idle_timeout_s=wish.idle_timeout_seconds,
+        on_expiry=wish.on_expiry,
         conversation_id=wish.conversation_id,
     )
     return {"sandbox": sandbox}
@@ -214,6 +254,19 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
 
 def _resources(wish: SandboxResourcesInput | None) -> Resources:
     return Resources() if wish is None else Resources(**vars(wish))
+
+
+async def _update(info: Info, id: Id, input: SandboxUpdateInput) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    if input.resources is not None:
+        changes["resources"] = _resources(input.resources.value)
+    if input.idle_timeout_seconds is not None:
+        changes["idle_timeout_s"] = input.idle_timeout_seconds.value
+    if input.on_expiry is not None:
+        changes["on_expiry"] = input.on_expiry.value
+    context = info.context
+    changed = await changing.change(context.deps, context.viewer, sandbox_id=id, changes=changes)
+    return {"sandbox": changed}
 
 
 async def _pause(info: Info, id: Id) -> dict[str, object]:
@@ -249,6 +302,9 @@ async def _extend(
 @strawberry.type
 class SandboxesMutation:
     sandbox_create = mutation(SandboxCreatePayload, "Make a sandbox.")(_create)
+    sandbox_update = mutation(
+        SandboxUpdatePayload, "Change the limits of a live sandbox, or when it ends by itself."
+    )(_update)
     sandbox_pause = mutation(SandboxPausePayload, "Freeze a sandbox; its time stands still.")(
         _pause
     )

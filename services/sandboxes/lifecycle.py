@@ -14,7 +14,7 @@ from models.sandboxes import (
     SandboxTemplate,
     SandboxWorkspace,
 )
-from models.states import ConversationStatus, SandboxStatus
+from models.states import ConversationStatus, SandboxExpiry, SandboxStatus
 from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
@@ -36,12 +36,15 @@ async def create(
     resources: Resources | None = None,
     security: Security | None = None,
     timeout_s: int | None = None,
+    idle_timeout_s: int | None = None,
+    on_expiry: SandboxExpiry = SandboxExpiry.STOP,
     conversation_id: str | None = None,
     purpose: str | None = None,
 ) -> Sandbox:
     """Make a sandbox of the viewer and give it when it is RUNNING.
 
-    `timeout_s` is its life. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
+    `timeout_s` is its life, which ends it or pauses it (`on_expiry`), as `idle_timeout_s` seconds
+    without use do. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
     template or conversation, INVALID and LIMIT for limits and policy, QUOTA when it is more than
     the viewer's roles allow, and what the driver refuses: the row is then FAILED. Cancelled, it is
     made all the same.
@@ -49,6 +52,7 @@ async def create(
     user_id = viewer.require("sandboxes:write")
     driver = (await deps.sandboxes.node()).driver
     life_s = wishes.lifetime(deps.options, timeout_s)
+    idle_s = wishes.idle_timeout(deps.options, idle_timeout_s)
     template = await templates.find(deps, template_id)
     _require_image(deps, template, driver)
     limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
@@ -66,6 +70,8 @@ async def create(
             image_name=template.image_name,
             image_tag=template.image_tag,
             config={"purpose": purpose} if purpose else None,
+            idle_timeout_s=idle_s or deps.options.sandbox_idle_timeout_s or None,
+            on_expiry=on_expiry,
             created_at=at,
             expires_at=at + timedelta(seconds=life_s),
         )
@@ -230,6 +236,8 @@ async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -
             )
         since = sandbox.paused_at or now()
         left_s = (sandbox.expires_at - since).total_seconds() if sandbox.expires_at else 0
+        # One that was paused because its time was over has less than none left.
+        left_s = max(0.0, left_s)
         if left_s + seconds > most:
             raise UserError(
                 UserErrorCode.LIMIT,

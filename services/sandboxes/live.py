@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
+from models.base import now
 from sandbox.base import SandboxSpec
 from sandbox.client import SandboxClient
 from services.base import Deps
 from services.sandboxes.running import Run
 
 INSTALLATION_LABEL = "installation"
+# Of one that is nobody's yet: the node that keeps it ready.
+POOL_LABEL = "pool"
 
 
 @dataclass(slots=True)
@@ -27,6 +31,9 @@ class Live:
     is_paused: bool = False
     is_ending: bool = False
     runs: dict[str, Run] = field(default_factory=dict)
+    # When something was last done in it, as far as its row is told, and in fact.
+    told_use_at: datetime = field(default_factory=now)
+    used_at: datetime = field(default_factory=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,10 @@ class Pool(Protocol):
         It is the pool's no more, whatever becomes of the caller. None when there is none; errors of
         the pool are its own affair.
         """
+        ...
+
+    def holds(self, driver_id: str) -> bool:
+        """Tell whether a sandbox is the pool's, ready or being made."""
         ...
 
 

@@ -4,6 +4,7 @@ Only the node that hosts a sandbox changes its state, one change at a time.
 """
 
 import asyncio
+import dataclasses
 import logging
 import time
 import weakref
@@ -35,6 +36,8 @@ _KILL_S = 2.0
 _SETTLE_S = 10.0
 _OOM_RECENT_S = 10.0
 EXPIRED = "It reached the end of its time."
+IDLE = "It was not used for {:,} seconds."
+PAUSED_TOO_LONG = "It was paused for longer than sandboxes may be."
 SERVER_STOPPED = "The server was stopped."
 NEVER_CREATED = "It was not created in time."
 HOST_GONE = "Its host is gone, and the sandbox with it."
@@ -58,6 +61,8 @@ class Node:
         self.live: dict[str, Live] = {}
         self.pool: Pool | None = None
         self.relays = Relays()
+        # Whether the driver may have something left that housekeeping should look for.
+        self.is_untidy = False
         self.on_added: list[Callable[[Live], None]] = []
         self.on_ending: list[Callable[[Live], None]] = []
         self._tasks = TaskSet()
@@ -182,13 +187,31 @@ class Node:
             # What survives processes serves the other node now.
             await self._end(sandbox_id, is_lost=True, is_kept=is_live and self.survives)
 
-    async def pause(self, sandbox_id: str) -> None:
-        """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT."""
+    async def change(self, sandbox_id: str, changes: Mapping[str, int]) -> Limits:
+        """Change limits of a live sandbox; gives those that hold then.
+
+        Raises UserError CONFLICT when it has ended, and what the driver refuses.
+        """
+        async with self.lock(sandbox_id):
+            live = self.live.get(sandbox_id)
+            if live is None or live.is_ending:
+                raise _gone()
+            limits, _ = await self._terms(sandbox_id)
+            async with asyncio.timeout(_DRIVER_S):
+                wanted = dataclasses.replace(limits, **changes)
+                return await self.driver.update(live.driver_id, limits=wanted)
+
+    async def pause(self, sandbox_id: str, *, is_over: bool = False) -> None:
+        """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT.
+
+        One whose time has run out can only be paused when just that is the reason (`is_over`).
+        """
         async with self.lock(sandbox_id):
             row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
             if row.status is SandboxStatus.PAUSED:
                 return
-            rows.require_running(row, path="id")
+            if not is_over or row.status is not SandboxStatus.RUNNING:
+                rows.require_running(row, path="id")
             if live is None:
                 raise _gone()
             async with asyncio.timeout(_DRIVER_S):
@@ -211,6 +234,12 @@ class Node:
                 )
             if live is None:
                 raise _gone()
+            if row.expires_at and row.paused_at and row.expires_at <= row.paused_at:
+                raise UserError(
+                    UserErrorCode.CONFLICT,
+                    "The sandbox has no time left; extend it first.",
+                    ("id",),
+                )
             async with asyncio.timeout(_DRIVER_S):
                 await self.driver.resume(live.driver_id)
                 if live.client is None:
@@ -220,8 +249,14 @@ class Node:
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
             expires_at = row.expires_at + stood if row.expires_at else None
+            live.used_at = at
             if not await self._set(
-                sandbox_id, SandboxStatus.RUNNING, _PAUSED, paused_at=None, expires_at=expires_at
+                sandbox_id,
+                SandboxStatus.RUNNING,
+                _PAUSED,
+                paused_at=None,
+                expires_at=expires_at,
+                last_active_at=at,
             ):
                 raise _gone()
         await self.begin_pending(live)
@@ -350,6 +385,7 @@ class Node:
                 await self.driver.remove(name)
         except (SandboxError, TimeoutError):
             log.warning("sandbox was not removed", extra={"driver_id": name}, exc_info=True)
+            self.is_untidy = True
 
     # Rows.
 
@@ -493,10 +529,11 @@ class Node:
             log.info("an execution takes its time to end", extra={"id": current.execution_id})
 
     def client(self, sandbox_id: str) -> SandboxClient:
-        """Give the client of a running sandbox. Raises UserError CONFLICT."""
+        """Give the client of a running sandbox, which counts as use. Raises UserError CONFLICT."""
         live = self.live.get(sandbox_id)
         if live is None or live.client is None or live.is_ending:
             raise _gone()
+        live.used_at = now()
         return live.client
 
     async def aclose(self) -> None:

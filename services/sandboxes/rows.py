@@ -123,6 +123,16 @@ async def sandbox(deps: Deps, sandbox_id: str) -> Sandbox | None:
         return next(iter(rows_of(Sandbox, found)), None)
 
 
+async def living(deps: Deps, *, node_id: str | None = None) -> list[Sandbox]:
+    """Give all live sandboxes, or those of one node."""
+    where: list[ColumnElement[bool]] = [Sandbox.status.in_(LIVE)]
+    if node_id is not None:
+        where.append(Sandbox.node_id == node_id)
+    async with deps.db.reading() as connection:
+        found = await connection.execute(select(*row_columns(Sandbox)).where(*where))
+        return rows_of(Sandbox, found)
+
+
 async def execution(deps: Deps, execution_id: str) -> SandboxExecution | None:
     """Give an execution's row as it stands, whoever may see it."""
     async with deps.db.reading() as connection:

@@ -51,8 +51,33 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
     Raises UserErrors: INVALID below a minimum or for what the driver cannot enforce, LIMIT above a
     maximum, each naming its path below `resources`.
     """
+    values = _values(options, template.resource_config or {}, given, driver=driver)
+    most = _most_disk(options, values)
+    if values["disk_bytes"] > most:
+        if given.disk_bytes is not None:
+            raise _too_much_disk(values, most)
+        values["disk_bytes"] = most
+    return Limits(**values)
+
+
+def changed(
+    options: Options, before: Mapping[str, int], given: Resources, *, driver: str
+) -> dict[str, int]:
+    """Give the limits a live sandbox shall have: those it has, but for what is given.
+
+    Raises UserErrors as `limits` does.
+    """
+    values = _values(options, before, given, driver=driver)
+    most = _most_disk(options, values)
+    if values["disk_bytes"] > most:
+        raise _too_much_disk(values, most)
+    return values
+
+
+def _values(
+    options: Options, defaults: Mapping[str, Any], given: Resources, *, driver: str
+) -> dict[str, int]:
     errors: list[UserError] = []
-    defaults: Mapping[str, Any] = template.resource_config or {}
     ranges = {
         "cpu_millis": (options.sandbox_cpu_millis, MIN_CPU_MILLIS, options.sandbox_max_cpu_millis),
         "memory_bytes": (
@@ -84,17 +109,16 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
         )
     if errors:
         raise UserErrors(errors)
-    most = _most_disk(values["memory_bytes"])
-    if options.sandbox_disk == "memory" and values["disk_bytes"] > most:
-        if given.disk_bytes is not None:
-            raise UserError(
-                UserErrorCode.INVALID,
-                f"With {values['memory_bytes']:,} bytes of memory the disk may have at most "
-                f"{most:,} bytes, because files count as memory; {given.disk_bytes:,} is more.",
-                ("resources", "disk_bytes"),
-            )
-        values["disk_bytes"] = most
-    return Limits(**values)
+    return values
+
+
+def _too_much_disk(values: Mapping[str, int], most: int) -> UserError:
+    return UserError(
+        UserErrorCode.INVALID,
+        f"With {values['memory_bytes']:,} bytes of memory the disk may have at most "
+        f"{most:,} bytes, because files count as memory; {values['disk_bytes']:,} is more.",
+        ("resources", "disk_bytes"),
+    )
 
 
 # What drivers call the limits that people ask for.
@@ -123,8 +147,11 @@ def _out_of_range(value: int | None, name: str, low: int, high: int) -> UserErro
     )
 
 
-def _most_disk(memory_bytes: int) -> int:
-    """Give the largest workspace a sandbox with so much memory can have (see `Limits.check`)."""
+def _most_disk(options: Options, values: Mapping[str, int]) -> int:
+    """Give the largest workspace a sandbox with such limits can have (see `Limits.check`)."""
+    if options.sandbox_disk != "memory":
+        return options.sandbox_max_disk_bytes
+    memory_bytes = values["memory_bytes"]
     return memory_bytes - HEADROOM_BYTES - Limits(memory_bytes=memory_bytes).tmp_bytes
 
 
@@ -197,6 +224,16 @@ def lifetime(options: Options, timeout_s: int | None) -> int:
         default=options.sandbox_ttl_s,
         most=options.sandbox_max_ttl_s,
     )
+
+
+def idle_timeout(options: Options, value: int | None) -> int | None:
+    """Give after how many seconds without use a sandbox ends or pauses; None: never.
+
+    Raises UserError INVALID or LIMIT.
+    """
+    if value is None:
+        return None
+    return seconds(value, "idle_timeout_seconds", default=value, most=options.sandbox_max_ttl_s)
 
 
 def seconds(value: int | None, name: str, *, default: int, most: int) -> int:

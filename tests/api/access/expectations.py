@@ -106,7 +106,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "id name description language imageName imageTag createdAt updatedAt"
     ),
     "Sandbox": _plain(
-        "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt"
+        "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt "
+        "idleTimeoutSeconds onExpiry"
     )
     | {
         "user": PART,
@@ -362,6 +363,7 @@ MUTATIONS: dict[str, Mutation] = {
         "sandboxExecute", "Sandbox", {"sandboxId": "<Sandbox>", "command": "true"}
     ),
     "sandboxExecutionCancel": _by_id("sandboxExecutionCancel", "SandboxExecution", admin=OK),
+    "sandboxUpdate": _update("sandboxUpdate", "Sandbox", {"onExpiry": "STOP"}),
     "sandboxPause": _by_id("sandboxPause", "Sandbox", admin=OK),
     "sandboxResume": _by_id("sandboxResume", "Sandbox", admin=OK),
     "sandboxStop": _by_id("sandboxStop", "Sandbox", admin=OK),

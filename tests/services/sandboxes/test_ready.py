@@ -32,6 +32,9 @@ class OneReady:
         client = await SandboxClient.connect(await driver.open_channel("ready-1"), spec.policy.env)
         return Ready("ready-1", client, "kind")
 
+    def holds(self, driver_id: str) -> bool:
+        return False
+
 
 async def names(node: Node) -> set[str]:
     return {info.sandbox_id for info in await node.driver.list({})}

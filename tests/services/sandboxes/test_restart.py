@@ -350,7 +350,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
         patch.setattr(server.host, "ask", busy)
         with pytest.raises(UserError, match="busy"):
             await lifecycle.create(server.deps, ada)
-    (young,) = await housekeeping._live_rows(server.deps)
+    (young,) = await rows.living(server.deps)
     await housekeeping._reconcile(node)
     row = await rows.sandbox(server.deps, young.id)
     assert row is not None
@@ -359,7 +359,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
         await unit.session.execute(update(Sandbox).values(created_at=now() - timedelta(hours=1)))
     async with node.lock(young.id):
         await housekeeping._reconcile(node)
-        assert len(await housekeeping._live_rows(server.deps)) == 1
+        assert len(await rows.living(server.deps)) == 1
     await housekeeping._reconcile(node)
     row = await rows.sandbox(server.deps, young.id)
     assert row is not None
