@@ -52,8 +52,13 @@ async def make(folder: Path, limits: Limits, uid: int) -> int:
     program = find_mkfs()
     if program is None:
         raise DriverUnavailableError("mkfs.ext4 is not there any more.")
+    reserving = asyncio.ensure_future(asyncio.to_thread(_reserve, folder, limits.disk_bytes))
     try:
-        fd = await asyncio.to_thread(_reserve, folder, limits.disk_bytes)
+        fd = await asyncio.shield(reserving)
+    except asyncio.CancelledError:
+        # The thread goes on; what it opens is nobody's then.
+        reserving.add_done_callback(_let_go)
+        raise
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise ResourceExhaustedError(
@@ -68,6 +73,11 @@ async def make(folder: Path, limits: Limits, uid: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _let_go(reserved: "asyncio.Future[int]") -> None:
+    if not reserved.cancelled() and reserved.exception() is None:
+        os.close(reserved.result())
 
 
 def _reserve(folder: Path, size: int) -> int:

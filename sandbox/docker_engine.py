@@ -105,7 +105,8 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
         # Without its swap a sandbox's memory is not limited.
         "memory": told("MemoryLimit", "SwapLimit") if freezes else none,
         "cpu": told("CpuCfsPeriod", "CpuCfsQuota") if freezes else none,
-        "pids": told("PidsLimit") if freezes else none,
+        # A kernel of its own counts processes of its own.
+        "pids": told("PidsLimit") if freezes and is_kernels else none,
         "pause": full if freezes else none,
         "network_bandwidth": none,
     }
@@ -116,7 +117,10 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
     if info.get("MemoryLimit") and not info.get("SwapLimit"):
         notes.append("The kernel does not count swap (swapaccount=1), so memory is not limited.")
     if not is_kernels:
-        notes.append(f"The runtime {used} has filesystems of its own, so inodes are not limited.")
+        notes.append(
+            f"The runtime {used} has a kernel or rules of its own in place of our policy of system"
+            " calls, and does not count inodes and processes as asked."
+        )
     return Capabilities(name, items, tuple(notes))
 
 

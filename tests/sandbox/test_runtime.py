@@ -74,7 +74,7 @@ def test_an_engine_that_can_do_everything_says_so() -> None:
         "disk_image",
         "network_bandwidth",
     }
-    assert items("runsc") == {**found, "inodes": NONE}
+    assert items("runsc") == {**found, "inodes": NONE, "pids": NONE}
     notes = docker_engine.report("docker", ENGINE, "runsc").notes
     assert any("runsc" in note and "inodes" in note for note in notes)
 
