@@ -23,7 +23,6 @@ from sandbox import bubblewrap_command as command
 from sandbox import bubblewrap_leftovers as leftovers
 from sandbox import cgroup_detect, cgroups, disk_images, seccomp
 from sandbox.base import (
-    MIB,
     Capabilities,
     Channel,
     DriverEvent,
@@ -39,7 +38,7 @@ from sandbox.base import (
 from sandbox.bubblewrap_box import Box, remove_group, send
 from sandbox.bubblewrap_change import change, usage
 from sandbox.bubblewrap_report import changeable, report
-from sandbox.bubblewrap_start import Means, launch
+from sandbox.bubblewrap_start import Means, launch, probe
 from sandbox.changes import require_change
 from sandbox.errors import (
     ConflictError,
@@ -85,6 +84,7 @@ class BubblewrapDriver:
         self._watcher: asyncio.Task[None] | None = None
         self._source = wire.source()
         self._checked = False
+        self._starting = asyncio.Lock()
         self._probing = asyncio.Lock()
         self._no_images: str | None = "Workspaces on disk were not tried."
         self._images_tried = False
@@ -92,11 +92,12 @@ class BubblewrapDriver:
     # Life of the driver.
 
     async def start(self) -> None:
-        if self._watcher is not None:
-            return
-        await asyncio.to_thread(self._prepare)
-        await self._spawner.start()
-        self._watcher = asyncio.create_task(self._watch())
+        async with self._starting:
+            if self._watcher is not None:
+                return
+            await asyncio.to_thread(self._prepare)
+            await self._spawner.start()
+            self._watcher = asyncio.create_task(self._watch())
 
     def _prepare(self) -> None:
         if platform.system() != "Linux":
@@ -144,7 +145,7 @@ class BubblewrapDriver:
             return
         await self.start()
         try:
-            await self._try_one(SandboxSpec(_probe_name(), IMAGE, _SMALL))
+            await self._try_one(probe())
         except SandboxError as error:
             raise DriverUnavailableError(
                 f"bubblewrap cannot make a sandbox here. {error.message} User namespaces must be"
@@ -162,14 +163,13 @@ class BubblewrapDriver:
         async with self._probing:
             if self._images_tried:
                 return
-            self._no_images = disk_images.why_not()
-            if self._no_images is None:
-                spec = SandboxSpec(_probe_name(), IMAGE, _SMALL, disk="image")
+            reason = disk_images.why_not()
+            if reason is None:
                 try:
-                    await self._try_one(spec)
+                    await self._try_one(probe("image"))
                 except SandboxError as error:
-                    self._no_images = f"Workspaces cannot be on disk: {error.message}"
-            self._images_tried = True
+                    reason = f"Workspaces cannot be on disk: {error.message}"
+            self._no_images, self._images_tried = reason, True
 
     async def capabilities(self) -> Capabilities:
         try:
@@ -389,10 +389,3 @@ class BubblewrapDriver:
             for sandbox in list(self._sandboxes.values()):
                 if sandbox.state is not SandboxState.STOPPED:
                     self._count_ooms(sandbox)
-
-
-_SMALL = Limits(memory_bytes=128 * MIB, disk_bytes=MIB, pids=16)
-
-
-def _probe_name() -> str:
-    return f"check-{os.getpid()}-{os.urandom(4).hex()}"

@@ -12,8 +12,9 @@ from typing import Any
 from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
 from sandbox import cgroups, disk_images, seccomp
-from sandbox.base import SandboxSpec
+from sandbox.base import MIB, Disk, Limits, SandboxSpec
 from sandbox.bubblewrap_box import Box, filesystems
+from sandbox.bubblewrap_leftovers import IMAGE
 from sandbox.channel import Wire
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError, TimeoutError_
 from sandbox.records import children
@@ -85,6 +86,13 @@ async def launch(
     on_started(box, pid)
     box.wire = await Wire.over(ours)
     await _until_ready(box, box.wire)
+
+
+def probe(disk: Disk = "memory") -> SandboxSpec:
+    """A small sandbox under a name that nobody else takes, to see whether one can be made."""
+    limits = Limits(memory_bytes=128 * MIB, disk_bytes=MIB, pids=16)
+    name = f"check-{os.getpid()}-{os.urandom(4).hex()}"
+    return SandboxSpec(name, IMAGE, limits, disk=disk)
 
 
 def _user(box: Box) -> int:

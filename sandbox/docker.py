@@ -77,13 +77,15 @@ class DockerDriver:
         self._events = Broadcast()
         self._listener: asyncio.Task[None] | None = None
         self._info: dict[str, Any] = {}
+        self._starting = asyncio.Lock()
 
     # Life of the driver.
 
     async def start(self) -> None:
-        if self._docker is None:
-            self._docker, self._info = await docker_engine.reach(self._url)
-            self._listener = asyncio.create_task(listen(self._docker, self._events))
+        async with self._starting:
+            if self._docker is None:
+                self._docker, self._info = await docker_engine.reach(self._url)
+                self._listener = asyncio.create_task(listen(self._docker, self._events))
 
     async def aclose(self) -> None:
         """Let go of the engine; containers live on, for `connect` or `list` and `remove`."""

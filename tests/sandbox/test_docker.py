@@ -14,7 +14,7 @@ from typing import Any
 import aiodocker
 import pytest
 
-from sandbox import docker_config, docker_images, docker_stats
+from sandbox import docker_config, docker_engine, docker_images, docker_stats
 from sandbox.base import (
     DriverEventKind,
     Limits,
@@ -157,6 +157,25 @@ async def test_an_engine_that_is_not_there_is_told(tmp_path: object) -> None:
         await driver.check()
     assert (await driver.capabilities()).unavailable is not None
     await driver.aclose()
+
+
+async def test_starting_twice_at_once_reaches_the_engine_once(
+    docked: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach = docker_engine.reach
+    reached: list[str | None] = []
+
+    async def counted(url: str | None) -> tuple[aiodocker.Docker, dict[str, Any]]:
+        reached.append(url)
+        return await reach(url)
+
+    monkeypatch.setattr(docker_engine, "reach", counted)
+    driver = DockerDriver(url=docker_settings()[0])
+    try:
+        await asyncio.gather(driver.check(), driver.list({}), driver.capabilities())
+        assert len(reached) == 1
+    finally:
+        await driver.aclose()
 
 
 async def test_an_engine_that_hangs_up_is_told(tmp_path: Path) -> None:

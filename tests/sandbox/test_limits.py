@@ -5,14 +5,20 @@ import errno
 import os
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from sandbox import cgroups
+from sandbox import cgroups, disk_images
 from sandbox.base import Capabilities, Enforcement, Limits, Policy
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.bubblewrap_report import changeable, report
-from sandbox.errors import ConflictError, PolicyUnsupportedError, SandboxError
+from sandbox.errors import (
+    ConflictError,
+    DriverUnavailableError,
+    PolicyUnsupportedError,
+    SandboxError,
+)
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 FULL, PARTLY, NONE = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
@@ -306,6 +312,42 @@ async def test_a_disk_that_the_host_has_no_room_for_is_refused(on_disk: Boxes) -
     with pytest.raises(SandboxError, match="no room"):
         await on_disk.make(limits=Limits(memory_bytes=192 * MIB, disk_bytes=2**53), disk="image")
     assert await on_disk.driver.list(on_disk.run_label) == []
+
+
+@pytest.mark.bubblewrap
+async def test_a_trial_that_was_cut_short_promises_nothing(
+    rooted: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = BubblewrapDriver(state_dir=tmp_path / "other")
+    begun = asyncio.Event()
+
+    async def hang(folder: Path, limits: Limits, uid: int) -> int:
+        begun.set()
+        await asyncio.Event().wait()
+        return -1
+
+    monkeypatch.setattr(disk_images, "why_not", lambda: None)
+    monkeypatch.setattr(disk_images, "make", hang)
+    try:
+        await asyncio.gather(driver.start(), driver.start())
+        asking = asyncio.ensure_future(driver.capabilities())
+        await begun.wait()
+        assert not held(driver._report(), "disk_image")
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert not held(driver._report(), "disk_image")
+        assert await driver.list({}) == []
+
+        async def broken(folder: Path, limits: Limits, uid: int) -> int:
+            raise DriverUnavailableError("mkfs.ext4 cannot make a workspace.")
+
+        monkeypatch.setattr(disk_images, "make", broken)
+        found = await driver.capabilities()
+        assert not held(found, "disk_image")
+        assert any("cannot make a workspace" in note for note in found.notes)
+    finally:
+        await driver.aclose()
 
 
 # What is said where less can be held.
