@@ -196,7 +196,7 @@ class KubernetesDriver:
             async with answers("remove the sandbox"):
                 pod = await self._started.get(name)
                 if pod is not None and pods.annotations(pod).get(pods.CREATION) == creation:
-                    await self._started.delete(name, uid=pod["metadata"]["uid"])
+                    await self._end(name, pod)
         except SandboxError:
             log.warning("A sandbox that failed to start may be left.", exc_info=True)
 
@@ -341,22 +341,26 @@ class KubernetesDriver:
         """
         await self.start()
         name = pods.pod_name(sandbox_id)
-        cluster = self._started
-        deadline = time.monotonic() + REMOVE_TIMEOUT_S
         async with answers("remove sandboxes"):
-            pod = await cluster.get(name)
-            if pod is not None and not pods.annotations(pod).get(pods.ID):
-                raise NotFoundError("There is no such sandbox.")
-            uid = pod["metadata"]["uid"] if pod is not None else None
-            if uid is not None:
-                await cluster.delete(name, uid=uid)
-            while pod is not None and pod["metadata"]["uid"] == uid:
-                if (left_s := deadline - time.monotonic()) <= 0:
-                    raise TimeoutError_("The node did not end the sandbox in time.")
-                pod = await cluster.next(name, pod, min(LOOK_S, left_s))
+            pod = await self._started.get(name)
+            if pod is not None:
+                if not pods.annotations(pod).get(pods.ID):
+                    raise NotFoundError("There is no such sandbox.")
+                await self._end(name, pod)
         sandbox = self._sandboxes.pop(sandbox_id, None)
         if sandbox is not None:
             await self._close_channels(sandbox)
+
+    async def _end(self, name: str, pod: Pod) -> None:
+        """Delete a Pod, and wait until it is gone. Raises TimeoutError_."""
+        uid = pod["metadata"]["uid"]
+        deadline = time.monotonic() + REMOVE_TIMEOUT_S
+        await self._started.delete(name, uid=uid)
+        left: Pod | None = pod
+        while left is not None and left["metadata"]["uid"] == uid:
+            if (left_s := deadline - time.monotonic()) <= 0:
+                raise TimeoutError_("The node did not end the sandbox in time.")
+            left = await self._started.next(name, left, min(LOOK_S, left_s))
 
     async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
         """See the protocol. Only memory and CPU change, in clusters of version 1.33 and later."""

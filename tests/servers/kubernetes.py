@@ -99,7 +99,6 @@ class Kubernetes:
         self._revision = 1000
         self._oldest = 1000
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed: asyncio.Future[None] | None = None
         self._runner: web.AppRunner | None = None
         self._authority = b""
         self.port = 0
@@ -189,12 +188,6 @@ class Kubernetes:
         self._revision += 1
         self._oldest = self._revision
         self._history.clear()
-
-    async def change(self) -> None:
-        """Wait for the next change of any Pod."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
 
     def expire_watches(self) -> None:
         """Tell every watch that its place is forgotten."""
@@ -539,9 +532,6 @@ class Kubernetes:
         self._history.append((self._revision, kind, shown))
         for queue in self._watchers:
             queue.put_nowait({"type": kind, "object": shown})
-        if self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = None
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         self._authorize("watch", "", "pods")
