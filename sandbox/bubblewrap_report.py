@@ -19,6 +19,9 @@ def report(
     """
     groups = hierarchies.folders if hierarchies else {}
     full, partly, none = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
+    memory = partly
+    if hierarchies is not None and "memory" in groups:
+        memory = full if hierarchies.bounds_swap else none
     items = {
         "isolation": full,
         "network": full,
@@ -26,7 +29,7 @@ def report(
         "disk": full,
         "disk_image": full if no_images is None else none,
         "pids": full,
-        "memory": full if hierarchies is not None and hierarchies.has_memory else partly,
+        "memory": memory,
         "cpu": full if "cpu" in groups else none,
         "pause": full if "freezer" in groups else none,
         "inodes": full if has_uids else none,
@@ -41,7 +44,9 @@ def report(
     else:
         notes.append(f"cgroups version {hierarchies.version}: {', '.join(sorted(groups))}")
         if "memory" in groups and not hierarchies.bounds_swap:
-            notes.append("The kernel does not count swap, so memory is limited per process.")
+            notes.append(
+                "The kernel does not count swap (swapaccount=1): memory is limited without it."
+            )
     if not has_uids:
         notes.append("Not root: sandboxes share the server's user on the host.")
     if no_images is not None:

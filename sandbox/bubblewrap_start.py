@@ -109,7 +109,7 @@ def _request(box: Box, spec: SandboxSpec, means: Means, procs: list[str]) -> dic
     # Limits of processes stay as they were set, so they stand in only where no group limits.
     if groups is None or "pids" not in groups.folders:
         options["nproc"] = str(limits.pids)
-    if groups is None or not groups.has_memory:
+    if groups is None or "memory" not in groups.folders:
         options["address_space"] = str(limits.memory_bytes)
     mounted: list[dict[str, object]] = []
     if box.uid is not None:

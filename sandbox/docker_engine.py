@@ -115,7 +115,9 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
         f"cgroups version {info.get('CgroupVersion', '1')}",
     ]
     if info.get("MemoryLimit") and not info.get("SwapLimit"):
-        notes.append("The kernel does not count swap (swapaccount=1), so memory is not limited.")
+        notes.append(
+            "The kernel does not count swap (swapaccount=1): memory is limited without it."
+        )
     if not is_kernels:
         notes.append(
             f"The runtime {used} has a kernel or rules of its own in place of our policy of system"

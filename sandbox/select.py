@@ -43,7 +43,7 @@ async def choose(
     if kind == "kubernetes":
         options = kubernetes or KubernetesOptions()
         try:
-            pods = await _kubernetes(options)
+            pods = await _kubernetes(options, disk)
         except SandboxError as error:
             return None, f"Sandboxes are off. Kubernetes: {error.message}"
         return pods, f"Kubernetes runs the sandboxes, in the namespace {options.namespace}."
@@ -118,10 +118,11 @@ def kubernetes_driver(options: KubernetesOptions) -> SandboxDriver:
     return KubernetesDriver(options)
 
 
-async def _kubernetes(options: KubernetesOptions) -> SandboxDriver:
+async def _kubernetes(options: KubernetesOptions, disk: Disk) -> SandboxDriver:
     driver = kubernetes_driver(options)
     try:
         await driver.check()
+        await _require_disk(driver, disk)
     except BaseException:
         await driver.aclose()
         raise

@@ -364,8 +364,10 @@ def test_a_report_claims_nothing_that_is_not_there() -> None:
     rootless = items(None, root=False)
     assert (rootless["memory"], rootless["cpu"], rootless["pause"]) == (PARTLY, NONE, NONE)
     assert (rootless["inodes"], rootless["uid"], rootless["disk_image"]) == (NONE, NONE, NONE)
-    swapping = cgroups.Hierarchies(1, {}, bounds_swap=False)
-    assert items(swapping, root=True)["memory"] is PARTLY
+    folders = {"memory": Path("memory"), "pids": Path("pids")}
+    assert items(cgroups.Hierarchies(1, folders), root=True)["memory"] is FULL
+    swapping = items(cgroups.Hierarchies(1, folders, bounds_swap=False), root=True)
+    assert (swapping["memory"], swapping["pids"], swapping["cpu"]) == (NONE, FULL, NONE)
 
 
 def test_only_what_a_group_or_a_mount_holds_can_change() -> None:

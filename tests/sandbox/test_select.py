@@ -2,10 +2,11 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sandbox import bubblewrap_command, disk_images
+from sandbox import bubblewrap_command, disk_images, select
 from sandbox.docker import DockerDriver
 from sandbox.select import Kind, choose, report
 from tests.sandbox.conftest import Boxes, docker_settings
@@ -119,6 +120,33 @@ async def test_workspaces_on_disk_are_not_put_into_memory(tmp_path: Path) -> Non
     )
     assert driver is None
     assert "in memory alone" in why
+
+
+class Cluster(DockerDriver):
+    """A driver that works, and keeps workspaces in memory alone."""
+
+    name = "kubernetes"
+    is_closed = False
+
+    async def check(self) -> None:
+        """It works."""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_cluster_is_not_taken_for_workspaces_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr(select, "kubernetes_driver", lambda options: cluster)
+    wish: dict[str, Any] = {"docker_image": "x", "docker_url": None, "state_dir": tmp_path}
+    assert (await choose("kubernetes", **wish))[0] is cluster
+    assert not cluster.is_closed
+    driver, why = await choose("kubernetes", **wish, disk="image")
+    assert driver is None
+    assert "The driver kubernetes keeps workspaces in memory alone." in why
+    assert cluster.is_closed
 
 
 @pytest.mark.bubblewrap
