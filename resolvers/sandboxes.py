@@ -17,6 +17,7 @@ from models.sandboxes import (
     SandboxResources,
     SandboxSecurityPolicy,
     SandboxTemplate,
+    SandboxTemplateVersion,
     SandboxWorkspace,
 )
 from models.states import SandboxStatus
@@ -56,6 +57,19 @@ async def one_execution(info: Info, id_: str) -> SandboxExecution | None:
 async def templates(info: Info, page: PageArgs) -> Page[SandboxTemplate]:
     """Give a page of the templates, by name."""
     return await info.context.load.list(SandboxTemplate, page, order=Order(("name",)))
+
+
+async def template_versions(
+    templates: Sequence[SandboxTemplate], info: Info, page: PageArgs
+) -> list[Page[SandboxTemplateVersion]]:
+    """What templates stood for, the newest first."""
+    return await info.context.load.page(
+        SandboxTemplateVersion,
+        SandboxTemplateVersion.template_id,
+        [template.id for template in templates],
+        page,
+        order=_NEWEST,
+    )
 
 
 async def file(info: Info, sandbox_id: str, path: str) -> Entry | None:

@@ -10,7 +10,6 @@ from schema.sandboxes.core import (
     SandboxExtendPayload,
     SandboxPausePayload,
     SandboxResources,
-    SandboxResourcesInput,
     SandboxResumePayload,
     SandboxStopPayload,
     SandboxWorkspace,

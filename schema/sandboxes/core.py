@@ -28,12 +28,12 @@ from schema.base import (
 from schema.sandboxes import network
 from schema.sandboxes.executions import SandboxExecution
 from schema.sandboxes.files import SandboxFile
+from schema.sandboxes.limits import SandboxResourcesInput, resources
 from schema.sandboxes.network import SandboxSecurity, SandboxSecurityInput
 from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.templates import SandboxTemplate
 from services.sandboxes import changing, lifecycle
-from services.sandboxes.wishes import Resources
 
 if TYPE_CHECKING:
     from schema.accounts import User
@@ -105,6 +105,10 @@ class Sandbox(Node, row=tables.Sandbox):
         sandboxes.conversation, "The conversation whose code runs in it."
     )
     template: SandboxTemplate | None = field(sandboxes.template, "What it was made from.")
+    template_version: int | None = attr("The version of the template it was made from.")
+    image_digest: str | None = attr(
+        "The image it was made from, exactly; null: the host's own system, or not known."
+    )
     workspace: SandboxWorkspace | None = field(sandboxes.workspace, "Its writable directory.")
     resources: SandboxResources | None = field(sandboxes.resources, "Its limits.")
     security: SandboxSecurity | None = field(sandboxes.security, "What its code may reach.")
@@ -139,27 +143,6 @@ class SandboxesQuery:
     ) -> Connection[Sandbox]:
         page = PageArgs(first, after, last, before)
         return await sandboxes.listed(info, page, status)  # type: ignore[return-value]
-
-
-@strawberry.input(description="Limits of a sandbox; what is left out is as the template says.")
-class SandboxResourcesInput:
-    cpu_millis: int | None = strawberry.field(
-        default=None, description="CPU time in thousandths of a core, 50 to 4,000."
-    )
-    memory_bytes: BigInt | None = strawberry.field(
-        default=None, description="Memory of all processes and files, 96 MiB to 4 GiB."
-    )
-    disk_bytes: BigInt | None = strawberry.field(
-        default=None,
-        description="Size of the workspace, from 1 MiB; it lies in memory, so less than that.",
-    )
-    pids: int | None = strawberry.field(
-        default=None, description="Processes and threads at once, 8 to 4,096."
-    )
-    network_bytes_per_second: BigInt | None = strawberry.field(
-        default=None,
-        description="Bytes a second over the network. Refused where it cannot be enforced.",
-    )
 
 
 @strawberry.input(description="A new sandbox; everything can be left out.")
@@ -242,7 +225,7 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
         info.context.deps,
         info.context.viewer,
         template_id=wish.template_id,
-        resources=_resources(wish.resources),
+        resources=resources(wish.resources),
         security=network.security(wish.security),
         timeout_s=wish.timeout_seconds,
         idle_timeout_s=wish.idle_timeout_seconds,
@@ -252,14 +235,10 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
     return {"sandbox": sandbox}
 
 
-def _resources(wish: SandboxResourcesInput | None) -> Resources:
-    return Resources() if wish is None else Resources(**vars(wish))
-
-
 async def _update(info: Info, id: Id, input: SandboxUpdateInput) -> dict[str, object]:
     changes: dict[str, object] = {}
     if input.resources is not None:
-        changes["resources"] = _resources(input.resources.value)
+        changes["resources"] = resources(input.resources.value)
     if input.idle_timeout_seconds is not None:
         changes["idle_timeout_s"] = input.idle_timeout_seconds.value
     if input.on_expiry is not None:

@@ -70,6 +70,8 @@ async def create(
             image_name=template.image_name,
             image_tag=template.image_tag,
             config={"purpose": purpose} if purpose else None,
+            image_digest=template.image_digest if driver.has_images else None,
+            template_version=template.version,
             idle_timeout_s=idle_s or deps.options.sandbox_idle_timeout_s or None,
             on_expiry=on_expiry,
             created_at=at,

@@ -24,6 +24,7 @@ from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
 from services.sandboxes import refusals, rows, running
 from services.sandboxes.live import INSTALLATION_LABEL, Live, Pool, Ready, installation
+from services.sandboxes.probing import Probes
 from services.sandboxes.relay import Relays
 from services.sandboxes.running import Run
 
@@ -61,6 +62,7 @@ class Node:
         self.live: dict[str, Live] = {}
         self.pool: Pool | None = None
         self.relays = Relays()
+        self.probes = Probes(self)
         # Whether the driver may have something left that housekeeping should look for.
         self.is_untidy = False
         self.on_added: list[Callable[[Live], None]] = []

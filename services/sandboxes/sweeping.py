@@ -55,7 +55,7 @@ async def _strays(node: Node) -> list[SandboxInfo]:
     # Listed first: what is being created now has its row already.
     living = await rows.living(node.deps)
     known = {row.id for row in living} | {driver_id(row) for row in living}
-    known |= {live.driver_id for live in node.live.values()}
+    known |= {live.driver_id for live in node.live.values()} | node.probes.names
     others = await node.deps.bus.nodes() - {node.deps.bus.node_id}
     return [
         info

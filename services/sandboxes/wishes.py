@@ -112,6 +112,27 @@ def _values(
     return values
 
 
+def template_limits(options: Options, given: Resources | None) -> dict[str, int] | None:
+    """Give what a template says of limits: only what is given. Raises UserErrors as `limits`."""
+    if given is None:
+        return None
+    _values(options, {}, given, driver="any")
+    said = {name: getattr(given, name) for name in _ITEMS}
+    return {name: value for name, value in said.items() if value is not None} or None
+
+
+def template_env(variables: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """Give what a template says of the environment. Raises UserErrors INVALID and LIMIT."""
+    if not variables:
+        return None
+    errors = [
+        UserError(error.code, error.message, ("env_variables",)) for error in _env_errors(variables)
+    ]
+    if errors:
+        raise UserErrors(errors)
+    return {"env_variables": dict(variables)}
+
+
 def _too_much_disk(values: Mapping[str, int], most: int) -> UserError:
     return UserError(
         UserErrorCode.INVALID,

@@ -103,11 +103,14 @@ FIELDS: dict[str, dict[str, Field]] = {
     )
     | {"tool": SHARED, "user": PART},
     "SandboxTemplate": _plain(
-        "id name description language imageName imageTag createdAt updatedAt"
-    ),
+        "id name description language imageName imageTag imageDigest version pythonVersion "
+        "checkedAt isActive createdAt updatedAt"
+    )
+    | {"versions": SHARED, "resources": SHARED, "envVariables": SHARED},
+    "SandboxTemplateVersion": _plain("id version imageDigest pythonVersion createdAt"),
     "Sandbox": _plain(
         "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt "
-        "idleTimeoutSeconds onExpiry"
+        "idleTimeoutSeconds onExpiry templateVersion imageDigest"
     )
     | {
         "user": PART,
@@ -169,6 +172,7 @@ STRUCTURES = {
     # What is in a sandbox, and events of executions
     "SandboxEnvVariable",
     "SandboxAllowance",
+    "SandboxTemplateResources",
     "SandboxQuota",
     "SandboxQuotaRule",
     "SandboxFile",
@@ -178,7 +182,7 @@ STRUCTURES = {
     "SandboxOutputReset",
 }
 # What every signed-in person sees.
-EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate"}
+EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate", "SandboxTemplateVersion"}
 
 
 @dataclass(frozen=True)
@@ -358,6 +362,13 @@ MUTATIONS: dict[str, Mutation] = {
     "planExecute": _by_id("planExecute", "Plan"),
     "planExecutionCancel": _by_id("planExecutionCancel", "PlanExecution", admin=OK),
     "toolUpdate": _update("toolUpdate", "Tool", {"isEnabled": True}, **_ADMINS),
+    "sandboxTemplateCreate": _by_input(
+        "sandboxTemplateCreate", "SandboxTemplate", {"name": "<new>", "image": "x y"}, **_ADMINS
+    ),
+    "sandboxTemplateUpdate": _update(
+        "sandboxTemplateUpdate", "SandboxTemplate", {"description": "Somebody"}, **_ADMINS
+    ),
+    "sandboxTemplateDelete": _by_id("sandboxTemplateDelete", "SandboxTemplate", **_ADMINS),
     "sandboxCreate": _by_input("sandboxCreate", "Sandbox", {}, **_WRITERS),
     "sandboxExecute": _by_input(
         "sandboxExecute", "Sandbox", {"sandboxId": "<Sandbox>", "command": "true"}

@@ -24,6 +24,7 @@ from models.sandboxes import (
     SandboxResources,
     SandboxSecurityPolicy,
     SandboxTemplate,
+    SandboxTemplateVersion,
     SandboxWorkspace,
 )
 from models.states import (
@@ -131,7 +132,15 @@ async def build(deps: Deps) -> World:
 
 
 async def shared_ids(deps: Deps) -> Ids:
-    """Give the ids of what is everybody's."""
+    """Give the ids of what is everybody's, the default template with a version and a variable."""
+    async with work(deps) as unit:
+        template = await unit.session.scalar(select(SandboxTemplate))
+        assert template is not None
+        template.security_config = {"env_variables": {"GREETING": "hello"}}
+        version = SandboxTemplateVersion(template_id=template.id, version=1)
+        unit.session.add(version)
+        await unit.session.flush()
+        version_id = version.id
     async with deps.db.reading() as connection:
 
         async def first(column: Any) -> str:
@@ -142,6 +151,7 @@ async def shared_ids(deps: Deps) -> Ids:
             "Tool": await first(ToolParameter.tool_id),
             "ToolParameter": await first(ToolParameter.id),
             "SandboxTemplate": await first(SandboxTemplate.id),
+            "SandboxTemplateVersion": version_id,
         }
 
 
