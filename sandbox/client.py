@@ -6,13 +6,12 @@ import os
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+from sandbox import requests
 from sandbox.answers import ANSWER_TIMEOUT_S, Answers, records
-from sandbox.base import WORKSPACE, Channel, check_env
+from sandbox.base import Channel
 from sandbox.errors import (
     InvalidArgumentError,
     SandboxLostError,
@@ -28,6 +27,8 @@ from sandbox.execution import (
 )
 from sandbox.files import Files
 from sandbox.inside import wire
+from sandbox.processes import Process, from_record
+from sandbox.requests import DEFAULT_ENV, TERMINAL
 from sandbox.tunnels import Listener, Tunnel
 
 __all__ = [
@@ -44,40 +45,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-COMMAND_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 30.0
-MAX_TIMEOUT_S = 7 * 86400
 LISTING_BYTES = 16 * 1024 * 1024  # More than any list of processes that an agent sends.
-DEFAULT_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": WORKSPACE,
-    "TMPDIR": "/tmp",  # noqa: S108 - inside the sandbox.
-    "LANG": "C.UTF-8",
-    "USER": "sandbox",
-    "TERM": "dumb",
-    # Python buffers whole blocks when it prints to a pipe; lines are wanted as they are printed.
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-TERMINAL = "xterm-256color"
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """One process inside. `execution` is `Execution.operation`, None outside of any.
-
-    `state` is the kernel's letter (R, S, D, T, Z); `command` the first 4 KiB of its arguments.
-    """
-
-    pid: int
-    parent: int
-    execution: int | None
-    state: str
-    started_at: datetime
-    cpu_ms: float
-    memory_bytes: int
-    command: tuple[str, ...]
 
 
 class _Operation(Protocol):
@@ -171,25 +141,26 @@ class SandboxClient:
         ResourceExhaustedError (no room for a process), SandboxLostError. Cancelled while
         starting, the command is killed.
         """
-        argv = _argv(command)
         if terminal is not None:
             check_size(*terminal)
             keep_stdin_open = True
-            env = {"TERM": TERMINAL, **(env or {})}
         flags = wire.EXEC_STDIN if stdin or keep_stdin_open else 0
-        flags |= wire.EXEC_PTY if terminal is not None else 0
         flags |= wire.EXEC_BACKGROUND if background else 0
-        size = b"" if terminal is None else wire.SIZE.pack(*terminal)
-        count, pairs, strings = self._encode(argv, cwd, env or {}, timeout_s, output_limit_bytes)
-        timeout_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
-        head = wire.EXEC_HEAD.pack(
-            timeout_ms, output_limit_bytes, WINDOW_BYTES, flags, count, pairs
+        body = requests.execution(
+            command,
+            cwd=cwd,
+            base={**self._env, **({"TERM": TERMINAL} if terminal else {})},
+            env=env or {},
+            terminal=terminal,
+            flags=flags,
+            timeout_s=timeout_s,
+            output_limit_bytes=output_limit_bytes,
         )
         op = self.operation()
         execution = Execution(self, op, output_limit_bytes, terminal=terminal is not None)
         self._operations[op] = execution
         try:
-            await self.send(wire.EXEC, op, head + size + strings)
+            await self.send(wire.EXEC, op, body)
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.shield(execution._started)
         except TimeoutError as error:
@@ -203,29 +174,6 @@ class SandboxClient:
         execution._stdin_closed = not keep_stdin_open and not stdin
         return execution
 
-    def _encode(
-        self,
-        argv: Sequence[str],
-        cwd: str | None,
-        env: Mapping[str, str],
-        timeout_s: float | None,
-        output_limit_bytes: int,
-    ) -> tuple[int, int, bytes]:
-        check_env(env)
-        if timeout_s is not None and not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise InvalidArgumentError("timeout_s must be above 0 and at most 7 days.")
-        if not 0 <= output_limit_bytes < 1 << 62:
-            raise InvalidArgumentError("output_limit_bytes must not be negative.")
-        encoded = [encode(part, "command") for part in argv]
-        size = sum(map(len, encoded[2:] if argv[:2] == ["/bin/sh", "-c"] else encoded))
-        if size > COMMAND_BYTES or len(argv) > 4096:
-            raise InvalidArgumentError("The command is larger than 64 KB.")
-        merged = {**self._env, **env}
-        strings = [*encoded, encode(cwd or WORKSPACE, "cwd")]
-        for name, value in merged.items():
-            strings += [encode(name, "env"), encode(value, "env")]
-        return len(argv), len(merged), b"".join(map(wire.pack, strings))
-
     async def processes(self) -> list[Process]:
         """Every process inside but the agent and what belongs to it, by PID."""
         data = bytearray()
@@ -234,7 +182,7 @@ class SandboxClient:
             async for chunk in answers:
                 data += chunk
                 try:
-                    found += [_process(*record) for record in records(data, wire.PROC, 1)]
+                    found += [from_record(*record) for record in records(data, wire.PROC, 1)]
                 except (struct.error, UnicodeDecodeError) as error:
                     raise self.distrust(error) from error
         if data:
@@ -482,45 +430,6 @@ class SandboxClient:
         self.tunnels.clear()
 
 
-def encode(text: str, what: str) -> bytes:
-    """UTF-8 (lone surrogates stand for raw bytes). Raises InvalidArgumentError on NUL."""
-    if "\0" in text:
-        raise InvalidArgumentError(f"A NUL byte cannot be part of the {what}.")
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"The {what} is not valid text.") from error
-
-
-def _argv(command: str | Sequence[str]) -> list[str]:
-    """The words of a command. Raises InvalidArgumentError for none or far too many bytes."""
-    if isinstance(command, str):
-        if not command.strip():
-            raise InvalidArgumentError("The command is empty.")
-        argv = ["/bin/sh", "-c", command]
-    else:
-        argv = list(command)
-    if sum(map(len, command)) > COMMAND_BYTES:
-        raise InvalidArgumentError("The command is larger than 64 KB.")
-    if not argv or not argv[0]:
-        raise InvalidArgumentError("The command is empty.")
-    return argv
-
-
 def _check_port(port: int, *, least: int) -> None:
     if not least <= port <= 65535:
         raise InvalidArgumentError(f"{port} is not a port; ports are {least} to 65535.")
-
-
-def _process(
-    pid: int, parent: int, op: int, state: bytes, start: int, cpu: int, rss: int, line: bytes
-) -> Process:
-    """Raises UnicodeDecodeError for what no agent sends."""
-    words = line.decode("utf-8", "replace").rstrip("\0").split("\0")
-    try:
-        started = datetime.fromtimestamp(start / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        started = datetime.fromtimestamp(0, UTC)
-    return Process(
-        pid, parent, op or None, state.decode("ascii"), started, cpu / 1000, rss, tuple(words)
-    )

@@ -6,9 +6,9 @@ import os
 import select
 import signal
 import time
-from collections import deque
 
 from sandbox.inside.core import PARTS, Agent
+from sandbox.inside.execution import Execution
 from sandbox.inside.processes import (
     REPORT,
     Request,
@@ -18,15 +18,13 @@ from sandbox.inside.processes import (
     processes,
     read_file,
     send_signal,
-    shim,
 )
-from sandbox.inside.terminals import end_of_input, open_terminal, set_size
+from sandbox.inside.shims import Shims
+from sandbox.inside.terminals import set_size
 from sandbox.inside.wire import (
     AMOUNT,
     CHUNK,
     EXEC,
-    EXEC_BACKGROUND,
-    EXEC_PTY,
     EXEC_STDIN,
     EXITED,
     KILLED,
@@ -42,7 +40,6 @@ from sandbox.inside.wire import (
     STARTED,
     STDIN,
     STDIN_CLOSE,
-    STDIN_CREDIT,
     TIMED_OUT,
     Refused,
 )
@@ -51,53 +48,14 @@ MAX_REPORTS = 8  # Of one shim; it needs four.
 LINGER_S = 60.0  # How long output held open by others waits for its end, where no deadline ends it.
 
 
-class Execution:
-    """One command and what is known of it."""
-
-    def __init__(self, op: int, request: Request) -> None:
-        self.op = op
-        self.limit = request.limit
-        self.credit = request.credit
-        self.terminal = bool(request.flags & EXEC_PTY)
-        self.background = bool(request.flags & EXEC_BACKGROUND)
-        self.started = time.monotonic()
-        timeout_s = request.timeout_ms / 1000 if request.timeout_ms else math.inf
-        self.deadline = self.started + timeout_s
-        self.shim = 0
-        self.main = 0
-        self.report = -1
-        self.reports = 0
-        self.reported = False  # The shim said itself that nothing is left.
-        self.failed = 0  # The errno for which the program did not start.
-        self.stdin = -1
-        self.stdin_data: deque[bytes] = deque()
-        self.stdin_ends = False
-        self.stdin_last = b""  # The last byte typed on a terminal.
-        self.streams: dict[int, int] = {}
-        self.counts = [0, 0]
-        self.truncated = False
-        self.reason = EXITED
-        self.status: int | None = None
-        self.usage = (0, 0)
-        self.ending = 0.0  # When the tree was first killed; 0 while it may live.
-        self.next_sweep = 0.0
-        self.empty = False
-        self.silent = False
-        self.crowded = False
-        self.settling = False
-        self.oom_before = 0
-
-
 class Executions:
     """Starts, feeds, limits and ends executions."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.root = os.fsencode(agent.options.get("workspace", "/workspace"))
+        self.starting = Shims(agent)
         self.running: dict[int, Execution] = {}
         self.shims: dict[int, Execution] = {}
-        self.spare: tuple[int, list[int]] | None = None
-        self.wants_spare = True
         agent.operations[EXEC] = self.on_exec
         agent.operations[STDIN] = self.on_stdin
         agent.operations[STDIN_CLOSE] = self.on_stdin_close
@@ -107,7 +65,6 @@ class Executions:
         agent.room_hooks.append(self.on_room)
         agent.due_hooks.append(self.next_due)
         agent.tick_hooks.append(self.tick)
-        agent.idle_hooks.append(self.prepare_spare)
 
     def on_reset(self) -> None:
         for execution in list(self.running.values()):
@@ -122,19 +79,15 @@ class Executions:
 
     def on_exec(self, op: int, body: bytes) -> None:
         request = Request(body)
-        execution = Execution(op, request)
+        execution = Execution(self.agent, op, request)
         execution.oom_before = self.oom_kills()
-        if execution.terminal:
-            pid, ours = self.fork_on_terminal(body, request)
-        else:
-            pid, ours = self.hand_over(body) or self.fork_shim(body)
-        self.wants_spare = True
+        pid, ours = self.starting.start(body, request)
         execution.shim = pid
         self.shims[pid] = execution
         self.agent.children[pid] = lambda status: self.bury(execution)
         self.running[op] = execution
         if execution.terminal or request.flags & EXEC_STDIN:
-            execution.stdin = ours[0]
+            execution.input.fd = ours[0]
         else:
             os.close(ours[0])
         for index, fd in enumerate(ours[1:-1]):
@@ -147,153 +100,17 @@ class Executions:
         )
         self.watch_streams(execution)
 
-    def fork_shim(self, body: bytes | None) -> tuple[int, list[int]]:
-        """Its PID, and our ends of its pipes: stdin, stdout, stderr, report[, request]."""
-        ours: list[int] = []
-        theirs: list[int] = []
-        directions = (True, False, False, False) if body else (True, False, False, False, True)
-        try:
-            for writes in directions:
-                read, write = os.pipe()
-                ours.append(write if writes else read)
-                theirs.append(read if writes else write)
-            return self.fork(body, ours, theirs), ours
-        except OSError:
-            for fd in ours + theirs:
-                os.close(fd)
-            raise
-
-    def fork_on_terminal(self, body: bytes, request: Request) -> tuple[int, list[int]]:
-        """Its PID, and our ends: of the terminal for writing and for reading, and the report."""
-        held: list[int] = []
-        try:
-            held += open_terminal(request.rows, request.columns)
-            held.append(os.dup(held[0]))
-            held += os.pipe()
-            reading, slave, writing, report, theirs = held
-            pid = self.fork(body, [writing, reading, report], [slave, slave, slave, theirs])
-        except OSError:
-            for fd in held:
-                os.close(fd)
-            raise
-        return pid, [writing, reading, report]
-
-    def fork(self, body: bytes | None, ours: list[int], theirs: list[int]) -> int:
-        """Fork a shim that keeps the descriptors `theirs`, which the agent then closes."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                shim(self.root, theirs, body)
-            finally:
-                os._exit(0)
-        for fd in set(theirs):
-            os.close(fd)
-        for fd in ours:
-            os.set_blocking(fd, False)
-        return pid
-
-    def prepare_spare(self) -> None:
-        """Fork a shim ahead of need: the next execution then starts without that delay."""
-        if not self.wants_spare:
-            return
-        self.wants_spare = False
-        if self.spare is None:
-            try:
-                self.spare = self.fork_shim(None)
-            except OSError:
-                return  # No room now; executions fork their own and say so if there is none.
-            pid = self.spare[0]
-            self.agent.children[pid] = lambda status: self.forget_spare(pid)
-
-    def hand_over(self, body: bytes) -> tuple[int, list[int]] | None:
-        """Give a request to the spare; None if there is none or the request fills its pipe."""
-        if self.spare is None or len(body) > 4096:
-            return None
-        pid, ours = self.spare
-        self.spare = None
-        request = ours.pop()
-        try:
-            os.write(request, body)
-        except OSError:
-            # Code of the same uid has killed it.
-            for fd in ours:
-                os.close(fd)
-            return None
-        finally:
-            os.close(request)
-        send_signal(pid, signal.SIGCONT)
-        return pid, ours
-
-    def forget_spare(self, pid: int) -> None:
-        if self.spare is not None and self.spare[0] == pid:
-            for fd in self.spare[1]:
-                os.close(fd)
-            self.spare = None
-
     # Input.
 
     def on_stdin(self, op: int, body: bytes) -> None:
         execution = self.running.get(op)
-        if execution is None:
-            return
-        if execution.stdin < 0:
-            self.agent.send(STDIN_CREDIT, op, AMOUNT.pack(len(body)))
-            return
-        execution.stdin_data.append(body)
-        self.feed(execution)
+        if execution is not None:
+            execution.input.add(body)
 
     def on_stdin_close(self, op: int, body: bytes) -> None:
         execution = self.running.get(op)
         if execution is not None:
-            execution.stdin_ends = True
-            self.feed(execution)
-
-    def feed(self, execution: Execution) -> None:
-        """Write what the pipe takes; wait for room by epoll, never by blocking."""
-        fd = execution.stdin
-        if fd < 0:
-            return
-        taken = 0
-        closed = False
-        while execution.stdin_data:
-            data = execution.stdin_data[0]
-            try:
-                written = os.write(fd, data)
-            except BlockingIOError:
-                break
-            except OSError:
-                taken += sum(map(len, execution.stdin_data))
-                execution.stdin_data.clear()
-                closed = True
-                break
-            taken += written
-            execution.stdin_last = data[written - 1 : written]
-            if written < len(data):
-                execution.stdin_data[0] = data[written:]
-            else:
-                execution.stdin_data.popleft()
-        if taken:
-            self.agent.send(STDIN_CREDIT, execution.op, AMOUNT.pack(taken))
-        waits = bool(execution.stdin_data)
-        if not waits and execution.stdin_ends and execution.terminal and not closed:
-            waits = not self.type_end(execution)
-        if waits:
-            self.agent.watch(fd, select.EPOLLOUT, lambda events: self.feed(execution))
-        elif closed or execution.stdin_ends:
-            self.agent.close(fd)
-            execution.stdin = -1
-        else:
-            self.agent.unwatch(fd)
-
-    def type_end(self, execution: Execution) -> bool:
-        """Let the program see the end of its input; False where the terminal has no room now."""
-        try:
-            os.write(execution.stdin, end_of_input(execution.stdin, execution.stdin_last))
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True  # The other end is closed.
-        return True
+            execution.input.end()
 
     def on_signal(self, op: int, body: bytes) -> None:
         execution = self.running.get(op)
@@ -495,11 +312,12 @@ class Executions:
             self.agent.forget(execution.op)
         elif not execution.silent:
             return
-        for fd in [*execution.streams, execution.stdin, execution.report]:
+        execution.input.close()
+        for fd in [*execution.streams, execution.report]:
             if fd >= 0:
                 self.agent.close(fd)
         execution.streams.clear()
-        execution.stdin = execution.report = -1
+        execution.report = -1
         if not execution.silent:
             self.agent.send(RESULT, execution.op, self.result(execution))
 

@@ -137,7 +137,9 @@ async def processes(box: Box) -> set[bytes]:
         "import os\n"
         "for p in os.listdir('/proc'):\n"
         "    if p.isdigit() and int(p) not in (1, os.getpid(), os.getppid()):\n"
-        "        print(p, open(f'/proc/{p}/cmdline').read().replace('\\0', ' ')[:60])\n"
+        "        try: line = open(f'/proc/{p}/cmdline').read()\n"
+        "        except OSError: continue  # It has just ended.\n"
+        "        if line: print(p, line.replace('\\0', ' ')[:60])\n"
     )
     result, out, err = await box.python(program)
     assert result.exit_code == 0, err
@@ -264,9 +266,17 @@ async def test_a_forged_report_ends_nothing_but_its_own_tree(
         assert (await box.run("echo well"))[1] == b"well\n"
 
 
+# A program that has just begun cannot be opened yet.
+HOLDER = """
+read pid
+until (exec 3>/proc/$pid/fd/1) 2>/dev/null; do :; done
+exec 3>/proc/$pid/fd/1
+echo held; read line
+"""
+
+
 async def test_output_held_open_by_another_execution_ends_with_the_deadline(box: Box) -> None:
-    holder = await box.start("read pid; exec 3>/proc/$pid/fd/1; echo held; read line",
-                             keep_stdin_open=True)  # fmt: skip
+    holder = await box.start(HOLDER, keep_stdin_open=True)
     execution = await box.start("echo mine; read line", keep_stdin_open=True, timeout_s=3)
     await holder.write_stdin(b"%d\n" % (execution.pid or 0))
     async with aclosing(holder.output()) as output:

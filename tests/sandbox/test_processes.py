@@ -128,7 +128,7 @@ async def test_the_list_copes_with_the_longest_command_lines(box: Box) -> None:
         "for n in range(20):\n"
         "    if os.fork() == 0:\n"
         "        os.execv('/bin/sleep', ['sleep', '600' + '0' * 9000])\n"
-        "print('up', flush=True); time.sleep(600)\n"
+        "os.write(1, b'up\\n'); time.sleep(600)\n"
     )
     execution = await box.start(["python3", "-c", program])
     async with aclosing(execution.output()) as output:
