@@ -28,7 +28,6 @@ PARTS = (
     "execution",
     "executions",
     "files",
-    "watching",
     "listing",
     "tunnels",
     "main",
