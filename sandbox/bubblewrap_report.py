@@ -21,7 +21,7 @@ def report(
     full, partly, none = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
     memory = partly
     if hierarchies is not None and "memory" in groups:
-        memory = full if hierarchies.bounds_swap else none
+        memory = full if hierarchies.has_memory else none
     items = {
         "isolation": full,
         "network": full,

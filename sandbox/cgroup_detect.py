@@ -87,6 +87,9 @@ def _honest(
         finally:
             group.remove()
         holding[controller] = folder
+    for folder in set(folders.values()) - set(holding.values()):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     return cgroups.Hierarchies(version, holding, bounds_swap) if holding else None
 
 

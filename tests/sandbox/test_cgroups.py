@@ -177,9 +177,11 @@ def test_only_controllers_that_take_their_limits_count(machine: Callable[..., Ma
 def test_a_kernel_without_the_file_does_not_enforce_the_limit(
     machine: Callable[..., Machine], lacking: str, controller: str
 ) -> None:
-    found = machine(lacking).detect()
+    kernel = machine(lacking)
+    found = kernel.detect()
     assert found is not None
     assert set(found.folders) == set(VERSION_1) - {controller}
+    assert not (kernel.root / controller / "noosphere" / "here").exists()
 
 
 def test_swap_that_nobody_counts_leaves_memory_unlimited(machine: Callable[..., Machine]) -> None:
