@@ -28,6 +28,7 @@ PARTS = (
     "execution",
     "executions",
     "files",
+    "watching",
     "listing",
     "tunnels",
     "main",

@@ -2,14 +2,16 @@
 
 import stat
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from sandbox import watching
 from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError
 from sandbox.inside import wire
+from sandbox.watching import Changes, Walked
 
 if TYPE_CHECKING:
     from sandbox.client import SandboxClient
@@ -155,6 +157,23 @@ class Files:
         if len(data) != wire.USED.size:
             raise self._client.distrust("a torn measure")
         return Usage(*wire.USED.unpack(data))
+
+    def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncGenerator[Changes, None]:
+        """Changes below a directory in batches, until it is closed; consume it by `aclosing`.
+
+        The first one is an OVERFLOW: what there is must be walked now, what changes from then on
+        is told. Another OVERFLOW says that changes were lost. Also raises ResourceExhaustedError
+        when the kernel watches no more directories, and FileError when the directory is removed.
+        What programs write to memory they share with a file is told when they close it, if then.
+        """
+        return watching.watch(self._client, encode_path(path), path, recursive=recursive)
+
+    def walk(self, path: str = ".") -> AsyncGenerator[Walked, None]:
+        """Every entry below a directory in batches, in no order; consume it by `aclosing`.
+
+        FileError TOO_LARGE beyond 200,000 of them.
+        """
+        return watching.walk(self._client, encode_path(path), path)
 
     async def _done(self, kind: int, body: bytes, path: str) -> None:
         async with self._client.ask(kind, body, path=path) as answers:
