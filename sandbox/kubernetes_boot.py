@@ -11,6 +11,7 @@ with the word, a length and lines of `name=value`; reads a length and the agent'
 
 import errno
 import os
+import resource
 import select
 import socket
 import struct
@@ -26,6 +27,14 @@ GROUPS = {
     "cpu": ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu,cpuacct/cpu.cfs_quota_us"),
     "pids": ("pids.max", "pids/pids.max"),
 }
+# Of each process, for good: Pods have no way to ask for them.
+LIMITS = (
+    (resource.RLIMIT_NOFILE, 1024),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_MEMLOCK, 64 * 1024),
+    (resource.RLIMIT_MSGQUEUE, 64 * 1024),
+    (resource.RLIMIT_SIGPENDING, 1024),
+)
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a place.
 
 
@@ -93,6 +102,13 @@ def exactly(size: int) -> bytes:
     return data
 
 
+def limit() -> None:
+    for which, most in LIMITS:
+        _, hard = resource.getrlimit(which)
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (value, value))
+
+
 def tell(found: "dict[str, str]") -> None:
     text = "\n".join(name + "=" + value for name, value in found.items()).encode()
     answer = MAGIC + struct.pack(">I", len(text)) + text
@@ -111,6 +127,7 @@ def main() -> None:
     if size > MAX_SOURCE:
         sys.exit("The agent is larger than any agent is.")
     source = exactly(size)
+    limit()
     os.environ.clear()
     os.environ.update(PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8")
     exec(compile(source, "agent", "exec"), {"__name__": "__main__"})  # noqa: S102 - its purpose.

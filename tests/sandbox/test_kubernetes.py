@@ -253,6 +253,21 @@ async def test_the_pod_is_hardened(cluster: Kubernetes, podded: Boxes) -> None:
     assert out.split()[-1] == str(spec["securityContext"]["runAsUser"]).encode()
 
 
+async def test_what_pods_cannot_ask_for_is_limited_all_the_same(podded: Boxes) -> None:
+    box = await podded.make()
+    program = (
+        "import resource as r\n"
+        "for name in ('NOFILE', 'CORE', 'MEMLOCK', 'MSGQUEUE', 'SIGPENDING', 'NPROC'):\n"
+        "    print(*r.getrlimit(getattr(r, 'RLIMIT_' + name)))"
+    )
+    _, out, _ = await box.python(program)
+    most = (1024, 0, 65536, 65536, 1024, 64)
+    found = [tuple(map(int, line.split())) for line in out.splitlines()]
+    assert all(soft == hard <= limit for (soft, hard), limit in zip(found, most, strict=True))
+    # RLIM_INFINITY is told as -1.
+    assert min(min(pair) for pair in found) >= 0
+
+
 async def test_options_reach_the_pod(cluster: Kubernetes) -> None:
     cluster.apply(MANIFESTS / "runtime-class.yaml")
     changes = {

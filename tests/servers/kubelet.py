@@ -147,5 +147,5 @@ def _arguments(
         size = str(oddities.get("size", volumes[mount["name"]]["sizeLimit"]))
         arguments += ["--perms", "0777", "--size", size, "--tmpfs", mount["mountPath"]]
     if (container.get("securityContext") or {}).get("readOnlyRootFilesystem"):
-        arguments += ["--remount-ro", "/"]
+        arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return [*arguments, "--chdir", container.get("workingDir", "/")]
