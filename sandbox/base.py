@@ -122,8 +122,8 @@ NetworkMode = Literal["none", "allow"]
 class NetworkRule:
     """What a sandbox may connect to: a name, `*.` before one, an address or a range of addresses.
 
-    Private, loopback and link-local addresses are reached only where a rule names the address or
-    a range that holds it.
+    Addresses that are none of the public Internet (private, loopback, link-local and others) are
+    reached only where a rule names them or a range of such, and the operator lets it.
     """
 
     host: str
@@ -136,13 +136,13 @@ class NetworkRule:
         try:
             ipaddress.ip_network(self.host)
         except ValueError:
-            if not _is_name(self.host.removeprefix("*.")):
+            if not is_name(self.host.removeprefix("*.")):
                 raise InvalidArgumentError(
                     f"{self.host[:253]!r} is neither a host name, an address nor a range."
                 ) from None
 
 
-def _is_name(host: str) -> bool:
+def is_name(host: str) -> bool:
     """Whether this is a DNS name in ASCII, as resolvers are asked for it."""
     labels = host.split(".")
     return (
