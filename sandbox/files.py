@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from sandbox import watching
+from sandbox import archives, watching
+from sandbox.archives import ArchiveFormat, ArchiveLimits, Unpacked
 from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError
 from sandbox.inside import wire
 from sandbox.watching import Changes, Walked
@@ -174,6 +175,40 @@ class Files:
         FileError TOO_LARGE beyond 200,000 of them.
         """
         return watching.walk(self._client, encode_path(path), path)
+
+    def pack(
+        self, path: str, style: ArchiveFormat, *, most: int = archives.MOST_BYTES
+    ) -> AsyncGenerator[bytes, None]:
+        """An archive of what is below a directory, or of one file, as it is made; consume it by
+        `aclosing`.
+
+        A slow reader makes it wait. Links stay links; sockets, pipes and devices are left out.
+        FileError TOO_LARGE beyond `most` bytes, PolicyUnsupportedError when the Python inside
+        cannot compress.
+        """
+        return archives.pack(self._client, encode_path(path), path, style, most)
+
+    async def unpack(
+        self,
+        target: str,
+        chunks: AsyncIterator[bytes],
+        style: ArchiveFormat,
+        limits: ArchiveLimits,
+        *,
+        keep_links: bool = False,
+    ) -> Unpacked:
+        """Unpack an archive into a directory, which is made if it is not there.
+
+        Files replace files; folders are merged. Nothing changes unless all of it can be unpacked:
+        no entry leads out of the target, nor does a link (unless `keep_links`, for archives of our
+        own); there are no devices; bits beyond 0o777 are dropped. FileError TOO_LARGE beyond the
+        limits, OUTSIDE, EXISTS, NO_SPACE; InvalidArgumentError for what is no such archive;
+        PolicyUnsupportedError when the Python inside cannot compress.
+        """
+        path = encode_path(target)
+        return await archives.unpack(
+            self._client, path, target, chunks, style, limits, keep_links=keep_links
+        )
 
     async def _done(self, kind: int, body: bytes, path: str) -> None:
         async with self._client.ask(kind, body, path=path) as answers:

@@ -235,14 +235,17 @@ class Files:
     def on_make_dir(self, op: int, body: bytes) -> None:
         path, _ = unpack(body, 1)
         if body[0]:
-            done = b""
-            for part in self.workspace.parts(path):
-                done = done + b"/" + part if done else part
-                if part not in (b"", b".", b".."):
-                    self.make_one(done, exists=True)
+            self.make_dirs(path)
         else:
             self.make_one(path, exists=False)
         self.agent.send(DONE, op)
+
+    def make_dirs(self, path: bytes) -> None:
+        done = b""
+        for part in self.workspace.parts(path):
+            done = done + b"/" + part if done else part
+            if part not in (b"", b".", b".."):
+                self.make_one(done, exists=True)
 
     def make_one(self, path: bytes, exists: bool) -> None:
         folder, name = self.workspace.walk(path, True)

@@ -61,6 +61,7 @@ CREATED, MODIFIED, REMOVED, RENAMED, OVERFLOW = range(1, 6)
 UNPACK_HEAD = struct.Struct(">BQII")  # format, most bytes, most entries, highest ratio
 UNPACKED = struct.Struct(">QI")  # bytes, entries
 TAR, TAR_GZ, ZIP = 1, 2, 3
+KEEP_LINKS = 0x80  # With a format: links may lead anywhere.
 PORT = struct.Struct(">HI")  # port, credit
 LISTEN_BODY = struct.Struct(">H")  # port; 0: any
 AMOUNT = struct.Struct(">I")
