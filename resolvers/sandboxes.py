@@ -16,6 +16,7 @@ from models.sandboxes import (
     SandboxPort,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
     SandboxTemplateVersion,
     SandboxWorkspace,
@@ -149,6 +150,33 @@ async def ports(sandboxes: Sequence[Sandbox], info: Info) -> list[list[SandboxPo
         [sandbox.id for sandbox in sandboxes],
         order_by=SandboxPort.container_port,
     )
+
+
+async def snapshots(
+    sandboxes: Sequence[Sandbox], info: Info, page: PageArgs
+) -> list[Page[SandboxSnapshot]]:
+    """Snapshots of the workspaces of sandboxes, the newest first."""
+    return await info.context.load.page(
+        SandboxSnapshot,
+        SandboxSnapshot.sandbox_id,
+        [sandbox.id for sandbox in sandboxes],
+        page,
+        order=_NEWEST,
+    )
+
+
+async def own_snapshots(info: Info, page: PageArgs) -> Page[SandboxSnapshot]:
+    """Give a page of the viewer's own snapshots, the newest first."""
+    where = [SandboxSnapshot.user_id == info.context.viewer.user_id]
+    return await info.context.load.list(SandboxSnapshot, page, order=_NEWEST, where=where)
+
+
+async def snapshot_sandbox(
+    snapshots: Sequence[SandboxSnapshot], info: Info
+) -> list[Sandbox | None]:
+    """Sandboxes that snapshots were taken of."""
+    ids = [snapshot.sandbox_id for snapshot in snapshots]
+    return await info.context.load.one(Sandbox, Sandbox.id, ids)
 
 
 async def executions(

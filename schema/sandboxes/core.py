@@ -32,8 +32,9 @@ from schema.sandboxes.limits import SandboxResourcesInput, resources
 from schema.sandboxes.network import SandboxSecurity, SandboxSecurityInput
 from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.shared import Id, answer
+from schema.sandboxes.snapshots import SandboxSnapshot
 from schema.sandboxes.templates import SandboxTemplate
-from services.sandboxes import changing, lifecycle
+from services.sandboxes import changing, lifecycle, snapshots
 
 if TYPE_CHECKING:
     from schema.accounts import User
@@ -98,6 +99,9 @@ class Sandbox(Node, row=tables.Sandbox):
         name="idleTimeoutSeconds",
     )
     on_expiry: SandboxExpiry = attr("What becomes of it when its time is over.")
+    is_persistent: bool = attr(
+        "Whether its workspace is kept when it is stopped, so that `sandboxStart` lets it go on."
+    )
     user: Annotated["User", strawberry.lazy("schema.accounts")] | None = field(
         sandboxes.user, "Whose it is."
     )
@@ -112,6 +116,9 @@ class Sandbox(Node, row=tables.Sandbox):
     workspace: SandboxWorkspace | None = field(sandboxes.workspace, "Its writable directory.")
     resources: SandboxResources | None = field(sandboxes.resources, "Its limits.")
     security: SandboxSecurity | None = field(sandboxes.security, "What its code may reach.")
+    snapshots: Connection[SandboxSnapshot] = connection(
+        sandboxes.snapshots, "Snapshots of its workspace, newest first."
+    )
     ports: list[SandboxPort] = field(sandboxes.ports, "Its ports that are reachable.")
     files: list[SandboxFile] | None = field(
         sandboxes.files,
@@ -168,6 +175,14 @@ class SandboxCreateInput:
     on_expiry: SandboxExpiry = strawberry.field(
         default=SandboxExpiry.STOP, description="What becomes of it when its time is over."
     )
+    is_persistent: bool = strawberry.field(
+        default=False,
+        description="Whether its workspace shall be kept when it is stopped; it then counts as a "
+        "snapshot, for 30 days by default.",
+    )
+    snapshot_id: strawberry.ID | None = strawberry.field(
+        default=None, description="The snapshot of yours that its workspace shall begin as."
+    )
     conversation_id: strawberry.ID | None = strawberry.field(
         default=None, description="The conversation whose code shall run in it."
     )
@@ -182,11 +197,19 @@ class SandboxUpdateInput:
         "Seconds without use after which its time is over; null: never."
     )
     on_expiry: strawberry.Maybe[SandboxExpiry] = attr("What becomes of it when its time is over.")
+    is_persistent: strawberry.Maybe[bool] = attr(
+        "Whether its workspace shall be kept when it is stopped."
+    )
 
 
 @strawberry.type(description="Answer to `sandboxCreate`.")
 class SandboxCreatePayload(Payload):
     sandbox: Sandbox | None = answer("The new sandbox, RUNNING.")
+
+
+@strawberry.type(description="Answer to `sandboxStart`.")
+class SandboxStartPayload(Payload):
+    sandbox: Sandbox | None = answer("The sandbox, RUNNING.")
 
 
 @strawberry.type(description="Answer to `sandboxUpdate`.")
@@ -230,6 +253,8 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
         timeout_s=wish.timeout_seconds,
         idle_timeout_s=wish.idle_timeout_seconds,
         on_expiry=wish.on_expiry,
+        is_persistent=wish.is_persistent,
+        snapshot_id=wish.snapshot_id,
         conversation_id=wish.conversation_id,
     )
     return {"sandbox": sandbox}
@@ -243,6 +268,8 @@ async def _update(info: Info, id: Id, input: SandboxUpdateInput) -> dict[str, ob
         changes["idle_timeout_s"] = input.idle_timeout_seconds.value
     if input.on_expiry is not None:
         changes["on_expiry"] = input.on_expiry.value
+    if input.is_persistent is not None:
+        changes["is_persistent"] = input.is_persistent.value
     context = info.context
     changed = await changing.change(context.deps, context.viewer, sandbox_id=id, changes=changes)
     return {"sandbox": changed}
@@ -261,6 +288,11 @@ async def _resume(info: Info, id: Id) -> dict[str, object]:
 async def _stop(info: Info, id: Id) -> dict[str, object]:
     context = info.context
     return {"sandbox": await lifecycle.stop(context.deps, context.viewer, sandbox_id=id)}
+
+
+async def _start(info: Info, id: Id) -> dict[str, object]:
+    context = info.context
+    return {"sandbox": await snapshots.start(context.deps, context.viewer, sandbox_id=id)}
 
 
 async def _delete(info: Info, id: Id) -> dict[str, object]:
@@ -289,8 +321,12 @@ class SandboxesMutation:
     )
     sandbox_resume = mutation(SandboxResumePayload, "Let a paused sandbox go on.")(_resume)
     sandbox_stop = mutation(
-        SandboxStopPayload, "End a sandbox and all that runs in it; its files are gone."
+        SandboxStopPayload,
+        "End a sandbox and all that runs in it; its files are gone, unless it is persistent.",
     )(_stop)
+    sandbox_start = mutation(
+        SandboxStartPayload, "Let a stopped sandbox that was persistent go on with its files."
+    )(_start)
     sandbox_delete = mutation(
         SandboxDeletePayload, "Take a sandbox out of your lists, ending it if it lives."
     )(_delete)

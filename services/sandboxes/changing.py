@@ -30,7 +30,7 @@ COLUMNS = {
 async def change(
     deps: Deps, viewer: Viewer, *, sandbox_id: str, changes: Mapping[str, Any]
 ) -> Sandbox:
-    """Change `resources` (a Resources), `idle_timeout_s` (None: never) or `on_expiry`.
+    """Change `resources` (Resources), `idle_timeout_s` (None: never), `on_expiry`, `is_persistent`.
 
     Limits hold from now on for what runs already; either all of them change or none. Raises
     UserError NOT_FOUND, CONFLICT unless it is RUNNING or PAUSED, INVALID and LIMIT for limits that
@@ -40,8 +40,7 @@ async def change(
     values: dict[str, Any] = {}
     if "idle_timeout_s" in changes:
         values["idle_timeout_s"] = wishes.idle_timeout(deps.options, changes["idle_timeout_s"])
-    if "on_expiry" in changes:
-        values["on_expiry"] = changes["on_expiry"]
+    values |= {name: changes[name] for name in ("on_expiry", "is_persistent") if name in changes}
     wish: Resources = changes.get("resources") or Resources()
     async with work(deps) as unit:
         sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
@@ -57,9 +56,18 @@ async def change(
             setattr(sandbox, name, value)
         await unit.session.flush()
         row = sandbox.frozen()
+    if "is_persistent" in values:
+        await deps.sandboxes.ask(row, "persist", is_persistent=values["is_persistent"])
     if wanted != before:
         await _enforce(deps, row, before, wanted)
     return row
+
+
+@operation("persist")
+async def _persist(node: "Node", sandbox_id: str, request: Json) -> None:
+    live = node.live.get(sandbox_id)
+    if live is not None:
+        live.is_persistent = request["is_persistent"]
 
 
 def _require_live(sandbox: Sandbox) -> None:

@@ -229,7 +229,7 @@ async def _reconcile(node: Node) -> None:
         row.id
         for row in ours
         if row.status is SandboxStatus.CREATING
-        and row.created_at < forgotten_at
+        and max(row.created_at, row.last_active_at or row.created_at) < forgotten_at
         and not node.lock(row.id).locked()
     ]
     await _each(forgotten, node.abandon)

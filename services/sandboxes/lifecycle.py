@@ -11,6 +11,7 @@ from models.sandboxes import (
     Sandbox,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
     SandboxWorkspace,
 )
@@ -19,7 +20,7 @@ from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import quotas, rows, templates, wishes
+from services.sandboxes import keeping, quotas, rows, snapshots, templates, wishes
 from services.sandboxes.operations import operation
 from services.sandboxes.quotas import Quota
 from services.sandboxes.wishes import Resources, Security
@@ -38,16 +39,19 @@ async def create(
     timeout_s: int | None = None,
     idle_timeout_s: int | None = None,
     on_expiry: SandboxExpiry = SandboxExpiry.STOP,
+    is_persistent: bool = False,
+    snapshot_id: str | None = None,
     conversation_id: str | None = None,
     purpose: str | None = None,
 ) -> Sandbox:
     """Make a sandbox of the viewer and give it when it is RUNNING.
 
     `timeout_s` is its life, which ends it or pauses it (`on_expiry`), as `idle_timeout_s` seconds
-    without use do. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
-    template or conversation, INVALID and LIMIT for limits and policy, QUOTA when it is more than
-    the viewer's roles allow, and what the driver refuses: the row is then FAILED. Cancelled, it is
-    made all the same.
+    without use do. One that `is_persistent` keeps its workspace when it is stopped, and can be
+    started again; the workspace begins as the snapshot, if one is named. Raises UserError(s)
+    UNAVAILABLE without a driver, NOT_FOUND for template, snapshot or conversation, INVALID and
+    LIMIT for limits and policy, QUOTA when it is more than the viewer's roles allow, and what the
+    driver refuses: the row is then FAILED. Cancelled, it is made all the same.
     """
     user_id = viewer.require("sandboxes:write")
     driver = (await deps.sandboxes.node()).driver
@@ -57,6 +61,8 @@ async def create(
     _require_image(deps, template, driver)
     limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
     policy = wishes.policy(security or Security(), driver=driver.name)
+    source = await snapshots.own(deps, viewer, snapshot_id) if snapshot_id else None
+    node_id = await keeping.host_of(deps, source) if source is not None else deps.bus.node_id
     async with work(deps) as unit:
         await quotas.require(unit, user_id, _wanted(limits))
         await _require_conversation(unit, user_id, conversation_id)
@@ -66,7 +72,9 @@ async def create(
             template_id=template.id,
             conversation_id=conversation_id,
             driver=driver.name,
-            node_id=deps.bus.node_id,
+            node_id=node_id,
+            is_persistent=is_persistent,
+            restored_from=source.id if source is not None else None,
             image_name=template.image_name,
             image_tag=template.image_tag,
             config={"purpose": purpose} if purpose else None,
@@ -197,7 +205,10 @@ async def resume(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
 
 
 async def stop(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
-    """End a sandbox and all that runs in it; its files are gone. A stopped one stays as it is."""
+    """End a sandbox and all that runs in it. A stopped one stays as it is.
+
+    Its files are gone, unless it is persistent: then they are kept for `snapshots.start`.
+    """
     return await _change(deps, viewer, sandbox_id, "stop")
 
 
@@ -216,7 +227,19 @@ async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
         found = await unit.lock(Sandbox, row.id)
         if found is not None and not found.status.is_live:
             found.status = SandboxStatus.DELETED
+            await _forget(unit, found.id)
     return await _present(deps, row)
+
+
+async def _forget(unit: Work, sandbox_id: str) -> None:
+    """Let go of the workspace that was kept for a sandbox."""
+    snapshot = await unit.session.scalar(
+        select(SandboxSnapshot)
+        .join(SandboxWorkspace, SandboxWorkspace.snapshot_id == SandboxSnapshot.id)
+        .where(SandboxWorkspace.sandbox_id == sandbox_id, SandboxSnapshot.is_automatic)
+    )
+    if snapshot is not None:
+        await keeping.drop(unit, snapshot.frozen())
 
 
 async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -> Sandbox:

@@ -34,6 +34,7 @@ class Live:
     # When something was last done in it, as far as its row is told, and in fact.
     told_use_at: datetime = field(default_factory=now)
     used_at: datetime = field(default_factory=now)
+    is_persistent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,19 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
 
 from models.base import now
-from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
+from models.sandboxes import (
+    Sandbox,
+    SandboxResources,
+    SandboxSecurityPolicy,
+    SandboxSnapshot,
+    SandboxWorkspace,
+)
 from models.states import RunState, SandboxStatus
 from sandbox.base import Limits, Policy, SandboxDriver, SandboxSpec
 from sandbox.client import SandboxClient
@@ -22,7 +29,7 @@ from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
-from services.sandboxes import refusals, rows, running
+from services.sandboxes import keeping, refusals, rows, running
 from services.sandboxes.live import INSTALLATION_LABEL, Live, Pool, Ready, installation
 from services.sandboxes.probing import Probes
 from services.sandboxes.relay import Relays
@@ -36,6 +43,7 @@ _DRIVER_S = 30.0
 _KILL_S = 2.0
 _SETTLE_S = 10.0
 _OOM_RECENT_S = 10.0
+_KEEP_ALL_S = 8.0
 EXPIRED = "It reached the end of its time."
 IDLE = "It was not used for {:,} seconds."
 PAUSED_TOO_LONG = "It was paused for longer than sandboxes may be."
@@ -102,21 +110,29 @@ class Node:
             if row.status is not SandboxStatus.CREATING:
                 raise _gone()
             spec = await self._spec(row, demanded)
+            ready: Ready | None = None
             try:
                 async with asyncio.timeout(_CREATE_S):
                     ready = await self._make(spec)
-            except (SandboxError, TimeoutError) as error:
-                await self._discard(sandbox_id)
+                source = await self._furnish(row, ready)
+            except (SandboxError, TimeoutError, UserError) as error:
+                await self._undo(sandbox_id, ready)
                 refusal = _refusal(error)
                 await self._set(
-                    sandbox_id, SandboxStatus.FAILED, _CREATING, failure=refusal.message
+                    sandbox_id,
+                    SandboxStatus.FAILED,
+                    _CREATING,
+                    failure=refusal.message,
+                    stopped_at=now(),
                 )
                 raise refusal from error
             except BaseException:
                 # Nothing without a row that expires may live; the repair ends the row.
-                await self._discard(sandbox_id)
+                await self._undo(sandbox_id, ready)
                 raise
-            self._add(Live(sandbox_id, ready.driver_id, ready.client, spec.policy.env))
+            live = Live(sandbox_id, ready.driver_id, ready.client, spec.policy.env)
+            live.is_persistent = row.is_persistent
+            self._add(live)
             is_ours = False
             try:
                 is_ours = await self._begin(row, ready)
@@ -125,6 +141,29 @@ class Node:
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
                 raise _gone()
+        if source is not None and source.is_automatic:
+            # The workspace is the sandbox's own again.
+            async with work(self.deps) as unit:
+                await keeping.drop(unit, source)
+
+    async def _undo(self, sandbox_id: str, ready: Ready | None) -> None:
+        if ready is not None:
+            await ready.client.aclose()
+        await self._discard(ready.driver_id if ready is not None else sandbox_id)
+
+    async def _furnish(self, row: Sandbox, ready: Ready) -> SandboxSnapshot | None:
+        """Make the workspace what was kept, or what a snapshot had; gives the snapshot."""
+        async with self.deps.db.reading() as connection:
+            kept = await connection.scalar(
+                select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == row.id)
+            )
+        source_id = kept or (row.restored_from if row.started_at is None else None)
+        source = await keeping.find(self.deps, source_id) if source_id else None
+        if source_id and source is None:
+            raise UserError(UserErrorCode.CONFLICT, "The snapshot is gone.", ("snapshot_id",))
+        if source is not None:
+            await keeping.unpack(self.deps, ready.client, source)
+        return source
 
     async def _spec(self, row: Sandbox, demanded: Collection[str]) -> SandboxSpec:
         limits, policy = await self._terms(row.id)
@@ -151,7 +190,9 @@ class Node:
 
     async def _begin(self, row: Sandbox, ready: Ready) -> bool:
         at = now()
-        life = row.expires_at - row.created_at if row.expires_at else at - at
+        # It has all its time from now on, however long it took to make it.
+        since = max(row.created_at, row.last_active_at or row.created_at)
+        life = row.expires_at - since if row.expires_at else at - at
         return await self._set(
             row.id,
             SandboxStatus.RUNNING,
@@ -275,10 +316,56 @@ class Node:
                     f"Only a live sandbox can be stopped; this one is {row.status}.",
                     ("id",),
                 )
+            live = self.live.get(sandbox_id)
+            if row.is_persistent and live is not None:
+                lost = await self._keep(row, live)
+                if lost is not None and failure is None:
+                    raise lost
+                failure = f"{failure} {lost.message}" if lost is not None else failure
             await self._end(sandbox_id)
             await self._set(
                 sandbox_id, SandboxStatus.STOPPED, rows.LIVE, stopped_at=now(), failure=failure
             )
+
+    async def _keep(self, row: Sandbox, live: Live) -> UserError | None:
+        """Keep the workspace of a sandbox that is about to end; gives why it could not be."""
+        try:
+            if live.is_paused:
+                async with asyncio.timeout(_DRIVER_S):
+                    await self.driver.resume(live.driver_id)
+                live.is_paused = False
+            for current in list(live.runs.values()):
+                await current.cancel()
+            await self._wait(live, _KILL_S)
+            client = live.client or await self._connect(live.driver_id, live.env)
+            live.client = client
+            most = await keeping.room(self.deps, row.user_id) + await self._disk(row.id)
+            written = await keeping.pack(self.deps, client, most=most)
+            kept_for = timedelta(seconds=self.deps.options.snapshot_retention_s)
+            async with work(self.deps) as unit:
+                expires_at = now() + kept_for
+                await keeping.add(unit, row, written, is_automatic=True, expires_at=expires_at)
+                await unit.session.execute(
+                    update(SandboxWorkspace)
+                    .where(SandboxWorkspace.sandbox_id == row.id)
+                    .values(snapshot_id=written.snapshot_id)
+                )
+        except (SandboxError, TimeoutError, OSError) as error:
+            log.warning("a workspace was not kept", extra={"sandbox_id": row.id}, exc_info=True)
+            why = refusals.explain(error) if isinstance(error, SandboxError) else None
+            code = why.code if why is not None else UserErrorCode.UNAVAILABLE
+            return UserError(
+                code,
+                "Its workspace could not be kept. Make room, or stop it as one that is not "
+                "persistent.",
+                ("id",),
+            )
+        return None
+
+    async def _disk(self, sandbox_id: str) -> int:
+        """Give what the workspace of a sandbox takes of its owner's quota until it ends."""
+        limits, _ = await self._terms(sandbox_id)
+        return limits.disk_bytes
 
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox, if it lives, and mark it DELETED. Idempotent."""
@@ -324,12 +411,19 @@ class Node:
             async with asyncio.timeout(_DRIVER_S):
                 await self.driver.connect(name)
                 if row.status is SandboxStatus.PAUSED:
-                    return Live(row.id, name, None, policy.env, is_paused=True)
+                    return Live(
+                        row.id,
+                        name,
+                        None,
+                        policy.env,
+                        is_paused=True,
+                        is_persistent=row.is_persistent,
+                    )
                 client = await self._connect(name, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
-        return Live(row.id, name, client, policy.env)
+        return Live(row.id, name, client, policy.env, is_persistent=row.is_persistent)
 
     async def lose(self, sandbox_id: str, why: str) -> None:
         """Note that a sandbox ended by itself; its executions end with it."""
@@ -541,6 +635,8 @@ class Node:
     async def aclose(self) -> None:
         """End all executions, settle their rows, and remove sandboxes that end with the process."""
         lives = list(self.live.values())
+        if not self.survives:
+            await self._keep_all([live for live in lives if live.is_persistent])
         for live in lives:
             self._tell_ending(live)
             if live.client is not None:
@@ -561,6 +657,22 @@ class Node:
                 )
         self.live.clear()
 
+    async def _keep_all(self, lives: Sequence[Live]) -> None:
+        """Keep workspaces before the process, and their sandboxes, end; not for long."""
+
+        async def keep(live: Live) -> None:
+            async with self.lock(live.sandbox_id):
+                row = await rows.sandbox(self.deps, live.sandbox_id)
+                if row is not None and row.status in (*_RUNNING, *_PAUSED):
+                    await self._keep(row, live)
+
+        try:
+            async with asyncio.timeout(_KEEP_ALL_S), asyncio.TaskGroup() as group:
+                for live in lives:
+                    group.create_task(keep(live))
+        except (TimeoutError, ExceptionGroup):
+            log.exception("not every workspace was kept")
+
 
 def driver_id(row: Sandbox) -> str:
     """Give the name the driver knows a sandbox by: its own id unless it came out of the pool."""
@@ -577,7 +689,9 @@ def _gone() -> UserError:
     return UserError(UserErrorCode.CONFLICT, "The sandbox has ended; create another one.", ("id",))
 
 
-def _refusal(error: SandboxError | TimeoutError) -> UserError:
+def _refusal(error: SandboxError | TimeoutError | UserError) -> UserError:
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, SandboxError):
         return refusals.explain(error)
     return UserError(

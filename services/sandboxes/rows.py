@@ -220,7 +220,7 @@ def require_running(found: Sandbox, *, path: str) -> None:
     advice = {
         SandboxStatus.CREATING: "is still being created; wait until it is RUNNING.",
         SandboxStatus.PAUSED: "is paused; resume it first.",
-        SandboxStatus.STOPPED: "is stopped; create another one.",
+        SandboxStatus.STOPPED: "is stopped; create another one, or start it if it is persistent.",
         SandboxStatus.FAILED: "has failed; create another one.",
         SandboxStatus.DELETED: "is deleted; create another one.",
     }

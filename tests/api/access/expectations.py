@@ -110,7 +110,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "SandboxTemplateVersion": _plain("id version imageDigest pythonVersion createdAt"),
     "Sandbox": _plain(
         "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt "
-        "idleTimeoutSeconds onExpiry templateVersion imageDigest"
+        "idleTimeoutSeconds onExpiry isPersistent templateVersion imageDigest"
     )
     | {
         "user": PART,
@@ -121,8 +121,13 @@ FIELDS: dict[str, dict[str, Field]] = {
         "security": PART,
         "ports": PART,
         "files": PART,
+        "snapshots": PART,
         "executions": PART,
     },
+    "SandboxSnapshot": _plain(
+        "id name sizeBytes contentBytes entries sha256 isAutomatic createdAt expiresAt"
+    )
+    | {"sandbox": LINK},
     "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
     "SandboxResources": _plain(
         "id cpuMillis memoryBytes diskBytes networkBytesPerSecond pids timeoutSeconds"
@@ -224,6 +229,7 @@ QUERIES: dict[str, Query] = {
     "toolExecutions": Query("LIST", "ToolExecution"),
     "sandbox": Query("LOOKUP", "Sandbox"),
     "sandboxes": Query("LIST", "Sandbox"),
+    "sandboxSnapshots": Query("LIST", "SandboxSnapshot"),
     "sandboxExecution": Query("LOOKUP", "SandboxExecution"),
     "sandboxTemplates": Query("SHARED", "SandboxTemplate"),
     # Files are read from inside a running sandbox: tested with sandboxes.
@@ -378,7 +384,10 @@ MUTATIONS: dict[str, Mutation] = {
     "sandboxPause": _by_id("sandboxPause", "Sandbox", admin=OK),
     "sandboxResume": _by_id("sandboxResume", "Sandbox", admin=OK),
     "sandboxStop": _by_id("sandboxStop", "Sandbox", admin=OK),
+    "sandboxStart": _by_id("sandboxStart", "Sandbox"),
     "sandboxDelete": _by_id("sandboxDelete", "Sandbox", admin=OK),
+    "sandboxSnapshot": _by_input("sandboxSnapshot", "Sandbox", {"sandboxId": "<Sandbox>"}),
+    "sandboxSnapshotDelete": _by_id("sandboxSnapshotDelete", "SandboxSnapshot", admin=OK),
     "sandboxExtend": Mutation(
         "mutation($id: ID!) { sandboxExtend(id: $id, seconds: 60) {"
         " errors { code message path } } }",

@@ -23,6 +23,7 @@ from models.sandboxes import (
     SandboxPort,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
     SandboxTemplateVersion,
     SandboxWorkspace,
@@ -303,6 +304,9 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
     await _add(unit, ids, "Sandbox", sandbox)
     inside: dict[str, Any] = {
         "SandboxWorkspace": SandboxWorkspace(),
+        "SandboxSnapshot": SandboxSnapshot(
+            user_id=ids["User"], node_id="local", name=secret, path="none", sha256="0" * 64
+        ),
         "SandboxExecution": SandboxExecution(
             user_id=ids["User"],
             command=secret,
