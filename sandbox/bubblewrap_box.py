@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sandbox import cgroups
 from sandbox.base import Disk, Limits, SandboxHandle, SandboxState
+from sandbox.bubblewrap_command import SHM_BYTES, SHM_INODES
 from sandbox.channel import Wire
 from sandbox.errors import ConflictError, TimeoutError_
 from sandbox.records import Record, children, start_time
@@ -129,10 +130,14 @@ def filesystems(
         "name": "tmp",
         "options": f"{size(tmp_bytes, limits.inodes)},mode=1777,{owner}",
     }
+    shm: dict[str, object] = {
+        "name": "shm",
+        "options": f"{size(SHM_BYTES, SHM_INODES)},mode=1777,{owner}",
+    }
     if is_image:
-        return [{"name": "workspace", "image": True}, tmp]
+        return [{"name": "workspace", "image": True}, tmp, shm]
     options = f"{size(limits.disk_bytes, limits.inodes)},mode=0755,{owner}"
-    return [{"name": "workspace", "options": options}, tmp]
+    return [{"name": "workspace", "options": options}, tmp, shm]
 
 
 def resized(box: Box, wanted: Limits) -> list[dict[str, str]]:

@@ -20,6 +20,9 @@ NEEDED = ("--size", "--perms", "--disable-userns", "--as-pid-1", "--die-with-par
 INSIDE_ID = 65534
 CHANNEL_FD, SECCOMP_FD, PASSWD_FD, GROUP_FD, EMPTY_FD = range(10, 15)
 STAGE = "/mnt"
+SHM = "/dev/shm"  # noqa: S108 - a filesystem of its own in each sandbox.
+SHM_BYTES = MIB
+SHM_INODES = 1024  # Empty files take memory too, which no size counts.
 PASSWD = f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:{WORKSPACE}:/bin/sh\n".encode()
 GROUP = f"sandbox:x:{INSIDE_ID}:\n".encode()
 
@@ -153,7 +156,7 @@ def arguments(
         "--cap-drop", "ALL", "--clearenv", "--hostname", "sandbox",
     ]  # fmt: skip
     command += _system(extra)
-    command += _kernel_files()
+    command += _kernel_files(staged=staged)
     for name, size in (("workspace", spec.limits.disk_bytes), ("tmp", spec.limits.tmp_bytes)):
         if staged:
             command += ["--bind", f"{STAGE}/{name}", f"/{name}"]
@@ -188,10 +191,13 @@ def _system(extra: list[str]) -> list[str]:
     return [*command, "--ro-bind-data", str(GROUP_FD), "/etc/group"]
 
 
-def _kernel_files() -> list[str]:
+def _kernel_files(*, staged: bool) -> list[str]:
     # The sandbox's user owns its namespaces, and could so write their settings.
     command = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    command += ["--perms", "1777", "--size", str(MIB), "--tmpfs", "/dev/shm"]  # noqa: S108
+    if staged:
+        command += ["--bind", f"{STAGE}/shm", SHM]
+    else:
+        command += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", SHM]
     for name in MASKED_FILES:
         if Path("/proc", name).exists():
             command += ["--ro-bind", "/dev/null", f"/proc/{name}"]

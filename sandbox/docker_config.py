@@ -9,8 +9,15 @@ from typing import Any
 
 from sandbox import agent as wire
 from sandbox import seccomp
-from sandbox.base import LABEL_PREFIX, MIB, Limits, Policy, SandboxHandle, SandboxSpec
-from sandbox.bubblewrap_command import INSIDE_ID, MASKED_FILES, MASKED_FOLDERS
+from sandbox.base import LABEL_PREFIX, Limits, Policy, SandboxHandle, SandboxSpec
+from sandbox.bubblewrap_command import (
+    INSIDE_ID,
+    MASKED_FILES,
+    MASKED_FOLDERS,
+    SHM,
+    SHM_BYTES,
+    SHM_INODES,
+)
 from sandbox.records import UID_BASE, UID_COUNT
 
 INSTALL = (
@@ -102,9 +109,9 @@ def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
         **changeable(limits),
         "MemorySwappiness": 0,
         "IpcMode": "private",
-        "ShmSize": MIB,
         "Tmpfs": {
             TMP: f"size={limits.tmp_bytes},mode=1777,{common}",
+            SHM: f"size={SHM_BYTES},nr_inodes={SHM_INODES},mode=1777,nosuid,nodev",
             "/workspace": f"size={limits.disk_bytes},mode=0755,{common}",
         },
         "Ulimits": [

@@ -76,6 +76,19 @@ async def test_a_bomb_of_memory_is_contained(site: Site, forks: int, take: str) 
     assert result.reason in OVER
 
 
+async def test_empty_files_of_shared_memory_run_out(site: Site) -> None:
+    if not await enforces(site, "inodes"):
+        pytest.skip("Inodes are not limited here.")
+    program = """
+def fill():
+    for number in range(1_000_000):
+        os.close(os.open(f'/dev/shm/{number}', os.O_CREAT))
+attempt(fill)
+print(len(os.listdir('/dev/shm')) < 5000)
+"""
+    await is_contained(await site.make(limits=SMALL), Attempt("", program, "ENOSPC True"))
+
+
 @attempts(
     Attempt("System V shared memory", "call('shmget', 0, 1 << 20, 0o600)", "EPERM"),
     Attempt("System V shared memory, high bits", "call('shmget', 0, 1 << 32, 0o600)", "EPERM"),
