@@ -16,6 +16,7 @@ from services.base import Deps, work
 from services.errors import UserError
 from services.events.base import BusUnavailableError
 from services.sandboxes import rows, sweeping
+from services.sandboxes.hosting import settle_lost
 from services.sandboxes.node import (
     EXPIRED,
     FORGOTTEN_S,
@@ -23,7 +24,6 @@ from services.sandboxes.node import (
     IDLE,
     PAUSED_TOO_LONG,
     Node,
-    settle_lost,
 )
 from services.sandboxes.sweeping import Sweep
 
@@ -103,7 +103,8 @@ async def run(node: Node) -> None:
                 await _expire(node)
             if tick % _REPAIR_TICKS == 0:
                 await _note_use(node)
-                await _rest(node)
+                if node.live:
+                    await _rest(node)
                 await _repair(node)
                 await _reconcile(node)
                 if node.is_untidy or tick % _SWEEP_TICKS == 0:

@@ -1,4 +1,4 @@
-"""The sandboxes that live on this node: their clients, their executions, and changes of state.
+"""The sandboxes that live on this node, and how their state changes.
 
 Only the node that hosts a sandbox changes its state, one change at a time.
 """
@@ -6,44 +6,26 @@ Only the node that hosts a sandbox changes its state, one change at a time.
 import asyncio
 import dataclasses
 import logging
-import time
-import weakref
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from datetime import timedelta
-from typing import Any
-
-from sqlalchemy import select, update
+from collections.abc import Collection, Mapping
 
 from models.base import now
-from models.sandboxes import (
-    Sandbox,
-    SandboxResources,
-    SandboxSecurityPolicy,
-    SandboxSnapshot,
-    SandboxWorkspace,
-)
-from models.states import RunState, SandboxStatus
-from sandbox.base import Limits, Policy, SandboxDriver, SandboxSpec
-from sandbox.client import SandboxClient
+from models.sandboxes import Sandbox
+from models.states import SandboxStatus
+from sandbox.base import Limits, SandboxDriver, SandboxSpec
 from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
-from services.events.calls import TaskSet
-from services.sandboxes import keeping, refusals, rows, running
+from services.sandboxes import keeping, refusals, rows
+from services.sandboxes.hosting import DRIVER_S, KILL_S, SETTLE_S, driver_id, gone
 from services.sandboxes.live import INSTALLATION_LABEL, Live, Pool, Ready, installation
 from services.sandboxes.probing import Probes
 from services.sandboxes.relay import Relays
-from services.sandboxes.running import Run
+from services.sandboxes.workspaces import Workspaces
 
 log = logging.getLogger("noosphere.sandboxes")
 _CREATE_S = 120.0
 # A row CREATING for longer was forgotten: the call that creates ends before.
 FORGOTTEN_S = _CREATE_S + 120.0
-_DRIVER_S = 30.0
-_KILL_S = 2.0
-_SETTLE_S = 10.0
-_OOM_RECENT_S = 10.0
-_KEEP_ALL_S = 8.0
 EXPIRED = "It reached the end of its time."
 IDLE = "It was not used for {:,} seconds."
 PAUSED_TOO_LONG = "It was paused for longer than sandboxes may be."
@@ -56,46 +38,14 @@ _RUNNING = (SandboxStatus.RUNNING,)
 _PAUSED = (SandboxStatus.PAUSED,)
 
 
-class Node:
-    """What one process does with the sandboxes it hosts. `driver` is started already.
-
-    `on_added` is told of a sandbox whenever a client begins to serve it: made, taken up, resumed
-    after a restart. `on_ending` is told before it ends or is let go of. They neither wait nor
-    raise.
-    """
+class Node(Workspaces):
+    """What one process does with the sandboxes it hosts. `driver` is started already."""
 
     def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
-        self.deps = deps
-        self.driver = driver
-        self.live: dict[str, Live] = {}
+        super().__init__(deps, driver)
         self.pool: Pool | None = None
         self.relays = Relays()
         self.probes = Probes(self)
-        # Whether the driver may have something left that housekeeping should look for.
-        self.is_untidy = False
-        self.on_added: list[Callable[[Live], None]] = []
-        self.on_ending: list[Callable[[Live], None]] = []
-        self._tasks = TaskSet()
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._ooms: dict[str, float] = {}
-
-    @property
-    def survives(self) -> bool:
-        """Whether sandboxes of the driver outlive this process."""
-        return self.driver.survives_server
-
-    def lock(self, sandbox_id: str) -> asyncio.Lock:
-        """Give the lock under which the state of a sandbox changes."""
-        return self._locks.setdefault(sandbox_id, asyncio.Lock())
-
-    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> None:
-        async def guarded() -> None:
-            try:
-                await action
-            except Exception:
-                log.exception("%s failed", name)
-
-        self._tasks.start(guarded(), name=name)
 
     # Life.
 
@@ -108,7 +58,7 @@ class Node:
         async with self.lock(sandbox_id):
             row = await self._row(sandbox_id)
             if row.status is not SandboxStatus.CREATING:
-                raise _gone()
+                raise gone()
             spec = await self._spec(row, demanded)
             ready: Ready | None = None
             try:
@@ -140,7 +90,7 @@ class Node:
                 if not is_ours:
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
-                raise _gone()
+                raise gone()
         if source is not None and source.is_automatic:
             # The workspace is the sandbox's own again.
             async with work(self.deps) as unit:
@@ -150,20 +100,6 @@ class Node:
         if ready is not None:
             await ready.client.aclose()
         await self._discard(ready.driver_id if ready is not None else sandbox_id)
-
-    async def _furnish(self, row: Sandbox, ready: Ready) -> SandboxSnapshot | None:
-        """Make the workspace what was kept, or what a snapshot had; gives the snapshot."""
-        async with self.deps.db.reading() as connection:
-            kept = await connection.scalar(
-                select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == row.id)
-            )
-        source_id = kept or (row.restored_from if row.started_at is None else None)
-        source = await keeping.find(self.deps, source_id) if source_id else None
-        if source_id and source is None:
-            raise UserError(UserErrorCode.CONFLICT, "The snapshot is gone.", ("snapshot_id",))
-        if source is not None:
-            await keeping.unpack(self.deps, ready.client, source)
-        return source
 
     async def _spec(self, row: Sandbox, demanded: Collection[str]) -> SandboxSpec:
         limits, policy = await self._terms(row.id)
@@ -238,9 +174,9 @@ class Node:
         async with self.lock(sandbox_id):
             live = self.live.get(sandbox_id)
             if live is None or live.is_ending:
-                raise _gone()
+                raise gone()
             limits, _ = await self._terms(sandbox_id)
-            async with asyncio.timeout(_DRIVER_S):
+            async with asyncio.timeout(DRIVER_S):
                 wanted = dataclasses.replace(limits, **changes)
                 return await self.driver.update(live.driver_id, limits=wanted)
 
@@ -256,12 +192,12 @@ class Node:
             if not is_over or row.status is not SandboxStatus.RUNNING:
                 rows.require_running(row, path="id")
             if live is None:
-                raise _gone()
-            async with asyncio.timeout(_DRIVER_S):
+                raise gone()
+            async with asyncio.timeout(DRIVER_S):
                 await self.driver.pause(live.driver_id)
             live.is_paused = True
             if not await self._set(sandbox_id, SandboxStatus.PAUSED, _RUNNING, paused_at=now()):
-                raise _gone()
+                raise gone()
 
     async def resume(self, sandbox_id: str) -> None:
         """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""
@@ -276,14 +212,14 @@ class Node:
                     ("id",),
                 )
             if live is None:
-                raise _gone()
+                raise gone()
             if row.expires_at and row.paused_at and row.expires_at <= row.paused_at:
                 raise UserError(
                     UserErrorCode.CONFLICT,
                     "The sandbox has no time left; extend it first.",
                     ("id",),
                 )
-            async with asyncio.timeout(_DRIVER_S):
+            async with asyncio.timeout(DRIVER_S):
                 await self.driver.resume(live.driver_id)
                 if live.client is None:
                     live.client = await self._connect(live.driver_id, live.env)
@@ -301,7 +237,7 @@ class Node:
                 expires_at=expires_at,
                 last_active_at=at,
             ):
-                raise _gone()
+                raise gone()
         await self.begin_pending(live)
 
     async def stop(self, sandbox_id: str, *, failure: str | None = None) -> None:
@@ -326,46 +262,6 @@ class Node:
             await self._set(
                 sandbox_id, SandboxStatus.STOPPED, rows.LIVE, stopped_at=now(), failure=failure
             )
-
-    async def _keep(self, row: Sandbox, live: Live) -> UserError | None:
-        """Keep the workspace of a sandbox that is about to end; gives why it could not be."""
-        try:
-            if live.is_paused:
-                async with asyncio.timeout(_DRIVER_S):
-                    await self.driver.resume(live.driver_id)
-                live.is_paused = False
-            for current in list(live.runs.values()):
-                await current.cancel()
-            await self._wait(live, _KILL_S)
-            client = live.client or await self._connect(live.driver_id, live.env)
-            live.client = client
-            most = await keeping.room(self.deps, row.user_id) + await self._disk(row.id)
-            written = await keeping.pack(self.deps, client, most=most)
-            kept_for = timedelta(seconds=self.deps.options.snapshot_retention_s)
-            async with work(self.deps) as unit:
-                expires_at = now() + kept_for
-                await keeping.add(unit, row, written, is_automatic=True, expires_at=expires_at)
-                await unit.session.execute(
-                    update(SandboxWorkspace)
-                    .where(SandboxWorkspace.sandbox_id == row.id)
-                    .values(snapshot_id=written.snapshot_id)
-                )
-        except (SandboxError, TimeoutError, OSError) as error:
-            log.warning("a workspace was not kept", extra={"sandbox_id": row.id}, exc_info=True)
-            why = refusals.explain(error) if isinstance(error, SandboxError) else None
-            code = why.code if why is not None else UserErrorCode.UNAVAILABLE
-            return UserError(
-                code,
-                "Its workspace could not be kept. Make room, or stop it as one that is not "
-                "persistent.",
-                ("id",),
-            )
-        return None
-
-    async def _disk(self, sandbox_id: str) -> int:
-        """Give what the workspace of a sandbox takes of its owner's quota until it ends."""
-        limits, _ = await self._terms(sandbox_id)
-        return limits.disk_bytes
 
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox, if it lives, and mark it DELETED. Idempotent."""
@@ -408,7 +304,7 @@ class Node:
         _, policy = await self._terms(row.id)
         name = driver_id(row)
         try:
-            async with asyncio.timeout(_DRIVER_S):
+            async with asyncio.timeout(DRIVER_S):
                 await self.driver.connect(name)
                 if row.status is SandboxStatus.PAUSED:
                     return Live(
@@ -446,29 +342,14 @@ class Node:
                 for current in list(live.runs.values()):
                     await current.cancel()
                 if not live.is_paused:
-                    await self._wait(live, _KILL_S)
+                    await self._wait(live, KILL_S)
         if not is_kept:
             await self._discard(name)
         if live is not None:
             if live.client is not None:
                 await live.client.aclose()
-            await self._wait(live, _SETTLE_S)
+            await self._wait(live, SETTLE_S)
             self.live.pop(sandbox_id, None)
-
-    async def _wait(self, live: Live, timeout_s: float) -> None:
-        """Wait until the runs of a sandbox are settled, at most so long."""
-        waits = [asyncio.ensure_future(current.done.wait()) for current in live.runs.values()]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for wait in late:
-                wait.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    def _tell_ending(self, live: Live) -> None:
-        if not live.is_ending:
-            live.is_ending = True
-            for tell in self.on_ending:
-                tell(live)
 
     async def _named(self, sandbox_id: str) -> str:
         row = await rows.sandbox(self.deps, sandbox_id)
@@ -477,160 +358,11 @@ class Node:
     async def _discard(self, name: str) -> None:
         """Remove what the driver has by a name; what resists is left to housekeeping."""
         try:
-            async with asyncio.timeout(_DRIVER_S):
+            async with asyncio.timeout(DRIVER_S):
                 await self.driver.remove(name)
         except (SandboxError, TimeoutError):
             log.warning("sandbox was not removed", extra={"driver_id": name}, exc_info=True)
             self.is_untidy = True
-
-    # Rows.
-
-    async def _row(self, sandbox_id: str) -> Sandbox:
-        row = await rows.sandbox(self.deps, sandbox_id)
-        if row is None:
-            raise rows.absent("id")
-        return row
-
-    async def _terms(self, sandbox_id: str) -> tuple[Limits, Policy]:
-        async with self.deps.db.reading() as connection:
-            limits = (
-                await connection.execute(
-                    select(SandboxResources).where(SandboxResources.sandbox_id == sandbox_id)
-                )
-            ).one()
-            policy = (
-                await connection.execute(
-                    select(
-                        SandboxSecurityPolicy.network_policy, SandboxSecurityPolicy.env_variables
-                    ).where(SandboxSecurityPolicy.sandbox_id == sandbox_id)
-                )
-            ).one()
-        return (
-            Limits(
-                cpu_millis=limits.cpu_limit,
-                memory_bytes=limits.memory_limit,
-                disk_bytes=limits.disk_limit,
-                pids=limits.pids_limit,
-                inodes=limits.inodes_limit,
-                network_bytes_per_s=limits.network_limit,
-            ),
-            Policy.from_json({"network": policy.network_policy, "env": policy.env_variables}),
-        )
-
-    async def _set(
-        self,
-        sandbox_id: str,
-        status: SandboxStatus,
-        expected: Sequence[SandboxStatus],
-        **values: Any,
-    ) -> bool:
-        """Change the row of a sandbox, and say so; not one of another node or in another state."""
-        async with work(self.deps) as unit:
-            changed = await unit.session.execute(
-                update(Sandbox)
-                .where(
-                    Sandbox.id == sandbox_id,
-                    Sandbox.node_id == self.deps.bus.node_id,
-                    Sandbox.status.in_(expected),
-                )
-                .values(status=status, **values)
-            )
-            return bool(changed.rowcount)  # type: ignore[attr-defined]
-
-    async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
-        for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
-            if row.status is RunState.RUNNING or not keep_pending:
-                await settle_lost(self.deps, row)
-
-    # Clients and executions.
-
-    async def _connect(self, name: str, env: Mapping[str, str]) -> SandboxClient:
-        channel = await self.driver.open_channel(name)
-        return await SandboxClient.connect(channel, env)
-
-    def _add(self, live: Live) -> None:
-        self.live[live.sandbox_id] = live
-        if live.client is not None:
-            self._serve(live, live.client)
-
-    def _serve(self, live: Live, client: SandboxClient) -> None:
-        self._watch(live, client)
-        for tell in self.on_added:
-            tell(live)
-
-    def _watch(self, live: Live, client: SandboxClient) -> None:
-        async def watch() -> None:
-            await client.wait_lost()
-            if not live.is_ending:
-                await self.lose(live.sandbox_id, self._why(live.driver_id))
-
-        self._spawn(watch(), f"watch {live.sandbox_id}")
-
-    def note_oom(self, name: str) -> None:
-        """Remember that a sandbox ran out of memory, to say so if it ends now."""
-        at = time.monotonic()
-        self._ooms = {key: t for key, t in self._ooms.items() if at - t < _OOM_RECENT_S}
-        self._ooms[name] = at
-
-    def _why(self, name: str) -> str:
-        if time.monotonic() - self._ooms.get(name, float("-inf")) < _OOM_RECENT_S:
-            return "The sandbox ran out of memory and ended."
-        return "The sandbox ended unexpectedly."
-
-    def begin(self, live: Live, execution_id: str) -> None:
-        """Run an execution beside the caller, unless it runs already."""
-        if execution_id in live.runs or live.is_ending or live.client is None:
-            return
-        current = live.runs[execution_id] = Run(execution_id)
-        self._spawn(self._run(live, live.client, current), f"run {execution_id}")
-
-    async def begin_pending(self, live: Live) -> None:
-        """Run what was asked for while the sandbox could not run it."""
-        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
-            if row.status is RunState.PENDING:
-                self.begin(live, row.id)
-
-    async def _run(self, live: Live, client: SandboxClient, current: Run) -> None:
-        try:
-            await running.run(self.deps, client, current)
-        except Exception:
-            log.exception("execution failed", extra={"id": current.execution_id})
-            await running.settle(self.deps, current.execution_id, running.LOST)
-        finally:
-            current.done.set()
-            live.runs.pop(current.execution_id, None)
-
-    async def settle(self, execution_id: str) -> None:
-        """End an execution that nothing runs any more, if it has not ended."""
-        row = await rows.standing(self.deps, execution_id)
-        if row is not None:
-            await settle_lost(self.deps, row)
-
-    async def cancel(self, sandbox_id: str, execution_id: str) -> None:
-        """End an execution, and give it a moment to end. Idempotent."""
-        live = self.live.get(sandbox_id)
-        current = live.runs.get(execution_id) if live is not None else None
-        if live is None or current is None:
-            await self.settle(execution_id)
-            return
-        await current.cancel()
-        if not live.is_paused:
-            await self._wait_for(current)
-
-    async def _wait_for(self, current: Run) -> None:
-        try:
-            async with asyncio.timeout(_KILL_S):
-                await current.done.wait()
-        except TimeoutError:
-            log.info("an execution takes its time to end", extra={"id": current.execution_id})
-
-    def client(self, sandbox_id: str) -> SandboxClient:
-        """Give the client of a running sandbox, which counts as use. Raises UserError CONFLICT."""
-        live = self.live.get(sandbox_id)
-        if live is None or live.client is None or live.is_ending:
-            raise _gone()
-        live.used_at = now()
-        return live.client
 
     async def aclose(self) -> None:
         """End all executions, settle their rows, and remove sandboxes that end with the process."""
@@ -643,7 +375,7 @@ class Node:
                 await live.client.aclose()
         async with asyncio.TaskGroup() as group:
             for live in lives:
-                group.create_task(self._wait(live, _SETTLE_S))
+                group.create_task(self._wait(live, SETTLE_S))
         await self._tasks.aclose()
         for live in lives:
             await self._settle_lost(live.sandbox_id, keep_pending=self.survives)
@@ -656,37 +388,6 @@ class Node:
                     failure=SERVER_STOPPED,
                 )
         self.live.clear()
-
-    async def _keep_all(self, lives: Sequence[Live]) -> None:
-        """Keep workspaces before the process, and their sandboxes, end; not for long."""
-
-        async def keep(live: Live) -> None:
-            async with self.lock(live.sandbox_id):
-                row = await rows.sandbox(self.deps, live.sandbox_id)
-                if row is not None and row.status in (*_RUNNING, *_PAUSED):
-                    await self._keep(row, live)
-
-        try:
-            async with asyncio.timeout(_KEEP_ALL_S), asyncio.TaskGroup() as group:
-                for live in lives:
-                    group.create_task(keep(live))
-        except (TimeoutError, ExceptionGroup):
-            log.exception("not every workspace was kept")
-
-
-def driver_id(row: Sandbox) -> str:
-    """Give the name the driver knows a sandbox by: its own id unless it came out of the pool."""
-    return row.container_id or row.id
-
-
-async def settle_lost(deps: Deps, row: rows.Standing) -> None:
-    """End an execution that nothing runs any more, with the output it had."""
-    is_canceled = row.cancel_requested_at is not None
-    await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)
-
-
-def _gone() -> UserError:
-    return UserError(UserErrorCode.CONFLICT, "The sandbox has ended; create another one.", ("id",))
 
 
 def _refusal(error: SandboxError | TimeoutError | UserError) -> UserError:

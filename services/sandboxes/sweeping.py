@@ -5,8 +5,9 @@ import logging
 from sandbox.base import SandboxInfo
 from sandbox.errors import SandboxError
 from services.sandboxes import removals, rows
+from services.sandboxes.hosting import driver_id
 from services.sandboxes.live import INSTALLATION_LABEL, POOL_LABEL, installation
-from services.sandboxes.node import Node, driver_id
+from services.sandboxes.node import Node
 from services.sandboxes.removals import Kind
 
 log = logging.getLogger("noosphere.sandboxes")
