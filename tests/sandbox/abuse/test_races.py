@@ -66,7 +66,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 REFUSED = {
     FileErrorCode.OUTSIDE, FileErrorCode.NOT_FOUND, FileErrorCode.EXISTS,
-    FileErrorCode.NOT_A_DIRECTORY,
+    FileErrorCode.NOT_A_DIRECTORY, FileErrorCode.IS_A_DIRECTORY,
 }  # fmt: skip
 
 
