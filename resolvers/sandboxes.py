@@ -14,6 +14,7 @@ from models.sandboxes import (
     Sandbox,
     SandboxExecution,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
     SandboxSnapshot,
@@ -71,6 +72,11 @@ async def template_versions(
         page,
         order=_NEWEST,
     )
+
+
+async def removals(info: Info, page: PageArgs) -> Page[SandboxRemoval]:
+    """Give a page of what was cleared away, the newest first."""
+    return await info.context.load.list(SandboxRemoval, page, order=_NEWEST)
 
 
 async def file(info: Info, sandbox_id: str, path: str) -> Entry | None:

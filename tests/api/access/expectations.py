@@ -128,6 +128,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "id name sizeBytes contentBytes entries sha256 isAutomatic createdAt expiresAt"
     )
     | {"sandbox": LINK},
+    "SandboxRemoval": _plain("id kind name reason node sandbox removedAt"),
     "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
     "SandboxResources": _plain(
         "id cpuMillis memoryBytes diskBytes networkBytesPerSecond pids timeoutSeconds"
@@ -186,6 +187,8 @@ STRUCTURES = {
     "SandboxExecutionExited",
     "SandboxOutputReset",
 }
+# What only administrators see.
+ADMINS = {"SandboxRemoval"}
 # What every signed-in person sees.
 EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate", "SandboxTemplateVersion"}
 
@@ -197,6 +200,7 @@ class Query:
     LOOKUP  one object by its id: null for whoever may not see it
     LIST    one's own objects, an administrator's too; ALL: everybody's for an administrator
     SHARED  what everybody signed in sees, and nobody else
+    ADMIN   what only an administrator sees
     ANY     objects of all kinds by their ids, tested by themselves
     """
 
@@ -229,6 +233,7 @@ QUERIES: dict[str, Query] = {
     "toolExecutions": Query("LIST", "ToolExecution"),
     "sandbox": Query("LOOKUP", "Sandbox"),
     "sandboxes": Query("LIST", "Sandbox"),
+    "sandboxRemovals": Query("ADMIN", "SandboxRemoval"),
     "sandboxSnapshots": Query("LIST", "SandboxSnapshot"),
     "sandboxExecution": Query("LOOKUP", "SandboxExecution"),
     "sandboxTemplates": Query("SHARED", "SandboxTemplate"),

@@ -21,6 +21,7 @@ from models.sandboxes import (
     SandboxExecution,
     SandboxFile,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
     SandboxSnapshot,
@@ -140,8 +141,10 @@ async def shared_ids(deps: Deps) -> Ids:
         template.security_config = {"env_variables": {"GREETING": "hello"}}
         version = SandboxTemplateVersion(template_id=template.id, version=1)
         unit.session.add(version)
+        removal = SandboxRemoval(node_id="n", kind="container", name="c", reason="r")
+        unit.session.add(removal)
         await unit.session.flush()
-        version_id = version.id
+        version_id, removal_id = version.id, removal.id
     async with deps.db.reading() as connection:
 
         async def first(column: Any) -> str:
@@ -153,6 +156,7 @@ async def shared_ids(deps: Deps) -> Ids:
             "ToolParameter": await first(ToolParameter.id),
             "SandboxTemplate": await first(SandboxTemplate.id),
             "SandboxTemplateVersion": version_id,
+            "SandboxRemoval": removal_id,
         }
 
 
