@@ -109,6 +109,10 @@ class SandboxClient:
         """Return when the sandbox, or the way to it, is gone."""
         await self._lost.wait()
 
+    def set_env(self, env: Mapping[str, str]) -> None:
+        """Give executions from now on this environment, beside what every one has."""
+        self._env = {**DEFAULT_ENV, **env}
+
     async def aclose(self) -> None:
         """Stop listening. What still runs ends as SANDBOX_LOST here."""
         for task in list(self._tasks):
