@@ -16,6 +16,7 @@ from models.sandboxes import SandboxTemplate, SandboxTemplateVersion
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.sandboxes import lifecycle, rows, templates
+from services.sandboxes.live import INSTALLATION_LABEL, installation
 from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import Launch, Server, ran
 
@@ -78,6 +79,11 @@ async def versions(server: Server, template: SandboxTemplate) -> list[tuple[int,
         return [(version, digest) for version, digest in found]
 
 
+def labels(server: Server) -> dict[str, str]:
+    """Tell this server's sandboxes from those of other tests on the engine."""
+    return {INSTALLATION_LABEL: installation(server.deps)}
+
+
 async def names(server: Server) -> set[str]:
     async with server.deps.db.reading() as connection:
         return set(await connection.scalars(select(SandboxTemplate.name)))
@@ -105,7 +111,7 @@ async def test_a_template_is_pinned_and_a_tag_that_moves_makes_a_version(
     assert template.checked_at is not None
     # The sandbox it was tried in is gone.
     node = await server.host.node()
-    assert await node.driver.list({}) == []
+    assert await node.driver.list(labels(server)) == []
 
     old = await lifecycle.create(server.deps, ada, template_id=template.id)
     assert (old.image_digest, old.template_version) == (first, 1)
@@ -151,7 +157,7 @@ async def test_an_image_without_python_or_that_is_nowhere_makes_no_template(
         assert (caught.value.code, caught.value.path) == (UserErrorCode.INVALID, ("image",))
     assert await names(server) == {"python"}
     node = await server.host.node()
-    assert await node.driver.list({}) == []
+    assert await node.driver.list(labels(server)) == []
 
 
 @pytest.mark.docker
