@@ -3,6 +3,7 @@
 This is the only module that reads the environment.
 """
 
+import ipaddress
 import os
 import re
 import secrets
@@ -242,6 +243,9 @@ class Settings(BaseSettings):
     sandbox_network_allowed: bool = Field(
         False, description="Whether a sandbox may be allowed to reach named hosts."
     )
+    sandbox_network_private: Commas = Field(
+        (), description="Private ranges of addresses that sandboxes may be allowed to reach."
+    )
     proxy_max_connections: int = Field(
         64, ge=1, description="Connections of one sandbox at once, to hosts it may reach."
     )
@@ -310,6 +314,16 @@ class Settings(BaseSettings):
                 raise ValueError("expected origins such as https://app.example.org, or *")
         return value
 
+    @field_validator("sandbox_network_private", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        try:
+            return tuple(str(ipaddress.ip_network(part)) for part in value)
+        except ValueError as error:
+            raise ValueError("expected ranges of addresses such as 10.1.0.0/16") from error
+
     @field_validator("sandbox_pool", mode="before")
     @classmethod
     def _sizes(cls, value: Any) -> Any:
@@ -374,6 +388,7 @@ class Settings(BaseSettings):
             snapshots_per_user=self.snapshots_per_user,
             snapshot_retention_s=self.snapshot_retention,
             sandbox_network_allowed=self.sandbox_network_allowed,
+            sandbox_network_private=self.sandbox_network_private,
             proxy_max_connections=self.proxy_max_connections,
             port_link_ttl_s=self.port_link_ttl,
             execution_timeout_s=self.execution_timeout,

@@ -6,12 +6,13 @@ import asyncio
 class Bandwidth:
     """Bytes a second for everything that takes from it together; None: as many as there are.
 
-    Up to a quarter of a second's worth, at least 16 KiB, passes at once after a pause. Those who
+    Up to a quarter of a second's worth, at least `burst`, passes at once after a pause. Those who
     wait are served in the order they came.
     """
 
-    def __init__(self, bytes_per_s: int | None = None) -> None:
+    def __init__(self, bytes_per_s: int | None = None, *, burst: int = 16 * 1024) -> None:
         self._rate = bytes_per_s
+        self._burst = burst
         self._level = 0.0
         self._at = 0.0
         self._turn = asyncio.Lock()
@@ -31,7 +32,7 @@ class Bandwidth:
     def _refill(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._rate is not None:
-            most = max(self._rate / 4, 16 * 1024)
+            most = max(self._rate / 4, self._burst)
             self._level = min(most, self._level + (now - self._at) * self._rate)
         self._at = now
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Protocol, Self
@@ -177,6 +177,11 @@ class SandboxClient:
             self._spawn(self._provide(execution, stdin, close=not keep_stdin_open))
         execution._stdin_closed = not keep_stdin_open and not stdin
         return execution
+
+    def export(self, env: Mapping[str, str], *, without: Collection[str] = ()) -> None:
+        """Give commands that start from now on these variables, and not those `without`."""
+        kept = {name: value for name, value in self._env.items() if name not in without}
+        self._env = {**kept, **env}
 
     async def processes(self) -> list[Process]:
         """Every process inside but the agent and what belongs to it, by PID."""

@@ -31,8 +31,12 @@ HEAD_S = 30.0
 RESOLVE_S = 10.0
 CONNECT_S = 15.0
 IDLE_S = 600.0
+LEFT_S = 30.0
 _LINGER_S = 2.0
 _LOOKUPS = 4
+# Each is written down: more than these a second wait.
+STARTS_PER_S = 50
+STARTS_AT_ONCE = 200
 _ADDRESSES = 4
 _CHUNK = 32 * 1024
 # Of its own: names that take long to resolve must not hold up what others do in threads.
@@ -131,6 +135,7 @@ class Proxy:
         self._on_change = on_change
         self._resolve, self._connect, self._is_own = resolve, connect, is_own
         self._lookups = asyncio.Semaphore(_LOOKUPS)
+        self._starts = Bandwidth(STARTS_PER_S, burst=STARTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[_Open] = set()
         self._is_closed = False
@@ -191,6 +196,7 @@ class Proxy:
             raise _RefusedError(408, "The request did not come in time.") from None
         if request is None:
             return
+        await self._starts.take(1)
         async with self._opened(request) as (connection, reader, writer):
             if request.is_connect:
                 await tunnel.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -298,6 +304,7 @@ class _Carrier:
     writer: asyncio.StreamWriter
     bandwidth: Bandwidth
     idle: asyncio.Timeout | None = None
+    limit_s: float = IDLE_S
 
     async def run(self, request: Request) -> None:
         """Until both sides have ended, or the far end after its answer. Raises what breaks it."""
@@ -317,7 +324,7 @@ class _Carrier:
 
     def _carried(self) -> None:
         if self.idle is not None:
-            self.idle.reschedule(asyncio.get_running_loop().time() + IDLE_S)
+            self.idle.reschedule(asyncio.get_running_loop().time() + self.limit_s)
 
     async def _send(self, request: Request) -> None:
         if request.is_connect:
@@ -331,6 +338,11 @@ class _Carrier:
             async for data in chunks:
                 if not await self._out(data):
                     return
+        # What follows the request goes nowhere; whoever has gone away is not waited for as long.
+        while await self.inbound.some(_CHUNK):
+            pass
+        self.limit_s = LEFT_S
+        self._carried()
 
     async def _out(self, data: bytes) -> bool:
         """Whether the far end still takes something; its answer may come all the same."""

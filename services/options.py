@@ -49,6 +49,8 @@ class Options:
     snapshots_per_user: int = 20
     snapshot_retention_s: int = 30 * 86400
     sandbox_network_allowed: bool = False
+    # Ranges of addresses, none of the public Internet, that may be listed.
+    sandbox_network_private: tuple[str, ...] = ()
     proxy_max_connections: int = 64
     port_link_ttl_s: int = 3600
     execution_timeout_s: int = 30

@@ -7,7 +7,7 @@ import strawberry
 
 from models import sandboxes as tables
 from models.states import SandboxExpiry, SandboxStatus
-from resolvers import sandboxes
+from resolvers import sandbox_ports, sandboxes
 from resolvers.base import Info, PageArgs
 from schema.base import (
     After,
@@ -29,7 +29,13 @@ from schema.sandboxes import network
 from schema.sandboxes.executions import SandboxExecution
 from schema.sandboxes.files import SandboxFile
 from schema.sandboxes.limits import SandboxResourcesInput, resources
-from schema.sandboxes.network import SandboxSecurity, SandboxSecurityInput
+from schema.sandboxes.network import (
+    SandboxNetwork,
+    SandboxNetworkAccess,
+    SandboxNetworkRuleInput,
+    SandboxSecurity,
+    SandboxSecurityInput,
+)
 from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.snapshots import SandboxSnapshot
@@ -125,6 +131,10 @@ class Sandbox(Node, row=tables.Sandbox):
         "Files of a directory, by name: as they are while it runs, else those written through the "
         "API. Null when there is no such directory, or the sandbox does not answer.",
     )
+    connections: Connection[SandboxNetworkAccess] = connection(
+        sandbox_ports.connections,
+        "What it connected to or tried to, newest first; the newest thousand.",
+    )
     executions: Connection[SandboxExecution] = connection(
         sandboxes.executions, "What ran in it, newest first."
     )
@@ -195,6 +205,12 @@ class SandboxUpdateInput:
     )
     idle_timeout_seconds: strawberry.Maybe[int | None] = attr(
         "Seconds without use after which its time is over; null: never."
+    )
+    network: strawberry.Maybe[SandboxNetwork] = attr(
+        "What it may reach; it holds at once, and ends connections that are not allowed any more."
+    )
+    network_rules: strawberry.Maybe[list[SandboxNetworkRuleInput]] = attr(
+        "The hosts it may reach, in place of those before."
     )
     on_expiry: strawberry.Maybe[SandboxExpiry] = attr("What becomes of it when its time is over.")
     is_persistent: strawberry.Maybe[bool] = attr(
@@ -270,6 +286,10 @@ async def _update(info: Info, id: Id, input: SandboxUpdateInput) -> dict[str, ob
         changes["on_expiry"] = input.on_expiry.value
     if input.is_persistent is not None:
         changes["is_persistent"] = input.is_persistent.value
+    if input.network is not None:
+        changes["network"] = input.network.value
+    if input.network_rules is not None:
+        changes["network_rules"] = network.rules(input.network_rules.value)
     context = info.context
     changed = await changing.change(context.deps, context.viewer, sandbox_id=id, changes=changes)
     return {"sandbox": changed}

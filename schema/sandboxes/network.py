@@ -1,12 +1,16 @@
 """What code in a sandbox may reach."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import strawberry
 
 from models import sandboxes as tables
-from schema.base import Node, attr, described_enum
+from models.states import ConnectionVerdict
+from sandbox.base import NetworkRule
+from schema.base import BigInt, Node, attr, described_enum
 from services.sandboxes.wishes import Security
 
 
@@ -22,9 +26,41 @@ described_enum(
     "What code in a sandbox may reach over the network.",
     {
         SandboxNetwork.NONE: "Nothing.",
-        SandboxNetwork.ALLOW_LIST: "Named hosts only. Refused where the driver cannot enforce it.",
+        SandboxNetwork.ALLOW_LIST: "Named hosts only, through a proxy. Refused where the operator "
+        "does not let it.",
     },
 )
+
+
+described_enum(
+    ConnectionVerdict,
+    "What became of a connection that code in a sandbox asked for.",
+    {
+        ConnectionVerdict.ALLOWED: "It was made.",
+        ConnectionVerdict.DENIED: "No rule allows it.",
+        ConnectionVerdict.FAILED: "A rule allows it, but nobody answered.",
+    },
+    name="SandboxNetworkVerdict",
+)
+
+
+@strawberry.type(description="A host that code in a sandbox may reach.")
+class SandboxNetworkRule:
+    host: str = attr("A name, `*.` and a name for all below it, an address, or a range of them.")
+    ports: list[int] = attr("Its ports.")
+
+
+@strawberry.type(description="A connection that code in a sandbox made, or asked for in vain.")
+class SandboxNetworkAccess(Node, row=tables.SandboxConnection):
+    host: str = attr("The name or address asked for.")
+    address: str | None = attr("The address it went to; null when none was tried.")
+    port: int = attr("The port.")
+    verdict: ConnectionVerdict = attr("What became of it.")
+    rule: str | None = attr("The host of the rule that allowed it.")
+    bytes_in: BigInt = attr("Bytes that came into the sandbox; counted when it closes.")
+    bytes_out: BigInt = attr("Bytes that went out of the sandbox; counted when it closes.")
+    opened_at: datetime = attr("When it was asked for.")
+    closed_at: datetime | None = attr("When it ended; null while it is open.")
 
 
 @strawberry.type(description="An environment variable.")
@@ -40,7 +76,15 @@ class SandboxSecurity(Node, row=tables.SandboxSecurityPolicy):
     @strawberry.field(description="What it may reach over the network.")
     def network(self) -> SandboxNetwork:
         policy: dict[str, str] = self.network_policy  # type: ignore[attr-defined]
-        return SandboxNetwork(policy["mode"].upper())
+        return SandboxNetwork.NONE if policy["mode"] == "none" else SandboxNetwork.ALLOW_LIST
+
+    @strawberry.field(description="The hosts it may reach.")
+    def network_rules(self) -> list[SandboxNetworkRule]:
+        policy: dict[str, Any] = self.network_policy  # type: ignore[attr-defined]
+        return [
+            SandboxNetworkRule(host=rule["host"], ports=rule["ports"])
+            for rule in policy.get("rules", ())
+        ]
 
     @strawberry.field(description="System calls allowed beyond the profile every sandbox has.")
     def syscalls(self) -> list[str]:
@@ -64,12 +108,26 @@ class SandboxEnvVariableInput:
     value: str = attr("Its value, without NUL.")
 
 
+@strawberry.input(description="A host that code in a sandbox may reach.")
+class SandboxNetworkRuleInput:
+    host: str = attr(
+        "A name, `*.` and a name for all below it, an address, or a range such as 192.0.2.0/24. "
+        "Addresses that are none of the Internet must be named, and the operator must let it."
+    )
+    ports: list[int] = strawberry.field(
+        default_factory=lambda: [80, 443], description="Its ports; those of the web by default."
+    )
+
+
 @strawberry.input(
     description="What code may reach. What the server's driver cannot enforce is refused."
 )
 class SandboxSecurityInput:
     network: SandboxNetwork = strawberry.field(
         default=SandboxNetwork.NONE, description="What it may reach over the network."
+    )
+    network_rules: list[SandboxNetworkRuleInput] = strawberry.field(
+        default_factory=list, description="The hosts it may reach, with `ALLOW_LIST`."
     )
     syscalls: list[str] = strawberry.field(
         default_factory=list, description="System calls to allow beyond the profile."
@@ -85,11 +143,17 @@ class SandboxSecurityInput:
     )
 
 
+def rules(wishes: Sequence[SandboxNetworkRuleInput]) -> list[NetworkRule]:
+    """The rules that were asked for."""
+    return [NetworkRule(wish.host, tuple(wish.ports)) for wish in wishes]
+
+
 def security(wish: SandboxSecurityInput | None) -> Security:
     if wish is None:
         return Security()
     return Security(
         network=wish.network,
+        rules=rules(wish.network_rules),
         syscalls=wish.syscalls,
         mounts=wish.mounts,
         capabilities=wish.capabilities,

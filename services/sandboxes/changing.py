@@ -10,7 +10,7 @@ from models.states import SandboxStatus
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import quotas, rows, wishes
+from services.sandboxes import network, quotas, rows, wishes
 from services.sandboxes.operations import operation
 from services.sandboxes.quotas import Quota
 from services.sandboxes.wishes import Resources
@@ -32,6 +32,7 @@ async def change(
 ) -> Sandbox:
     """Change `resources` (Resources), `idle_timeout_s` (None: never), `on_expiry`, `is_persistent`.
 
+    `network` (`none` or `allow_list`) and `network_rules` say what it may reach, from now on.
     Limits hold from now on for what runs already; either all of them change or none. Raises
     UserError NOT_FOUND, CONFLICT unless it is RUNNING or PAUSED, INVALID and LIMIT for limits that
     cannot be or cannot change, QUOTA, UNAVAILABLE when its host does not answer.
@@ -46,7 +47,19 @@ async def change(
         sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
         _require_live(sandbox)
         before = await _limits(unit, sandbox.id)
-        wanted = wishes.changed(deps.options, before, wish, driver=sandbox.driver)
+        is_reaching = await network.store(
+            unit,
+            sandbox,
+            mode=changes.get("network"),
+            rules=changes.get("network_rules"),
+            bytes_per_s=wish.network_bytes_per_second,
+        )
+        wanted = wishes.changed(
+            deps.options,
+            before,
+            wish,
+            is_networked=await network.is_networked(unit, sandbox.id),
+        )
         if wanted != before:
             # What it grows to is taken from the quota now, so that others cannot take it as well.
             held = {name: max(wanted[name], before[name]) for name in COLUMNS}
@@ -58,6 +71,8 @@ async def change(
         row = sandbox.frozen()
     if "is_persistent" in values:
         await deps.sandboxes.ask(row, "persist", is_persistent=values["is_persistent"])
+    if is_reaching:
+        await network.enforce(deps, row)
     if wanted != before:
         await _enforce(deps, row, before, wanted)
     return row

@@ -59,8 +59,14 @@ async def create(
     idle_s = wishes.idle_timeout(deps.options, idle_timeout_s)
     template = await templates.find(deps, template_id)
     _require_image(deps, template, driver)
-    limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
-    policy = wishes.policy(security or Security(), driver=driver.name)
+    rules = security or Security()
+    limits = wishes.limits(
+        deps.options,
+        template,
+        resources or Resources(),
+        is_networked=rules.network.lower() != wishes.NO_NETWORK,
+    )
+    policy = wishes.policy(deps.options, rules, driver=driver.name)
     source = await snapshots.own(deps, viewer, snapshot_id) if snapshot_id else None
     node_id = await keeping.host_of(deps, source) if source is not None else deps.bus.node_id
     async with work(deps) as unit:
@@ -138,6 +144,7 @@ def _parts(
             cpu_limit=limits.cpu_millis,
             memory_limit=limits.memory_bytes,
             disk_limit=limits.disk_bytes,
+            network_limit=limits.network_bytes_per_s,
             pids_limit=limits.pids,
             timeout_s=life_s,
         ),

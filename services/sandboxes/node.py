@@ -85,6 +85,7 @@ class Node(Workspaces):
             self._add(live)
             is_ours = False
             try:
+                await self._prepare(live)
                 is_ours = await self._begin(row, ready)
             finally:
                 if not is_ours:
@@ -225,6 +226,7 @@ class Node(Workspaces):
                     live.client = await self._connect(live.driver_id, live.env)
                     self._serve(live, live.client)
             live.is_paused = False
+            await self._prepare(live)
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
             expires_at = row.expires_at + stood if row.expires_at else None
@@ -295,6 +297,7 @@ class Node(Workspaces):
                 self._add(live)
             await self._settle_lost(row.id, keep_pending=live is not None)
         if live is not None and not live.is_paused:
+            await self._prepare(live)
             await self.begin_pending(live)
 
     async def _reach(self, row: Sandbox) -> Live | None:

@@ -122,6 +122,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "ports": PART,
         "files": PART,
         "snapshots": PART,
+        "connections": PART,
         "executions": PART,
     },
     "SandboxSnapshot": _plain(
@@ -133,7 +134,14 @@ FIELDS: dict[str, dict[str, Field]] = {
     "SandboxResources": _plain(
         "id cpuMillis memoryBytes diskBytes networkBytesPerSecond pids timeoutSeconds"
     ),
-    "SandboxSecurity": _plain("id capabilities network syscalls mounts") | {"envVariables": PART},
+    "SandboxSecurity": _plain("id capabilities network syscalls mounts")
+    | {
+        "envVariables": PART,
+        "networkRules": PART,
+    },
+    "SandboxNetworkAccess": _plain(
+        "id host address port verdict rule bytesIn bytesOut openedAt closedAt"
+    ),
     "SandboxPort": _plain("id containerPort hostPort protocol description createdAt"),
     "SandboxExecution": _plain(
         "id command workingDir timeoutSeconds status reason exitCode signal stdout stderr "
@@ -177,6 +185,7 @@ STRUCTURES = {
     "PlanExecutionReset",
     # What is in a sandbox, and events of executions
     "SandboxEnvVariable",
+    "SandboxNetworkRule",
     "SandboxAllowance",
     "SandboxTemplateResources",
     "SandboxQuota",

@@ -18,6 +18,7 @@ from models.memories import Memory, MemoryRelation
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.sandboxes import (
     Sandbox,
+    SandboxConnection,
     SandboxExecution,
     SandboxFile,
     SandboxPort,
@@ -30,6 +31,7 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import (
+    ConnectionVerdict,
     ExecutionReason,
     MemoryRelationType,
     MemoryType,
@@ -324,7 +326,7 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
             cpu_limit=1, memory_limit=1, disk_limit=1, pids_limit=1, timeout_s=1
         ),
         "SandboxSecurityPolicy": SandboxSecurityPolicy(
-            network_policy={"mode": "none"},
+            network_policy={"mode": "allow", "rules": [{"host": f"{secret}.test", "ports": [80]}]},
             syscall_policy={},
             mount_policy={},
             env_variables={"TOKEN": secret},
@@ -332,6 +334,9 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
         ),
         "SandboxFile": SandboxFile(path=f"{secret}.txt"),
         "SandboxPort": SandboxPort(container_port=80, host_port=8080),
+        "SandboxNetworkAccess": SandboxConnection(
+            host=f"{secret}.test", port=80, verdict=ConnectionVerdict.DENIED
+        ),
     }
     for name, row in inside.items():
         row.sandbox_id = ids["Sandbox"]
