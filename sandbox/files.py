@@ -81,7 +81,7 @@ class Files:
 
     async def stream(
         self, path: str, offset: int = 0, limit: int = 1 << 62
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Chunks of a file as it is read; a slow reader makes the agent wait."""
         body = wire.READ_HEAD.pack(offset, limit, WINDOW_BYTES) + wire.pack(encode_path(path))
         left = limit
@@ -234,11 +234,14 @@ def _unpack_entries(data: bytes, parent: PurePosixPath) -> Iterator[FileInfo]:
         directory, size, modified, mode = wire.ENTRY.unpack_from(data, at)
         name, at = wire.unpack(data, at + wire.ENTRY.size)
         text = name.decode("utf-8", "surrogateescape")
-        yield FileInfo(str(parent / text), text, bool(directory), size, _moment(modified), mode)
+        yield FileInfo(str(parent / text), text, bool(directory), size, moment(modified), mode)
 
 
-def _moment(seconds: float) -> datetime:
-    """A program may give its files any time; one outside the calendar reads as 1970."""
+def moment(seconds: float) -> datetime:
+    """A time as the agent tells it.
+
+    A program may give its files any time; one outside the calendar reads as 1970.
+    """
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

@@ -54,12 +54,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a walk."""
+    """One entry of a walk; `modified_s` is in seconds since 1970, whatever a program set."""
 
     path: str
     is_directory: bool
     size_bytes: int
     mode: int
+    modified_s: float = 0.0
 
 
 Changes = list[Change]
@@ -95,8 +96,8 @@ async def walk(client: "SandboxClient", path: bytes, shown: str) -> AsyncGenerat
             data += chunk
             try:
                 found = [
-                    Entry(_below(shown, name), bool(directory), size, mode)
-                    for directory, size, _, mode, name in records(data, wire.ENTRY, 1)
+                    Entry(_below(shown, name), bool(directory), size, mode, modified)
+                    for directory, size, modified, mode, name in records(data, wire.ENTRY, 1)
                 ]
             except struct.error as error:
                 raise client.distrust(error) from error

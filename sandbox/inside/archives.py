@@ -96,7 +96,8 @@ class Archives:
         keeps, style = bool(style & KEEP_LINKS), style & ~KEEP_LINKS
         check_style(style)
         self.check_target(path)
-        staging = b".archive.%s.part" % os.urandom(6).hex().encode()
+        # As drafts of single files are called, which nobody looks at.
+        staging = b".archive.%d.part" % int.from_bytes(os.urandom(6), "big")
 
         def work(_: int, source: int) -> bytes:
             os.mkdir(os.path.join(self.workspace.root, staging), 0o700)
