@@ -84,7 +84,7 @@ async def open(deps: Deps, row: Sandbox, name: str, **arguments: Any) -> Pipe:
     """
     if row.node_id == deps.bus.node_id:
         node = await deps.sandboxes.node()
-        return _Direct(await _told(KINDS[name](node, row.id, arguments)))
+        return _Direct(node, row.id, await _told(KINDS[name](node, row.id, arguments)))
     return await open_remote(deps, row, name, **arguments)
 
 
@@ -102,17 +102,20 @@ async def _told(action: Awaitable[T]) -> T:
 
 
 class _Direct:
-    """A pipe of this very node."""
+    """A pipe of this very node. What goes through it is use of the sandbox."""
 
-    def __init__(self, pipe: Pipe) -> None:
-        self._pipe = pipe
+    def __init__(self, node: "Node", sandbox_id: str, pipe: Pipe) -> None:
+        self._node, self._sandbox_id, self._pipe = node, sandbox_id, pipe
         self.head = pipe.head
 
     async def read(self) -> bytes:
-        return await _told(self._pipe.read())
+        data = await _told(self._pipe.read())
+        self._node.touch(self._sandbox_id)
+        return data
 
     async def write(self, data: bytes) -> None:
         await _told(self._pipe.write(data))
+        self._node.touch(self._sandbox_id)
 
     async def end(self) -> None:
         await _told(self._pipe.end())
@@ -344,13 +347,17 @@ async def _open(node: "Node", sandbox_id: str, request: Json) -> Mapping[str, An
 
 @operations.operation("relay_pull")
 async def _pull(node: "Node", sandbox_id: str, request: Json) -> Mapping[str, Any]:
-    return await node.relays.get(sandbox_id, request["pipe"]).pull(request["at"])
+    answer = await node.relays.get(sandbox_id, request["pipe"]).pull(request["at"])
+    if answer["data"]:
+        node.touch(sandbox_id)
+    return answer
 
 
 @operations.operation("relay_push")
 async def _push(node: "Node", sandbox_id: str, request: Json) -> Mapping[str, Any]:
     end = node.relays.get(sandbox_id, request["pipe"])
     data = base64.b64decode(request["data"])
+    node.touch(sandbox_id)
     return await end.push(request["at"], data, is_last=request["last"])
 
 

@@ -5,10 +5,12 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from models.base import now
 from models.sandboxes import Sandbox
 from sandbox.errors import FileError, FileErrorCode
 from services.base import Deps
@@ -128,6 +130,18 @@ async def test_bytes_come_back_exactly_as_they_went_whatever_their_number(place:
         assert not place.far[0].closed.is_set()
     await asyncio.wait_for(place.far[0].closed.wait(), 60)
     assert len(place.node.relays) == 0
+
+
+async def test_what_goes_through_is_use_of_the_sandbox(place: Place) -> None:
+    live = place.node.live[place.row.id]
+    long_ago = now() - timedelta(hours=1)
+    async with aclosing(await opened(place)) as pipe:
+        live.used_at = long_ago
+        await pipe.write(b"x")
+        assert live.used_at > long_ago
+        live.used_at = long_ago
+        assert await pipe.read() == b"x"
+        assert live.used_at > long_ago
 
 
 async def test_a_refusal_to_open_is_told_in_words_for_the_user(place: Place) -> None:
