@@ -66,8 +66,10 @@ async def kept(server: Server, sandbox_id: str) -> str | None:
 
 
 FILL = "mkdir -p a/b && echo one >a/b/f && ln -s f a/b/l && chmod 750 a && echo 한 >'n m'"
-LOOK = "cat a/b/l 'n m' && stat -c '%a %F' a a/b/l"
-SEEN = "one\n한\n750 directory\n777 symbolic link\n"
+# A name that is no UTF-8.
+FILL += " && echo odd >a/$(printf 'n\\377')"
+LOOK = "cat a/b/l 'n m' a/$(printf 'n\\377') && stat -c '%a %F' a a/b/l"
+SEEN = "one\n한\nodd\n750 directory\n777 symbolic link\n"
 
 
 @pytest.mark.parametrize(
