@@ -5,7 +5,7 @@ import logging
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -34,7 +34,7 @@ class Hosting(ABC):
 
     `on_added` is told of a sandbox whenever a client begins to serve it: made, taken up, resumed
     after a restart. `on_ending` is told before it ends or is let go of. They neither wait nor
-    raise.
+    raise. `preparing` is awaited before anything runs in it, then and whenever it is resumed.
     """
 
     def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
@@ -45,6 +45,7 @@ class Hosting(ABC):
         self.is_untidy = False
         self.on_added: list[Callable[[Live], None]] = []
         self.on_ending: list[Callable[[Live], None]] = []
+        self.preparing: list[Callable[[Live], Awaitable[None]]] = []
         self._tasks = TaskSet()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._ooms: dict[str, float] = {}
@@ -96,7 +97,7 @@ class Hosting(ABC):
                 disk_bytes=limits.disk_limit,
                 pids=limits.pids_limit,
                 inodes=limits.inodes_limit,
-                network_bytes_per_s=limits.network_limit,
+                # Not `network_limit`: what is let out holds that one, not the driver.
             ),
             Policy.from_json({"network": policy.network_policy, "env": policy.env_variables}),
         )
@@ -141,6 +142,10 @@ class Hosting(ABC):
         self._watch(live, client)
         for tell in self.on_added:
             tell(live)
+
+    async def _prepare(self, live: Live) -> None:
+        for prepare in self.preparing:
+            await prepare(live)
 
     def _watch(self, live: Live, client: SandboxClient) -> None:
         async def watch() -> None:
