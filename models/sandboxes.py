@@ -148,7 +148,9 @@ class SandboxExecution(Record):
 
     `stdout` and `stderr` hold the text kept (bytes that are not UTF-8 replaced), up to the output
     limit; `stdout_bytes` and `stderr_bytes` count what the command wrote, `stdin_bytes` what it
-    was sent. `argv` is the command as a list, where it was given so.
+    was sent. `argv` is the command as a list, where it was given so. `is_interactive` says that
+    its input stays open, `is_stdin_base64` that `stdin` is no text. With `timeout_s` 0 it may run
+    as long as its sandbox.
     """
 
     __tablename__ = "sandbox_executions"
@@ -183,6 +185,8 @@ class SandboxExecution(Record):
     output_limit: Mapped[int | None] = mapped_column(BigInteger, default=None)
     pid: Mapped[int | None] = mapped_column(default=None)
     stdin_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default=_NO)
+    is_interactive: Mapped[bool] = mapped_column(default=False, server_default=_NO)
+    is_stdin_base64: Mapped[bool] = mapped_column(default=False, server_default=_NO)
     created_at: Mapped[datetime] = created_column()
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None, index=True)
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)

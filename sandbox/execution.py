@@ -94,6 +94,7 @@ class Execution:
         self._stdin_closed = False
         self._counts = [0, 0]
         self.pid: int | None = None
+        self.stdin_bytes = 0  # Input that was passed on, whatever became of who wrote it.
 
     async def output(self) -> AsyncIterator[Output]:
         """Chunks in the order they arrived, until the execution ends; for one reader.
@@ -155,6 +156,7 @@ class Execution:
                 continue
             part = bytes(view[: min(self._stdin_room, wire.CHUNK)])
             self._stdin_room -= len(part)
+            self.stdin_bytes += len(part)
             view = view[len(part) :]
             await self._client.send(wire.STDIN, self._op, part)
 
@@ -168,6 +170,11 @@ class Execution:
     def operation(self) -> int:
         """Its number on the channel, by which `SandboxClient.processes` names it."""
         return self._op
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, whatever of its output is still to be read."""
+        return self._result.done()
 
     def _discard(self) -> None:
         self._discarding = True

@@ -43,6 +43,8 @@ def _new_columns() -> dict[str, tuple[sa.Column[Any], ...]]:
             sa.Column("output_limit", sa.BigInteger(), nullable=True),
             sa.Column("pid", sa.Integer(), nullable=True),
             sa.Column("stdin_bytes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+            sa.Column("is_interactive", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+            sa.Column("is_stdin_base64", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         ),
         "sandbox_resources": (
             sa.Column(

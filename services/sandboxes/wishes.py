@@ -278,6 +278,18 @@ def _network_errors(options: Options, mode: str, rules: Sequence[NetworkRule]) -
     return errors
 
 
+def execution_env(variables: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Give the environment of one execution. Raises UserErrors INVALID and LIMIT."""
+    if not variables:
+        return None
+    errors = [
+        UserError(error.code, error.message, ("environment",)) for error in _env_errors(variables)
+    ]
+    if errors:
+        raise UserErrors(errors)
+    return dict(variables)
+
+
 def _env_errors(variables: Mapping[str, str]) -> list[UserError]:
     errors: list[UserError] = []
     place = ("security", "env_variables")
