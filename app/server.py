@@ -23,6 +23,7 @@ from app.graphql_register import Register
 from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
+from app.sandbox_files import SandboxFiles
 from app.worker import working
 from schema.execution import Engine, Limits
 from services.base import Deps
@@ -74,6 +75,8 @@ class Server:
             allowed_origins=origins,
             register=register,
         )
+
+        self.files = SandboxFiles(lambda: self.deps, allowed_origins=origins)
 
     @property
     def deps(self) -> Deps:
@@ -147,6 +150,7 @@ class Server:
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
+            *self.files.routes(),
         ]
         if self.settings.graphiql:
             routes.append(Mount("/graphiql", graphiql.Assets()))
@@ -174,17 +178,27 @@ def create_app(settings: Settings) -> Starlette:
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
-                allow_methods=["GET", "POST", "OPTIONS"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
                 allow_headers=[
                     "Authorization",
                     "Content-Type",
+                    "If-None-Match",
+                    "If-Range",
                     "Last-Event-ID",
+                    "Range",
                     "X-GraphQL-Preflight",
                     "X-Request-Id",
                 ],
                 # For the sign-in by cookie, which takes an origin that is listed by name.
                 allow_credentials="*" not in settings.cors_origins,
-                expose_headers=["X-Request-Id", "Retry-After"],
+                expose_headers=[
+                    "Accept-Ranges",
+                    "Content-Disposition",
+                    "Content-Range",
+                    "ETag",
+                    "X-Request-Id",
+                    "Retry-After",
+                ],
                 max_age=86400,
             )
         )

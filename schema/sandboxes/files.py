@@ -72,6 +72,19 @@ class SandboxFileRemoveInput:
     )
 
 
+@strawberry.input(description="A directory to make.")
+class SandboxFileMakeDirectoryInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace, at most 255 characters.")
+
+
+@strawberry.input(description="A file or directory to give another path.")
+class SandboxFileRenameInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace.")
+    new_path: str = attr("Its new path, relative to the workspace, at most 255 characters.")
+
+
 @strawberry.type(description="Answer to `sandboxFileWrite`.")
 class SandboxFileWritePayload(Payload):
     file: SandboxFile | None = answer("The file.")
@@ -80,6 +93,16 @@ class SandboxFileWritePayload(Payload):
 @strawberry.type(description="Answer to `sandboxFileRemove`.")
 class SandboxFileRemovePayload(Payload):
     file: SandboxFile | None = answer("The file as it was.")
+
+
+@strawberry.type(description="Answer to `sandboxFileMakeDirectory`.")
+class SandboxFileMakeDirectoryPayload(Payload):
+    file: SandboxFile | None = answer("The directory.")
+
+
+@strawberry.type(description="Answer to `sandboxFileRename`.")
+class SandboxFileRenamePayload(Payload):
+    file: SandboxFile | None = answer("The file or directory, at its new path.")
 
 
 async def _write(info: Info, input: SandboxFileWriteInput) -> dict[str, object]:
@@ -105,9 +128,35 @@ async def _remove(info: Info, input: SandboxFileRemoveInput) -> dict[str, object
     return {"file": file}
 
 
+async def _make_directory(info: Info, input: SandboxFileMakeDirectoryInput) -> dict[str, object]:
+    file = await files.make_directory(
+        info.context.deps, info.context.viewer, sandbox_id=input.sandbox_id, path=input.path
+    )
+    return {"file": file}
+
+
+async def _rename(info: Info, input: SandboxFileRenameInput) -> dict[str, object]:
+    file = await files.rename(
+        info.context.deps,
+        info.context.viewer,
+        sandbox_id=input.sandbox_id,
+        path=input.path,
+        new_path=input.new_path,
+    )
+    return {"file": file}
+
+
 @strawberry.type
 class SandboxFilesMutation:
     sandbox_file_write = mutation(
         SandboxFileWritePayload, "Write a file as a whole, with the directories above it."
     )(_write)
     sandbox_file_remove = mutation(SandboxFileRemovePayload, "Remove a file or directory.")(_remove)
+    sandbox_file_make_directory = mutation(
+        SandboxFileMakeDirectoryPayload,
+        "Make a directory, with those above it; one that is there already stays as it is.",
+    )(_make_directory)
+    sandbox_file_rename = mutation(
+        SandboxFileRenamePayload,
+        "Give a file or directory another path, replacing a file that stands there.",
+    )(_rename)

@@ -410,6 +410,12 @@ MUTATIONS: dict[str, Mutation] = {
     "sandboxFileWrite": _by_input(
         "sandboxFileWrite", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "content": "b"}
     ),
+    "sandboxFileMakeDirectory": _by_input(
+        "sandboxFileMakeDirectory", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
+    ),
+    "sandboxFileRename": _by_input(
+        "sandboxFileRename", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "newPath": "b"}
+    ),
     "sandboxFileRemove": _by_input(
         "sandboxFileRemove", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
     ),
