@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.sandbox_ranges import is_met, read_range
-from app.sandbox_transfer import Handler, Transfer, answer
+from app.sandbox_transfer import Handler, Places, Transfer, answer
 from resolvers.base import Context
 from sandbox.archives import ArchiveFormat
 from services.base import Deps
@@ -35,6 +35,7 @@ class SandboxFiles:
     def __init__(self, deps: Callable[[], Deps], *, allowed_origins: Collection[str] = ()) -> None:
         self._deps = deps
         self._allowed_origins = frozenset(allowed_origins)
+        self.places = Places()
 
     def routes(self) -> list[BaseRoute]:
         """Give the routes."""
@@ -47,7 +48,7 @@ class SandboxFiles:
         ]
 
     def _endpoint(self, handlers: dict[str, Handler]) -> "_Endpoint":
-        return _Endpoint(self._deps, self._allowed_origins, handlers)
+        return _Endpoint(self._deps, self._allowed_origins, self.places, handlers)
 
 
 class _Endpoint:
@@ -57,10 +58,12 @@ class _Endpoint:
         self,
         deps: Callable[[], Deps],
         allowed_origins: Collection[str],
+        places: Places,
         handlers: dict[str, Handler],
     ) -> None:
         self._deps = deps
         self._allowed_origins = allowed_origins
+        self._places = places
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +73,7 @@ class _Endpoint:
         if handler is None:
             await transfer.refuse_method(self._handlers)
             return
-        await answer(transfer, self._deps(), self._allowed_origins, handler)
+        await answer(transfer, self._deps(), self._allowed_origins, self._places, handler)
 
 
 # Files.

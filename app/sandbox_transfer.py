@@ -3,7 +3,17 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,11 +25,20 @@ from app.graphql_request import abort, request_id, request_info
 from resolvers.base import Context
 from sandbox.errors import FileErrorCode
 from services.base import Deps
-from services.errors import RequestError, UnauthenticatedError, UserError, UserErrorCode, UserErrors
+from services.errors import (
+    RateLimitedError,
+    RequestError,
+    UnauthenticatedError,
+    UserError,
+    UserErrorCode,
+    UserErrors,
+)
 from services.events.calls import TaskSet
 from services.sandboxes.transfers import TransferError
 
 log = logging.getLogger("noosphere.server")
+# Each may hold two mebibytes or three here, of what is on its way.
+MAX_TRANSFERS = 32
 _SIGN_IN_S = 30.0
 _STALL_S = 60.0
 _LINGER_S, _LINGER_BYTES = 10.0, 256 * 1024 * 1024
@@ -228,22 +247,52 @@ def _check_size(size: int, most: int | None) -> None:
 Handler = Callable[[Transfer, Context], Awaitable[None]]
 
 
+class Places:
+    """How many transfers each person has under way in this process."""
+
+    def __init__(self, most: int = MAX_TRANSFERS) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, user_id: str) -> Iterator[None]:
+        """Take a place for a while. Raises RateLimitedError when all are taken."""
+        if self._taken[user_id] >= self._most:
+            raise RateLimitedError(
+                f"You have {self._most} transfers under way, which is the limit; wait for one.", 1.0
+            )
+        self._taken[user_id] += 1
+        try:
+            yield
+        finally:
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]
+
+
 async def answer(
-    transfer: Transfer, deps: Deps, allowed_origins: Collection[str], handler: Handler
+    transfer: Transfer,
+    deps: Deps,
+    allowed_origins: Collection[str],
+    places: Places,
+    handler: Handler,
 ) -> None:
     """Sign in, let the handler answer, and tell what goes wrong.
 
     The handler is cancelled when the client is gone, and when its sign-in ends.
     """
     try:
-        await _within_sign_in(transfer, deps, allowed_origins, handler)
+        context = await _context(transfer, deps, allowed_origins)
+        with places.place(context.viewer.id):
+            await _within_sign_in(transfer, context, handler)
     except ClientGoneError:
         transfer.drop()
     except BadTransferError as error:
         await transfer.refuse(error.status, error.code, error.message)
     except RequestError as error:
         status = _REQUEST_STATUS.get(error.code, 503)
-        await transfer.refuse(status, error.code, error.message)
+        retry = {"retry-after": "1"} if status in (429, 503) else None
+        await transfer.refuse(status, error.code, error.message, retry)
     except UserErrors as errors:
         await _refuse(transfer, errors.errors[0])
     except UserError as error:
@@ -254,10 +303,7 @@ async def answer(
         await transfer.refuse(500, "INTERNAL", told)
 
 
-async def _within_sign_in(
-    transfer: Transfer, deps: Deps, allowed_origins: Collection[str], handler: Handler
-) -> None:
-    context = await _context(transfer, deps, allowed_origins)
+async def _within_sign_in(transfer: Transfer, context: Context, handler: Handler) -> None:
     tasks = TaskSet()
     limit = asyncio.timeout(None)
     errors: list[Exception] = []

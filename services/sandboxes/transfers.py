@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from services.sandboxes.flows import Inflow, Outflow
 if TYPE_CHECKING:
     from services.sandboxes.node import Node
 
+log = logging.getLogger("noosphere.sandboxes")
 _TRIES = 3
 _WHY_S = 10.0
 
@@ -275,7 +277,11 @@ async def unpack(
     wanted = files.inside(path)
     host = await files.running(deps, viewer, sandbox_id)
     outcome = await _send(deps, host, "unpack", chunks, path=wanted, style=style.value)
-    await reindex(deps, host, wanted)
+    try:
+        await reindex(deps, host, wanted)
+    except UserError:
+        # It is in its place all the same; the index is looked after by other ways as well.
+        log.info("an archive was not indexed", extra={"sandbox_id": host.id}, exc_info=True)
     return Unpacked(outcome["bytes"], outcome["entries"])
 
 

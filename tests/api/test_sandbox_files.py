@@ -21,6 +21,7 @@ import uvicorn
 
 from app.config import Settings
 from app.runtime import running
+from app.sandbox_transfer import MAX_TRANSFERS
 from app.server import create_app
 from services.accounts import sessions
 from services.base import Deps
@@ -474,6 +475,22 @@ async def test_a_download_ends_with_the_sign_in(site: Site) -> None:
     assert size < 16 * MIB
     writer.close()
     assert (await site.ask("GET", "file")).status_code == 401
+
+
+async def test_a_person_has_only_so_many_transfers(site: Site) -> None:
+    await site.ask("PUT", "file", content=bytes(16 * MIB))
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(MAX_TRANSFERS):
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
+            asked = client.stream("GET", site.url("file"), headers=site.token)
+            assert (await stack.enter_async_context(asked)).status_code == 200
+        found = await site.ask("GET", "file")
+        assert (found.status_code, found.json()["error"]["code"]) == (429, "RATE_LIMITED")
+        assert found.headers["retry-after"] == "1"
+    async with asyncio.timeout(60):
+        while (await site.ask("HEAD", "file")).status_code == 429:  # noqa: ASYNC110 - as above.
+            await asyncio.sleep(0.05)
+    assert len((await site.ask("GET", "file")).content) == 16 * MIB
 
 
 @pytest.mark.redis
