@@ -9,6 +9,7 @@ from models import sandboxes as tables
 from models.states import SandboxExpiry, SandboxStatus
 from resolvers import sandbox_ports, sandboxes
 from resolvers.base import Info, PageArgs
+from resolvers.sandbox_usage import history
 from schema.base import (
     After,
     Before,
@@ -40,6 +41,7 @@ from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.snapshots import SandboxSnapshot
 from schema.sandboxes.templates import SandboxTemplate
+from schema.sandboxes.usage import SandboxUsage
 from services.sandboxes import changing, lifecycle, snapshots
 
 if TYPE_CHECKING:
@@ -137,6 +139,9 @@ class Sandbox(Node, row=tables.Sandbox):
     )
     executions: Connection[SandboxExecution] = connection(
         sandboxes.executions, "What ran in it, newest first."
+    )
+    usage: Connection[SandboxUsage] = connection(
+        history, "What it had used at times, newest first; kept for a week by default."
     )
 
 

@@ -38,7 +38,7 @@ VERB = re.compile(
     "|Share|Snapshot|Restore)$"
 )
 # What is of the moment alone has no log to resume from: it begins with all there is.
-EPHEMERAL = {"conversationPresence"}
+EPHEMERAL = {"conversationPresence", "sandboxUsage"}
 # A directory that is not there has no list of files, not even an empty one.
 NULLABLE_LISTS = {"Sandbox.files"}
 

@@ -122,6 +122,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "ports": PART,
         "files": PART,
         "snapshots": PART,
+        "usage": PART,
         "connections": PART,
         "executions": PART,
     },
@@ -192,6 +193,7 @@ STRUCTURES = {
     "SandboxQuotaRule",
     "SandboxFile",
     "SandboxResourceUsage",
+    "SandboxUsage",
     "SandboxOutputChunk",
     "SandboxExecutionExited",
     "SandboxOutputReset",
@@ -278,6 +280,9 @@ SUBSCRIPTIONS: dict[str, Subscription] = {
     "conversationEvents": Subscription("Conversation", "conversationId"),
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
     "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
+    "sandboxUsage": Subscription(
+        "Sandbox", "sandboxId", selection="{ __typename sampledAt }", is_resumable=False
+    ),
     "viewerEvents": Subscription(),
     "conversationPresence": Subscription(
         "Conversation",

@@ -28,6 +28,7 @@ from models.sandboxes import (
     SandboxSnapshot,
     SandboxTemplate,
     SandboxTemplateVersion,
+    SandboxUsage,
     SandboxWorkspace,
 )
 from models.states import (
@@ -332,6 +333,7 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
             env_variables={"TOKEN": secret},
             capabilities=[],
         ),
+        "SandboxUsage": SandboxUsage(),
         "SandboxFile": SandboxFile(path=f"{secret}.txt"),
         "SandboxPort": SandboxPort(container_port=80, host_port=8080),
         "SandboxNetworkAccess": SandboxConnection(
