@@ -7,7 +7,7 @@ import strawberry
 
 from models import sandboxes as tables
 from models.states import SandboxExpiry, SandboxStatus
-from resolvers import sandbox_ports, sandboxes
+from resolvers import sandbox_executions, sandbox_ports, sandboxes
 from resolvers.base import Info, PageArgs
 from resolvers.sandbox_usage import history
 from schema.base import (
@@ -38,6 +38,7 @@ from schema.sandboxes.network import (
     SandboxSecurityInput,
 )
 from schema.sandboxes.ports import SandboxPort
+from schema.sandboxes.processes import SandboxProcess
 from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.snapshots import SandboxSnapshot
 from schema.sandboxes.templates import SandboxTemplate
@@ -138,7 +139,11 @@ class Sandbox(Node, row=tables.Sandbox):
         "What it connected to or tried to, newest first; the newest thousand.",
     )
     executions: Connection[SandboxExecution] = connection(
-        sandboxes.executions, "What ran in it, newest first."
+        sandbox_executions.executions, "What ran in it, newest first."
+    )
+    processes: list[SandboxProcess] | None = field(
+        sandbox_executions.processes,
+        "What runs in it at this moment, by number; null unless it runs and answers.",
     )
     usage: Connection[SandboxUsage] = connection(
         history, "What it had used at times, newest first; kept for a week by default."

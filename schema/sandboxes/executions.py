@@ -1,6 +1,7 @@
 """What runs in sandboxes, and what it writes."""
 
 import base64
+import binascii
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,11 @@ from resolvers import sandboxes
 from resolvers.base import Info
 from schema.base import BigInt, Node, Payload, arg, attr, described_enum, field, mutation
 from schema.live import live, shared
+from schema.sandboxes.network import SandboxEnvVariable, SandboxEnvVariableInput
 from schema.sandboxes.shared import Id, answer
-from services.sandboxes import executions, output
+from services.errors import UserError, UserErrorCode
+from services.sandboxes import executions, interaction, output
+from services.sandboxes.interaction import Signal
 from services.sandboxes.recording import OutputStream
 
 if TYPE_CHECKING:
@@ -40,6 +44,26 @@ described_enum(
     {OutputStream.STDOUT: "Standard output.", OutputStream.STDERR: "Standard error."},
     name="SandboxOutputStream",
 )
+described_enum(
+    Signal,
+    "What can be sent to programs.",
+    {
+        Signal.HUP: "The terminal is gone; many services read their configuration again.",
+        Signal.INT: "Interrupted, as by Ctrl+C.",
+        Signal.QUIT: "Quit, as by Ctrl+\\.",
+        Signal.ABRT: "Aborted.",
+        Signal.KILL: "Ends it at once; no program can refuse.",
+        Signal.USR1: "Whatever the program makes of it.",
+        Signal.USR2: "Whatever the program makes of it.",
+        Signal.ALRM: "A timer ran out.",
+        Signal.TERM: "Please end.",
+        Signal.CONT: "Go on after STOP or TSTP.",
+        Signal.STOP: "Stand still; no program can refuse.",
+        Signal.TSTP: "Stand still, as by Ctrl+Z.",
+        Signal.WINCH: "The terminal has another size.",
+    },
+    name="SandboxSignal",
+)
 
 
 @strawberry.type(description="What an execution used.")
@@ -49,11 +73,25 @@ class SandboxResourceUsage:
     memory_peak_bytes: BigInt | None = attr("Most memory of its largest process.")
 
 
+@strawberry.type(description="The size of a terminal.")
+class SandboxTerminal:
+    rows: int = attr("Lines.")
+    cols: int = attr("Characters in a line.")
+
+
 @strawberry.type(description="One command run in a sandbox.")
 class SandboxExecution(Node, row=tables.SandboxExecution):
-    command: str = attr("The command, run by `/bin/sh -c`.")
+    command: str = attr("The command, as for `/bin/sh -c`.")
     working_dir: str | None = attr("Where it ran; null: in the workspace.")
-    timeout_s: int = attr("How long it may run.", name="timeoutSeconds")
+    timeout_s: int = attr("How long it may run; 0: as long as its sandbox.", name="timeoutSeconds")
+    is_interactive: bool = attr("Whether `sandboxExecutionWrite` can send it input.")
+    is_background: bool = attr("Whether it lasts until the last process it started has ended.")
+    output_limit: BigInt | None = attr(
+        "Bytes it may write to each stream, or it is ended; null: as the server is configured.",
+        name="outputLimitBytes",
+    )
+    pid: int | None = attr("The number of its first process inside; null before it began.")
+    stdin_bytes: BigInt = attr("Bytes of input it was sent; while it runs a recent state.")
     status: RunState = attr("Where it stands; COMPLETED is exit code 0.")
     reason: ExecutionReason | None = attr("Why it ended; null until then.")
     exit_code: int | None = attr("Its exit code; null until it ended, and after a signal.")
@@ -76,6 +114,22 @@ class SandboxExecution(Node, row=tables.SandboxExecution):
         sandboxes.execution_user, "Who asked for it."
     )
 
+    @strawberry.field(description="The program and its arguments; empty for a shell's command.")
+    def argv(self) -> list[str]:
+        argv: list[str] | None = self.argv  # type: ignore[assignment]
+        return list(argv or ())
+
+    @strawberry.field(description="Environment variables of this execution, beyond the sandbox's.")
+    def environment(self) -> list[SandboxEnvVariable]:
+        variables: dict[str, str] | None = self.environment  # type: ignore[assignment]
+        return [SandboxEnvVariable(name=n, value=v) for n, v in sorted((variables or {}).items())]
+
+    @strawberry.field(description="The terminal it runs on; null: none.")
+    def terminal(self) -> SandboxTerminal | None:
+        rows: int | None = self.terminal_rows  # type: ignore[attr-defined]
+        cols: int | None = self.terminal_cols  # type: ignore[attr-defined]
+        return SandboxTerminal(rows=rows, cols=cols) if rows and cols else None
+
     @strawberry.field(description="What it used; null until it ended.")
     def resource_usage(self) -> SandboxResourceUsage | None:
         usage: dict[str, Any] | None = self.resource_usage  # type: ignore[assignment]
@@ -97,19 +151,59 @@ class SandboxExecutionsQuery:
         return await sandboxes.one_execution(info, id)  # type: ignore[return-value]
 
 
-@strawberry.input(description="A command to run.")
+@strawberry.input(description="The size of a terminal, each side 1 to 4096.")
+class SandboxTerminalInput:
+    rows: int = strawberry.field(default=24, description="Lines.")
+    cols: int = strawberry.field(default=80, description="Characters in a line.")
+
+
+@strawberry.input(description="A command to run: `command` or `argv`, and how.")
 class SandboxExecuteInput:
     sandbox_id: strawberry.ID = attr("Where.")
-    command: str = attr("What `/bin/sh -c` shall run, 1 byte to 64 KiB.")
+    command: str | None = strawberry.field(
+        default=None, description="What `/bin/sh -c` shall run, 1 byte to 64 KiB."
+    )
+    argv: list[str] | None = strawberry.field(
+        default=None,
+        description="A program and its arguments, run without a shell; at most 64 KiB.",
+    )
     working_dir: str | None = strawberry.field(
         default=None, description="A directory, relative to the workspace or absolute."
     )
     stdin: str | None = strawberry.field(
         default=None, description="Its standard input, at most 1 MiB; empty by default."
     )
+    stdin_base64: str | None = strawberry.field(
+        default=None,
+        name="stdinBase64",
+        description="Its standard input as base64 instead, for what is no text.",
+    )
+    keep_stdin_open: bool = strawberry.field(
+        default=False,
+        description="Whether more input follows, by `sandboxExecutionWrite`.",
+    )
+    environment: list[SandboxEnvVariableInput] = strawberry.field(
+        default_factory=list,
+        description="Environment variables for it, over those of the sandbox; at most 64 KiB.",
+    )
+    terminal: SandboxTerminalInput | None = strawberry.field(
+        default=None,
+        description="Run it on a terminal, whose input stays open; all it writes is STDOUT then.",
+    )
+    is_background: bool = strawberry.field(
+        default=False,
+        description="Whether it shall go on while any process it started does, without a time of "
+        "its own, until its sandbox stops.",
+    )
     timeout_seconds: int | None = strawberry.field(
         default=None,
-        description="How long it may run, 1 second to an hour; 30 seconds by default.",
+        description="How long it may run, 1 second to an hour; by default 30 seconds, on a "
+        "terminal an hour. In the background up to a day; by default as long as its sandbox.",
+    )
+    output_limit_bytes: BigInt | None = strawberry.field(
+        default=None,
+        description="Bytes it may write to each stream, at most 1 GiB; beyond them it is ended. "
+        "16 MiB by default, on a terminal and in the background 1 GiB.",
     )
 
 
@@ -123,15 +217,104 @@ class SandboxExecutionCancelPayload(Payload):
     execution: SandboxExecution | None = answer("The execution.")
 
 
+@strawberry.input(description="Input for an execution: `text` or `base64`, 256 KiB at once.")
+class SandboxExecutionWriteInput:
+    execution_id: strawberry.ID = attr("Which one; it must have a terminal, or open input.")
+    text: str | None = strawberry.field(default=None, description="The input, sent as UTF-8.")
+    base64: str | None = strawberry.field(
+        default=None, description="The input as base64, for what is no text."
+    )
+    is_last: bool = strawberry.field(
+        default=False,
+        description="Whether the input ends here; a terminal is typed its end-of-file character.",
+    )
+
+
+@strawberry.type(description="Answer to `sandboxExecutionWrite`.")
+class SandboxExecutionWritePayload(Payload):
+    execution: SandboxExecution | None = answer("The execution; `stdinBytes` is what it had.")
+
+
+@strawberry.input(description="A signal for an execution.")
+class SandboxExecutionSignalInput:
+    execution_id: strawberry.ID = attr("Which one.")
+    signal: Signal = attr("What to send.")
+
+
+@strawberry.type(description="Answer to `sandboxExecutionSignal`.")
+class SandboxExecutionSignalPayload(Payload):
+    execution: SandboxExecution | None = answer("The execution.")
+
+
+@strawberry.input(description="A new size for an execution's terminal.")
+class SandboxExecutionResizeInput:
+    execution_id: strawberry.ID = attr("Which one; it must have a terminal.")
+    terminal: SandboxTerminalInput = attr("The new size.")
+
+
+@strawberry.type(description="Answer to `sandboxExecutionResize`.")
+class SandboxExecutionResizePayload(Payload):
+    execution: SandboxExecution | None = answer("The execution.")
+
+
+def _either(text: str | None, encoded: str | None, name: str) -> str | bytes | None:
+    """Give what was given, as text or as base64. Raises UserError INVALID for both."""
+    if encoded is None:
+        return text
+    if text is not None:
+        raise UserError(UserErrorCode.INVALID, "Give either text or base64.", (name,))
+    try:
+        return base64.b64decode(encoded.encode("ascii"), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UserError(UserErrorCode.INVALID, "This is not base64.", (name,)) from error
+
+
 async def _execute(info: Info, input: SandboxExecuteInput) -> dict[str, object]:
+    size = input.terminal
     execution = await executions.execute(
         info.context.deps,
         info.context.viewer,
         sandbox_id=input.sandbox_id,
         command=input.command,
+        argv=input.argv,
         working_dir=input.working_dir,
-        stdin=input.stdin,
+        environment={variable.name: variable.value for variable in input.environment},
+        stdin=_either(input.stdin, input.stdin_base64, "stdin_base64"),
+        keep_stdin_open=input.keep_stdin_open,
+        terminal=(size.rows, size.cols) if size is not None else None,
+        is_background=input.is_background,
         timeout_s=input.timeout_seconds,
+        output_limit_bytes=input.output_limit_bytes,
+    )
+    return {"execution": execution}
+
+
+async def _write(info: Info, input: SandboxExecutionWriteInput) -> dict[str, object]:
+    execution = await interaction.write(
+        info.context.deps,
+        info.context.viewer,
+        execution_id=input.execution_id,
+        data=_either(input.text, input.base64, "base64") or "",
+        is_last=input.is_last,
+    )
+    return {"execution": execution}
+
+
+async def _signal(info: Info, input: SandboxExecutionSignalInput) -> dict[str, object]:
+    context = info.context
+    execution = await interaction.signal(
+        context.deps, context.viewer, execution_id=input.execution_id, signal=input.signal
+    )
+    return {"execution": execution}
+
+
+async def _resize(info: Info, input: SandboxExecutionResizeInput) -> dict[str, object]:
+    execution = await interaction.resize(
+        info.context.deps,
+        info.context.viewer,
+        execution_id=input.execution_id,
+        rows=input.terminal.rows,
+        cols=input.terminal.cols,
     )
     return {"execution": execution}
 
@@ -147,6 +330,17 @@ class SandboxExecutionsMutation:
         SandboxExecutePayload,
         "Run a command in a running sandbox. It goes on when nobody listens; several run at once.",
     )(_execute)
+    sandbox_execution_write = mutation(
+        SandboxExecutionWritePayload,
+        "Send input to an execution; answered when it was taken. What a program does not read for "
+        "ten seconds is refused, and said how much of it.",
+    )(_write)
+    sandbox_execution_signal = mutation(
+        SandboxExecutionSignalPayload, "Send a signal to the process group of a command."
+    )(_signal)
+    sandbox_execution_resize = mutation(
+        SandboxExecutionResizePayload, "Give the terminal of an execution another size."
+    )(_resize)
     sandbox_execution_cancel = mutation(
         SandboxExecutionCancelPayload,
         "End an execution with all it started; harmless when it has ended.",

@@ -39,8 +39,9 @@ VERB = re.compile(
 )
 # What is of the moment alone has no log to resume from: it begins with all there is.
 EPHEMERAL = {"conversationPresence", "sandboxUsage"}
-# A directory that is not there has no list of files, not even an empty one.
-NULLABLE_LISTS = {"Sandbox.files"}
+# A directory that is not there has no list of files, not even an empty one; what does not run has
+# none of processes.
+NULLABLE_LISTS = {"Sandbox.files", "Sandbox.processes"}
 
 
 def fields() -> Iterator[tuple[str, GraphQLField]]:

@@ -7,6 +7,7 @@ The kinds of fields of objects, for a viewer who sees the object:
     LINK      objects that stand for themselves: seen only by who sees them anyway
     SHARED    objects that everybody signed in sees
     PERSONAL  objects that not even an administrator sees of other people
+    MOMENT    what there is only while a sandbox runs: tested with sandboxes
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ PART = Field("PART")
 LINK = Field("LINK")
 SHARED = Field("SHARED")
 PERSONAL = Field("PERSONAL")
+MOMENT = Field("MOMENT")
 
 
 def _plain(names: str) -> dict[str, Field]:
@@ -125,6 +127,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "usage": PART,
         "connections": PART,
         "executions": PART,
+        "processes": MOMENT,
     },
     "SandboxSnapshot": _plain(
         "id name sizeBytes contentBytes entries sha256 isAutomatic createdAt expiresAt"
@@ -146,9 +149,16 @@ FIELDS: dict[str, dict[str, Field]] = {
     "SandboxPort": _plain("id containerPort hostPort protocol description createdAt"),
     "SandboxExecution": _plain(
         "id command workingDir timeoutSeconds status reason exitCode signal stdout stderr "
-        "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt"
+        "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt isInteractive "
+        "isBackground outputLimitBytes pid stdinBytes argv"
     )
-    | {"sandbox": PART, "user": LINK, "resourceUsage": PART},
+    | {
+        "sandbox": PART,
+        "user": LINK,
+        "resourceUsage": PART,
+        "environment": PART,
+        "terminal": PART,
+    },
 }
 # Types without rows of their own: each is seen only within the object or answer it is part of.
 STRUCTURES = {
@@ -193,6 +203,8 @@ STRUCTURES = {
     "SandboxQuotaRule",
     "SandboxFile",
     "SandboxResourceUsage",
+    "SandboxTerminal",
+    "SandboxProcess",
     "SandboxUsage",
     "SandboxOutputChunk",
     "SandboxExecutionExited",
@@ -399,6 +411,24 @@ MUTATIONS: dict[str, Mutation] = {
         "sandboxExecute", "Sandbox", {"sandboxId": "<Sandbox>", "command": "true"}
     ),
     "sandboxExecutionCancel": _by_id("sandboxExecutionCancel", "SandboxExecution", admin=OK),
+    "sandboxExecutionWrite": _by_input(
+        "sandboxExecutionWrite",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "text": "a"},
+    ),
+    "sandboxExecutionSignal": _by_input(
+        "sandboxExecutionSignal",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "signal": "TERM"},
+    ),
+    "sandboxExecutionResize": _by_input(
+        "sandboxExecutionResize",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "terminal": {"rows": 24, "cols": 80}},
+    ),
+    "sandboxProcessKill": _by_input(
+        "sandboxProcessKill", "Sandbox", {"sandboxId": "<Sandbox>", "pid": 2}
+    ),
     "sandboxUpdate": _update("sandboxUpdate", "Sandbox", {"onExpiry": "STOP"}),
     "sandboxPause": _by_id("sandboxPause", "Sandbox", admin=OK),
     "sandboxResume": _by_id("sandboxResume", "Sandbox", admin=OK),

@@ -322,6 +322,9 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
             reason=ExecutionReason.EXITED,
             exit_code=0,
             resource_usage={"cpu_ms": 1.0},
+            environment={"TOKEN": secret},
+            terminal_rows=24,
+            terminal_cols=80,
         ),
         "SandboxResources": SandboxResources(
             cpu_limit=1, memory_limit=1, disk_limit=1, pids_limit=1, timeout_s=1
