@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from sandbox.archives import ArchiveFormat, ArchiveLimits
 from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient, Tunnel
 from sandbox.errors import SandboxLostError
 from sandbox.inside import wire
@@ -17,7 +19,7 @@ Frame = tuple[int, bytes]
 BLOCK = bytes(wire.CHUNK)
 ANSWERED = (
     wire.EXEC, wire.READ, wire.LIST, wire.STAT, wire.MAKE_DIR, wire.WRITE_OPEN, wire.MEASURE,
-    wire.PROCESSES, wire.KILL, wire.DIAL, wire.LISTEN,
+    wire.PACK, wire.UNPACK_OPEN, wire.PROCESSES, wire.KILL, wire.DIAL, wire.LISTEN,
 )  # fmt: skip
 
 
@@ -133,6 +135,19 @@ async def test_output_beyond_the_limit_is_refused_even_where_it_is_read(
 
 
 Ask = Callable[[SandboxClient], Awaitable[object]]
+
+
+async def gathered(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    async with aclosing(chunks):
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    no_chunks: tuple[bytes, ...] = ()
+    for chunk in no_chunks:
+        yield chunk
+
+
 READ: Ask = lambda client: client.files.read("file")  # noqa: E731
 SOME: Ask = lambda client: client.files.read("file", 0, 10)  # noqa: E731
 LIST: Ask = lambda client: client.files.list()  # noqa: E731
@@ -143,6 +158,10 @@ MEASURE: Ask = lambda client: client.files.measure()  # noqa: E731
 SHOW: Ask = lambda client: client.processes()  # noqa: E731
 KILL: Ask = lambda client: client.kill(7, 9)  # noqa: E731
 DIAL: Ask = lambda client: client.dial(80)  # noqa: E731
+PACK: Ask = lambda client: gathered(client.files.pack(".", ArchiveFormat.TAR))  # noqa: E731
+UNPACK: Ask = lambda client: client.files.unpack(  # noqa: E731
+    "a", nothing(), ArchiveFormat.TAR, ArchiveLimits(1, 1, 1)
+)
 LISTEN: Ask = lambda client: client.listen(80)  # noqa: E731
 PROC = wire.PROC.pack(7, 1, 0, b"S", 0, 0, 0) + wire.pack(b"true")
 BAD_PROC = wire.PROC.pack(7, 1, 0, b"\xff", 0, 0, 0) + wire.pack(b"true")
@@ -169,6 +188,11 @@ ENTRY = wire.ENTRY.pack(0, 1, 0.0, 0o644) + wire.pack(b"file")
         pytest.param(WRITE, [(wire.WRITE_CREDIT, b"\xff\xff\xff\xff")], id="too much room"),
         pytest.param(MEASURE, [(wire.DATA, b"short"), DONE], id="a torn measure"),
         pytest.param(MEASURE, [DONE], id="no measure"),
+        pytest.param(PACK, [(wire.DATA, BLOCK)] * 17, id="more of an archive than was granted"),
+        pytest.param(PACK, [(wire.WRITE_CREDIT, b"\0\0\0\1")], id="room for an archive from it"),
+        pytest.param(UNPACK, [(wire.DATA, b"?"), DONE], id="data about an archive"),
+        pytest.param(UNPACK, [DONE], id="an archive of nothing known"),
+        pytest.param(UNPACK, [(wire.DONE, b"short")], id="a torn account of an archive"),
         pytest.param(SHOW, [(wire.DATA, PROC[:-1]), DONE], id="a torn process"),
         pytest.param(SHOW, [(wire.DATA, BAD_PROC), DONE], id="a process in no state"),
         pytest.param(SHOW, [(wire.DATA, BLOCK * 4)] * 80, id="processes without end"),
