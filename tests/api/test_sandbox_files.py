@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ from app.server import create_app
 from services.accounts import sessions
 from services.base import Deps
 from services.sandboxes import lifecycle
+from services.sandboxes.flows import AHEAD_BYTES, Outflow
 from services.sandboxes.node import Node
 from services.sandboxes.wishes import Resources
 from tests.fixtures import Api, Person, settings_for
@@ -456,6 +458,40 @@ async def test_downloads_that_break_off_end_inside(site: Site) -> None:
             await anext(found.aiter_raw())
     # Had the work inside gone on, there would be no room for one more.
     assert len((await site.ask("GET", ".", "archive")).content) > 16 * MIB
+
+
+async def test_who_reads_nothing_makes_the_sandbox_wait(site: Site) -> None:
+    await site.ask("PUT", "file", content=os.urandom(16 * MIB))
+    async with contextlib.AsyncExitStack() as stack:
+        for kind, path in (("files", "file"), ("archive", ".")) * 3:
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
+            asked = client.stream("GET", site.url(path, kind), headers=site.token)
+            await stack.enter_async_context(asked)
+        # As long as they read nothing, what is held of each grows to a bound and no further.
+        gc.collect()
+        flows = [found for found in gc.get_objects() if isinstance(found, Outflow)]
+        assert len(flows) == 6
+        async with asyncio.timeout(60):
+            while any(flow._size < AHEAD_BYTES for flow in flows):  # noqa: ASYNC110 - it is told to nobody.
+                await asyncio.sleep(0.02)
+        assert all(flow._size < 2 * AHEAD_BYTES for flow in flows)
+    assert len((await site.ask("GET", "file")).content) == 16 * MIB
+
+
+async def test_what_cannot_be_packed_to_its_end_is_broken_off(site: Site) -> None:
+    await site.ask("PUT", "a/file", content=os.urandom(2 * MIB))
+    inside = (await site.node()).client(site.box)
+    run = await inside.execute("mkdir z; chmod 0 z", timeout_s=30, output_limit_bytes=1000)
+    await run.result()
+    with pytest.raises(httpx.RemoteProtocolError):
+        await site.ask("GET", ".", "archive")
+    # Where nothing is sent yet, it is said.
+    await site.ask("PUT", "b/file", content=b"1")
+    run = await inside.execute("mkdir b/z; chmod 0 b/z", timeout_s=30, output_limit_bytes=1000)
+    await run.result()
+    found = await site.ask("GET", "b", "archive")
+    assert (found.status_code, found.json()["error"]["code"]) == (400, "INVALID")
+    assert "may not be read: z" in found.json()["error"]["message"]
 
 
 async def test_a_download_ends_with_the_sign_in(site: Site) -> None:
