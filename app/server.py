@@ -24,6 +24,7 @@ from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
 from app.sandbox_files import SandboxFiles
+from app.sandbox_ports import SandboxPorts
 from app.worker import working
 from schema.execution import Engine, Limits
 from services.base import Deps
@@ -77,6 +78,7 @@ class Server:
         )
 
         self.files = SandboxFiles(lambda: self.deps, allowed_origins=origins)
+        self.ports = SandboxPorts(lambda: self.deps, allowed_origins=origins)
 
     @property
     def deps(self) -> Deps:
@@ -151,6 +153,7 @@ class Server:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             *self.files.routes(),
+            *self.ports.routes(),
         ]
         if self.settings.graphiql:
             routes.append(Mount("/graphiql", graphiql.Assets()))

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from models.sandboxes import Sandbox, SandboxConnection
+from models.sandboxes import Sandbox, SandboxConnection, SandboxPort
 from resolvers.base import Info, Order, Page, PageArgs
+from services.sandboxes import ports as service
 
 _NEWEST = Order(is_descending=True)
 
@@ -19,3 +20,8 @@ async def connections(
         page,
         order=_NEWEST,
     )
+
+
+async def path(ports: Sequence[SandboxPort], info: Info) -> list[str]:
+    """Where ports are reached on this server."""
+    return [f"{service.path(port.sandbox_id, port.container_port)}/" for port in ports]

@@ -51,7 +51,15 @@ from schema.sandboxes.network import (
     SandboxSecurity,
     SandboxSecurityInput,
 )
-from schema.sandboxes.ports import SandboxPort
+from schema.sandboxes.ports import (
+    SandboxPort,
+    SandboxPortClosePayload,
+    SandboxPortOpenInput,
+    SandboxPortOpenPayload,
+    SandboxPortShareInput,
+    SandboxPortSharePayload,
+    SandboxPortsMutation,
+)
 from schema.sandboxes.templates import SandboxTemplate, SandboxTemplatesQuery
 
 __all__ = [
@@ -90,6 +98,12 @@ __all__ = [
     "SandboxOutputReset",
     "SandboxPausePayload",
     "SandboxPort",
+    "SandboxPortClosePayload",
+    "SandboxPortOpenInput",
+    "SandboxPortOpenPayload",
+    "SandboxPortShareInput",
+    "SandboxPortSharePayload",
+    "SandboxPortsMutation",
     "SandboxResourceUsage",
     "SandboxResources",
     "SandboxResourcesInput",

@@ -77,7 +77,7 @@ async def wanted(node: "Node") -> list[Wanted]:
         spec = SandboxSpec(
             PREFIX,
             image if driver.has_images else "host",
-            wishes.limits(deps.options, template, Resources(), driver=driver.name),
+            wishes.limits(deps.options, template, Resources()),
             Policy(),
             disk=deps.options.sandbox_disk,  # type: ignore[arg-type]  # checked before.
             image_digest=await _digest(node, template, image),

@@ -146,7 +146,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "SandboxNetworkAccess": _plain(
         "id host address port verdict rule bytesIn bytesOut openedAt closedAt"
     ),
-    "SandboxPort": _plain("id containerPort hostPort protocol description createdAt"),
+    "SandboxPort": _plain("id containerPort hostPort protocol description createdAt path"),
     "SandboxExecution": _plain(
         "id command workingDir timeoutSeconds status reason exitCode signal stdout stderr "
         "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt isInteractive "
@@ -454,4 +454,9 @@ MUTATIONS: dict[str, Mutation] = {
     "sandboxFileRemove": _by_input(
         "sandboxFileRemove", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
     ),
+    "sandboxPortOpen": _by_input(
+        "sandboxPortOpen", "Sandbox", {"sandboxId": "<Sandbox>", "port": 81}
+    ),
+    "sandboxPortClose": _by_id("sandboxPortClose", "SandboxPort"),
+    "sandboxPortShare": _update("sandboxPortShare", "SandboxPort", {"seconds": 60}),
 }
