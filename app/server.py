@@ -24,6 +24,7 @@ from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
 from app.sandbox_files import SandboxFiles
+from app.sandbox_metrics import SandboxMetrics
 from app.sandbox_ports import SandboxPorts
 from app.worker import working
 from schema.execution import Engine, Limits
@@ -95,6 +96,7 @@ class Server:
             stack.push_async_callback(auth.watches(self._deps).aclose)
             stack.push_async_callback(self.engine.feeds.aclose)
             stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
+            stack.enter_context(exporting(SandboxMetrics()))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
             yield self._deps

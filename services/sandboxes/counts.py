@@ -3,8 +3,10 @@
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from services.sandboxes.live import Live
+if TYPE_CHECKING:
+    from services.sandboxes.live import Live
 
 _BEGUN_S = 300.0
 
@@ -43,7 +45,7 @@ class Totals:
         self._begun = {key: t for key, t in self._begun.items() if at - t < _BEGUN_S}
         self._begun[sandbox_id] = at
 
-    def added(self, live: Live) -> None:
+    def added(self, live: "Live") -> None:
         """Count a sandbox that was made; one that was taken up or resumed did not begin here."""
         begun = self._begun.pop(live.sandbox_id, None)
         if begun is not None:

@@ -28,6 +28,7 @@ from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
 from services.options import Options
 from services.sandboxes import rows
+from services.sandboxes.counts import TOTALS
 from services.sandboxes.recording import Kept, OutputLog, OutputStream, snapshot
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -361,6 +362,7 @@ async def _settle(
         row.is_truncated = end.is_truncated or bool(kept.cut)
         row.resource_usage = dict(end.usage) if end.usage else None
         row.completed_at = now()
+        took = row.completed_at - (row.started_at or row.completed_at)
         unit.record(
             rows.topic(execution_id),
             "exited",
@@ -372,3 +374,4 @@ async def _settle(
                 "head": head,
             },
         )
+    TOTALS.executed(end.reason, took.total_seconds())
