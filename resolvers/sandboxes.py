@@ -185,19 +185,6 @@ async def snapshot_sandbox(
     return await info.context.load.one(Sandbox, Sandbox.id, ids)
 
 
-async def executions(
-    sandboxes: Sequence[Sandbox], info: Info, page: PageArgs
-) -> list[Page[SandboxExecution]]:
-    """Executions in sandboxes, the newest first."""
-    return await info.context.load.page(
-        SandboxExecution,
-        SandboxExecution.sandbox_id,
-        [sandbox.id for sandbox in sandboxes],
-        page,
-        order=_NEWEST,
-    )
-
-
 async def execution_sandbox(
     executions: Sequence[SandboxExecution], info: Info
 ) -> list[Sandbox | None]:

@@ -17,7 +17,7 @@ from schema.live import live, shared
 from schema.sandboxes.network import SandboxEnvVariable, SandboxEnvVariableInput
 from schema.sandboxes.shared import Id, answer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, interaction, output
+from services.sandboxes import executions, output
 from services.sandboxes.interaction import Signal
 from services.sandboxes.recording import OutputStream
 
@@ -217,47 +217,7 @@ class SandboxExecutionCancelPayload(Payload):
     execution: SandboxExecution | None = answer("The execution.")
 
 
-@strawberry.input(description="Input for an execution: `text` or `base64`, 256 KiB at once.")
-class SandboxExecutionWriteInput:
-    execution_id: strawberry.ID = attr("Which one; it must have a terminal, or open input.")
-    text: str | None = strawberry.field(default=None, description="The input, sent as UTF-8.")
-    base64: str | None = strawberry.field(
-        default=None, description="The input as base64, for what is no text."
-    )
-    is_last: bool = strawberry.field(
-        default=False,
-        description="Whether the input ends here; a terminal is typed its end-of-file character.",
-    )
-
-
-@strawberry.type(description="Answer to `sandboxExecutionWrite`.")
-class SandboxExecutionWritePayload(Payload):
-    execution: SandboxExecution | None = answer("The execution; `stdinBytes` is what it had.")
-
-
-@strawberry.input(description="A signal for an execution.")
-class SandboxExecutionSignalInput:
-    execution_id: strawberry.ID = attr("Which one.")
-    signal: Signal = attr("What to send.")
-
-
-@strawberry.type(description="Answer to `sandboxExecutionSignal`.")
-class SandboxExecutionSignalPayload(Payload):
-    execution: SandboxExecution | None = answer("The execution.")
-
-
-@strawberry.input(description="A new size for an execution's terminal.")
-class SandboxExecutionResizeInput:
-    execution_id: strawberry.ID = attr("Which one; it must have a terminal.")
-    terminal: SandboxTerminalInput = attr("The new size.")
-
-
-@strawberry.type(description="Answer to `sandboxExecutionResize`.")
-class SandboxExecutionResizePayload(Payload):
-    execution: SandboxExecution | None = answer("The execution.")
-
-
-def _either(text: str | None, encoded: str | None, name: str) -> str | bytes | None:
+def either(text: str | None, encoded: str | None, name: str) -> str | bytes | None:
     """Give what was given, as text or as base64. Raises UserError INVALID for both."""
     if encoded is None:
         return text
@@ -279,42 +239,12 @@ async def _execute(info: Info, input: SandboxExecuteInput) -> dict[str, object]:
         argv=input.argv,
         working_dir=input.working_dir,
         environment={variable.name: variable.value for variable in input.environment},
-        stdin=_either(input.stdin, input.stdin_base64, "stdin_base64"),
+        stdin=either(input.stdin, input.stdin_base64, "stdin_base64"),
         keep_stdin_open=input.keep_stdin_open,
         terminal=(size.rows, size.cols) if size is not None else None,
         is_background=input.is_background,
         timeout_s=input.timeout_seconds,
         output_limit_bytes=input.output_limit_bytes,
-    )
-    return {"execution": execution}
-
-
-async def _write(info: Info, input: SandboxExecutionWriteInput) -> dict[str, object]:
-    execution = await interaction.write(
-        info.context.deps,
-        info.context.viewer,
-        execution_id=input.execution_id,
-        data=_either(input.text, input.base64, "base64") or "",
-        is_last=input.is_last,
-    )
-    return {"execution": execution}
-
-
-async def _signal(info: Info, input: SandboxExecutionSignalInput) -> dict[str, object]:
-    context = info.context
-    execution = await interaction.signal(
-        context.deps, context.viewer, execution_id=input.execution_id, signal=input.signal
-    )
-    return {"execution": execution}
-
-
-async def _resize(info: Info, input: SandboxExecutionResizeInput) -> dict[str, object]:
-    execution = await interaction.resize(
-        info.context.deps,
-        info.context.viewer,
-        execution_id=input.execution_id,
-        rows=input.terminal.rows,
-        cols=input.terminal.cols,
     )
     return {"execution": execution}
 
@@ -330,17 +260,6 @@ class SandboxExecutionsMutation:
         SandboxExecutePayload,
         "Run a command in a running sandbox. It goes on when nobody listens; several run at once.",
     )(_execute)
-    sandbox_execution_write = mutation(
-        SandboxExecutionWritePayload,
-        "Send input to an execution; answered when it was taken. What a program does not read for "
-        "ten seconds is refused, and said how much of it.",
-    )(_write)
-    sandbox_execution_signal = mutation(
-        SandboxExecutionSignalPayload, "Send a signal to the process group of a command."
-    )(_signal)
-    sandbox_execution_resize = mutation(
-        SandboxExecutionResizePayload, "Give the terminal of an execution another size."
-    )(_resize)
     sandbox_execution_cancel = mutation(
         SandboxExecutionCancelPayload,
         "End an execution with all it started; harmless when it has ended.",

@@ -10,12 +10,11 @@ from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState, SandboxStatus
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, lifecycle, output, processes, rows
+from services.sandboxes import executions, interaction, lifecycle, output, processes, rows
 from services.sandboxes.interaction import Signal
 from services.sandboxes.processes import Process, ProcessState
 from tests.services.sandboxes.conftest import Launch, Server, finished, ran
 
-pytestmark = pytest.mark.bubblewrap
 # Said once it has begun, and again when it is told to end.
 SERVICE = "(echo child; while [ ! -e stop ]; do sleep 0.02; done; echo bye) & echo main"
 
@@ -46,6 +45,7 @@ async def begin(server: Server, viewer: Viewer, box: Sandbox, **wish: Any) -> Sa
     )
 
 
+@pytest.mark.bubblewrap
 async def test_it_goes_on_after_its_command_until_its_last_process_ends(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -67,6 +67,7 @@ async def test_it_goes_on_after_its_command_until_its_last_process_ends(
     assert sorted((done.stdout or "").splitlines()) == ["bye", "child", "main"]
 
 
+@pytest.mark.bubblewrap
 async def test_its_processes_are_listed_and_killed(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -96,6 +97,7 @@ async def named(server: Server, box: Sandbox, name: str) -> list[Process]:
     return [process for process in found if process.command[0] == name]
 
 
+@pytest.mark.bubblewrap
 async def test_a_signal_of_choice_reaches_one_process(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -107,6 +109,7 @@ async def test_a_signal_of_choice_reaches_one_process(
     assert (await finished(server.deps, ada, row.id)).stdout == "on\nusr\n"
 
 
+@pytest.mark.bubblewrap
 async def test_what_cannot_be_killed_says_why(server: Server, ada: Viewer, box: Sandbox) -> None:
     bob = await server.person("bob")
 
@@ -131,6 +134,7 @@ async def test_what_cannot_be_killed_says_why(server: Server, ada: Viewer, box: 
         await processes.listing(server.deps, stopped)
 
 
+@pytest.mark.bubblewrap
 async def test_it_ends_with_its_sandbox(server: Server, ada: Viewer, box: Sandbox) -> None:
     row = await begin(server, ada, box, command=SERVICE)
     await heard(server, ada, row, 2)
@@ -140,6 +144,7 @@ async def test_it_ends_with_its_sandbox(server: Server, ada: Viewer, box: Sandbo
     assert sorted((done.stdout or "").splitlines()) == ["child", "main"]
 
 
+@pytest.mark.bubblewrap
 async def test_it_is_canceled_and_timed_out_like_others(
     server: Server, ada: Viewer, box: Sandbox
 ) -> None:
@@ -155,6 +160,7 @@ async def test_it_is_canceled_and_timed_out_like_others(
     assert await named(server, box, "sleep") == []
 
 
+@pytest.mark.bubblewrap
 async def test_it_counts_among_what_may_run_at_once(
     server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +174,7 @@ async def test_it_counts_among_what_may_run_at_once(
     assert caught.value.code is UserErrorCode.LIMIT
 
 
+@pytest.mark.bubblewrap
 async def test_a_lost_process_settles_it(launch: Launch) -> None:
     server = await launch()
     ada = await server.person("ada")
@@ -182,3 +189,33 @@ async def test_a_lost_process_settles_it(launch: Launch) -> None:
     found = await rows.sandbox(again.deps, box.id)
     assert found is not None
     assert found.status is SandboxStatus.FAILED
+
+
+async def test_both_drivers_have_terminals_and_background_work(
+    any_kind: str, launch: Launch
+) -> None:
+    server = await launch(any_kind)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    sleeping = "sleep 987 & while ! grep -q '^sleep' /proc/$!/cmdline; do :; done; echo on"
+    service = await begin(server, ada, box, command=sleeping)
+    await heard(server, ada, service, 1)
+    shell = await executions.execute(
+        server.deps,
+        ada,
+        sandbox_id=box.id,
+        argv=["sh", "-c", "read line; stty size; kill -s INT $$"],
+        terminal=(24, 80),
+        environment={"A": "b"},
+    )
+    await interaction.resize(server.deps, ada, execution_id=shell.id, rows=7, cols=9)
+    found = await processes.listing(server.deps, box)
+    assert {process.execution_id for process in found} == {service.id, shell.id}
+    await interaction.write(server.deps, ada, execution_id=shell.id, data="go\n")
+    done = await finished(server.deps, ada, shell.id)
+    assert (done.stdout, done.signal) == ("go\r\n7 9\r\n", 2)
+    (sleeper,) = await named(server, box, "sleep")
+    assert sleeper.execution_id == service.id
+    await processes.kill(server.deps, ada, sandbox_id=box.id, pid=sleeper.pid)
+    ended = await finished(server.deps, ada, service.id)
+    assert ended.reason is ExecutionReason.EXITED
