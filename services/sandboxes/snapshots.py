@@ -104,6 +104,9 @@ async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     the driver refuses: it is then FAILED, and can be started again.
     """
     viewer.require("sandboxes:write")
+    known = await rows.sandbox(deps, sandbox_id)
+    if known is None or known.user_id != viewer.id:
+        raise rows.absent("id")
     driver = (await deps.sandboxes.node()).driver
     snapshot = await _kept(deps, sandbox_id)
     node_id = await keeping.host_of(deps, snapshot) if snapshot is not None else None

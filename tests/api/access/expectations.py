@@ -126,6 +126,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "snapshots": PART,
         "usage": PART,
         "connections": PART,
+        "findings": PART,
         "executions": PART,
         "processes": MOMENT,
     },
@@ -133,6 +134,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "id name sizeBytes contentBytes entries sha256 isAutomatic createdAt expiresAt"
     )
     | {"sandbox": LINK},
+    "SandboxFinding": _plain("id path rule engine sha256 sizeBytes createdAt") | {"sandbox": PART},
     "SandboxRemoval": _plain("id kind name reason node sandbox removedAt"),
     "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
     "SandboxResources": _plain(
@@ -209,6 +211,9 @@ STRUCTURES = {
     "SandboxOutputChunk",
     "SandboxExecutionExited",
     "SandboxOutputReset",
+    "SandboxFileChanged",
+    "SandboxFileQuarantined",
+    "SandboxFilesReset",
 }
 # What only administrators see.
 ADMINS = {"SandboxRemoval"}
@@ -292,6 +297,7 @@ SUBSCRIPTIONS: dict[str, Subscription] = {
     "conversationEvents": Subscription("Conversation", "conversationId"),
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
     "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
+    "sandboxFileEvents": Subscription("Sandbox", "sandboxId"),
     "sandboxUsage": Subscription(
         "Sandbox", "sandboxId", selection="{ __typename sampledAt }", is_resumable=False
     ),

@@ -21,6 +21,7 @@ from models.sandboxes import (
     SandboxConnection,
     SandboxExecution,
     SandboxFile,
+    SandboxFinding,
     SandboxPort,
     SandboxRemoval,
     SandboxResources,
@@ -338,6 +339,9 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
         ),
         "SandboxUsage": SandboxUsage(),
         "SandboxFile": SandboxFile(path=f"{secret}.txt"),
+        "SandboxFinding": SandboxFinding(
+            user_id=ids["User"], path=f"{secret}.txt", rule=secret, engine="yara", sha256="0" * 64
+        ),
         "SandboxPort": SandboxPort(container_port=80, host_port=8080),
         "SandboxNetworkAccess": SandboxConnection(
             host=f"{secret}.test", port=80, verdict=ConnectionVerdict.DENIED
@@ -392,6 +396,7 @@ async def _cross(deps: Deps, mine: Ids, theirs: Ids) -> None:
         (PlanExecution, "PlanExecution", {"plan_id": theirs["Plan"]}),
         (Sandbox, "Sandbox", {"conversation_id": theirs["Conversation"]}),
         (SandboxExecution, "SandboxExecution", {"user_id": theirs["User"]}),
+        (SandboxSnapshot, "SandboxSnapshot", {"sandbox_id": theirs["Sandbox"]}),
     ]
     async with work(deps) as unit:
         for table, name, values in points:
