@@ -85,6 +85,7 @@ class Exchange:
         self._fields: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive, self._send = receive, send
         self._pipe, self._place, self._target = pipe, place, target
+        self._limit: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Raises GoneError when the client has gone, UpstreamError, UserError."""
@@ -117,10 +118,16 @@ class Exchange:
             if data and is_heard:
                 framed = b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data
                 is_heard = await self._write(framed)
+                self._wait_again()
             if has_more and not message.get("more_body", False):
                 has_more = False
                 if is_chunked and is_heard:
                     is_heard = await self._write(b"0\r\n\r\n")
+
+    def _wait_again(self) -> None:
+        """Give the server inside its time from now on: there was more to read for it."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + HEAD_S)
 
     async def _write(self, data: bytes) -> bool:
         """Whether the server inside still listens; its answer may come all the same."""
@@ -145,8 +152,9 @@ class Exchange:
     async def _answer(self) -> None:
         answer = _Answer(is_head=self._method == "HEAD")
         try:
-            async with asyncio.timeout(HEAD_S):
+            async with asyncio.timeout(HEAD_S) as self._limit:
                 await self._read_head(answer)
+            self._limit = None
         except TimeoutError:
             raise UpstreamError(504, "The server inside did not answer in time.") from None
         await self._start(answer)

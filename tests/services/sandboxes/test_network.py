@@ -2,6 +2,8 @@
 
 import asyncio
 import ipaddress
+import json
+import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -149,6 +151,57 @@ async def test_nothing_but_the_proxy_is_reached(
     done = await ran(server.deps, ada, box.id, bare)
     assert "nreachable" in (done.stdout or "")
     assert outside.reached == []
+
+
+ATTEMPTS = [
+    "CONNECT 127.0.0.1:{port} HTTP/1.1",
+    "CONNECT 2130706433:{port} HTTP/1.1",
+    "CONNECT 0x7f000001:{port} HTTP/1.1",
+    "CONNECT 0177.0.0.1:{port} HTTP/1.1",
+    "CONNECT 127.1:{port} HTTP/1.1",
+    "CONNECT [::1]:{port} HTTP/1.1",
+    "CONNECT [::ffff:127.0.0.1]:{port} HTTP/1.1",
+    "CONNECT [::ffff:7f00:1]:{port} HTTP/1.1",
+    "CONNECT [64:ff9b::7f00:1]:{port} HTTP/1.1",
+    "CONNECT localhost:{port} HTTP/1.1",
+    "CONNECT rebinds.test:443 HTTP/1.1",
+    "CONNECT example.org@127.0.0.1:{port} HTTP/1.1",
+    "CONNECT 127.0.0.1:{port}@example.org:443 HTTP/1.1",
+    "GET http://127.0.0.1:{port}/ HTTP/1.1",
+    "GET http://example.org@127.0.0.1:{port}/ HTTP/1.1",
+    "GET http://127.0.0.1:{port}\\@example.org/ HTTP/1.1",
+    "GET http://169.254.169.254/latest/meta-data/ HTTP/1.1",
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}",
+    "GET http://example.org/ HTTP/1.1\r\nA: b\nHost: 127.0.0.1:{port}",
+    "POST http://example.org/ HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2",
+    "GET http://example.org/ HTTP/1.1\r\nA: " + "b" * 40000,
+]
+ATTACK = """
+import json, socket, sys
+for text in json.loads(sys.stdin.read()):
+    s = socket.create_connection(("127.0.0.1", 3128), 60)
+    try:
+        s.sendall(text.encode() + bytes([13, 10, 13, 10]))
+        print(s.recv(4096).split(b" ")[1].decode())
+    except OSError: print("reset")
+    s.close()
+"""
+
+
+async def test_attempts_to_get_elsewhere_get_nowhere(
+    server: Server, ada: Viewer, outside: Outside
+) -> None:
+    box = await make(server, ada, ORG, NetworkRule("rebinds.test"))
+    outside.names["rebinds.test"] = ["127.0.0.1", "::ffff:127.0.0.1", "169.254.169.254"]
+    attempts = json.dumps([text.replace("{port}", str(outside.port)) for text in ATTEMPTS])
+    command = f"python3 -c {shlex.quote(ATTACK)}"
+    done = await ran(server.deps, ada, box.id, command, stdin=attempts)
+    outcomes = (done.stdout or "").split()
+    assert len(outcomes) == len(ATTEMPTS), done.stderr
+    assert set(outcomes) <= {"400", "403", "431", "reset"}
+    assert outside.reached == []
+    # And whoever asks for what is allowed gets it all the same.
+    assert await fetch(server, ada, box, "http://example.org/") == "hello"
 
 
 async def test_rules_change_while_a_sandbox_runs(

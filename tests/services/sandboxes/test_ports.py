@@ -75,6 +75,16 @@ class Handler(BaseHTTPRequestHandler):
             print("left", flush=True)
             self.close_connection = True
             return
+        if path == "/flood":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            self.connection.settimeout(2)
+            sent = 0
+            try:
+                while sent < 1 << 28: sent += self.connection.send(b"x" * 65536)
+            except OSError: pass
+            print("stalled" if sent < 1 << 27 else "endless", flush=True)
+            self.close_connection = True
+            return
         if path == "/big":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n")
             for _ in range(80): self.wfile.write(b"x" * 100000)
@@ -567,6 +577,41 @@ async def test_a_sandbox_of_another_node_is_reached_over_the_bus(
         await socket.recv()
         await socket.send("over the bus")
         assert await socket.recv() == "over the bus"
+
+
+async def test_a_client_that_does_not_read_stalls_the_server_inside(wrapped: Site) -> None:
+    port = int(wrapped.origin.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    request = f"GET {wrapped.path}/flood HTTP/1.1\r\nHost: x\r\n"
+    writer.write(f"{request}Authorization: Bearer {wrapped.ada.token}\r\n\r\n".encode())
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    await wrapped.printed("stalled")
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        "Content-Length: 4\r\nContent-Length: 60",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Content-Length: 4\r\nX: y\rTransfer-Encoding: chunked",
+        "Content-Length: +4",
+    ],
+)
+async def test_requests_are_not_smuggled_past_the_sign_in(wrapped: Site, lengths: str) -> None:
+    port = int(wrapped.origin.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {wrapped.path}/up HTTP/1.1\r\nHost: x\r\n{lengths}\r\n"
+    head += f"Authorization: Bearer {wrapped.ada.token}\r\n\r\n"
+    second = f"GET {wrapped.path}/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    writer.write(f"{head}0\r\n\r\n{second}".encode())
+    writer.write_eof()
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/smuggled" not in answer
 
 
 async def test_a_sandbox_has_few_open_ports(wrapped: Site) -> None:
