@@ -5,8 +5,8 @@
 
 The bars are for a quiet machine with two cores; each line prints the ratio to its bar, above 1
 being better. `--full` takes so many samples that a 99th percentile means something; without it the
-worst of a few is printed. `--check` fails where a bar is missed. Something that goes wrong in a sandbox
-fails in any case.
+worst of a few is printed. `--check` fails where a bar is missed. Something that goes wrong in a
+sandbox fails in any case.
 """
 
 import argparse

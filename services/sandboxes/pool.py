@@ -22,6 +22,7 @@ from services.sandboxes.live import Ready
 log = logging.getLogger("noosphere.sandboxes")
 PREFIX = "pool-"
 _LOOK_S = 5.0
+_REST_S = 0.05
 _MAKE_S = 120.0
 _REMOVE_S = 8.0
 # A claimed one may be furnished for so long before the node that claimed it shows it.
@@ -206,7 +207,8 @@ class WarmPool:
         if kind is None or not self._holds_limits(spec):
             self.stats.others += 1
             return None
-        self._news.set()
+        # What is made in its place would take the processor from what it runs first.
+        asyncio.get_running_loop().call_later(_REST_S, self._news.set)
         while kind.ready:
             ready = kind.ready.popleft()
             self._hand_over(ready.driver_id)
