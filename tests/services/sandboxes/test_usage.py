@@ -4,18 +4,23 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+import schema
 from models.base import now
 from models.sandboxes import Sandbox, SandboxUsage
+from models.states import SandboxStatus
+from schema.execution.engine import Engine
 from services.base import Viewer, work
 from services.errors import RequestError, UserError
 from services.sandboxes import lifecycle, usage
 from services.sandboxes.live import Live
 from services.sandboxes.usage import Meter, Sample
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
+from tests.services.sandboxes.test_graph import ask, events
 
 pytestmark = pytest.mark.bubblewrap
 # Long enough that only what a test does itself is sampled.
@@ -194,3 +199,64 @@ async def test_a_host_is_not_asked_about_what_it_does_not_have(launch: Launch) -
 def test_a_sample_passes_between_nodes_as_it_is() -> None:
     sample = Sample(now(), 1, 2, None, 4, None, 6)
     assert Sample.from_json(sample.to_json()) == sample
+
+
+HISTORY = """query ($id: ID!, $since: DateTime, $after: String) {
+  sandbox(id: $id) {
+    usage(first: 2, since: $since, after: $after) {
+      nodes { sampledAt cpuMilliseconds memoryBytes pids diskBytes receivedBytes sentBytes }
+      pageInfo { hasNextPage endCursor }
+    }
+  }
+}"""
+FOLLOW = "subscription ($id: ID!) { sandboxUsage(sandboxId: $id) { sampledAt pids memoryBytes } }"
+
+
+@BOTH_DATABASES
+async def test_the_graph_shows_samples_by_pages_newest_first(launch: Launch) -> None:
+    server = await launch(sandbox_usage_interval_s=NEVER_S)
+    ada, eve = await server.person("ada"), await server.person("eve")
+    engine = Engine(schema.build()._schema)
+    at = now()
+    async with work(server.deps) as unit:
+        box = Sandbox(
+            user_id=ada.id,
+            status=SandboxStatus.STOPPED,
+            driver="none",
+            node_id="elsewhere",
+            image_name="none",
+        )
+        unit.session.add(box)
+        await unit.session.flush()
+        id_ = box.id
+        # Not in the order of time.
+        for age_s in (10, 40, 0, 30, 20):
+            sampled_at = at - timedelta(seconds=age_s)
+            unit.session.add(
+                SandboxUsage(sandbox_id=id_, at=sampled_at, cpu_ms=age_s, rx=2**40, pids=1)
+            )
+
+    async def page(**variables: object) -> dict[str, Any]:
+        answer = await ask(engine, server, ada, HISTORY, id=id_, **variables)
+        return dict(answer["sandbox"]["usage"])
+
+    first = await page()
+    assert [node["cpuMilliseconds"] for node in first["nodes"]] == [0, 10]
+    assert first["nodes"][0] | {"sampledAt": None} == {
+        "sampledAt": None,
+        "cpuMilliseconds": 0,
+        "memoryBytes": None,
+        "pids": 1,
+        "diskBytes": None,
+        "receivedBytes": 2**40,
+        "sentBytes": None,
+    }
+    second = await page(after=first["pageInfo"]["endCursor"])
+    assert [node["cpuMilliseconds"] for node in second["nodes"]] == [20, 30]
+    assert second["pageInfo"]["hasNextPage"]
+    recent = await page(since=(at - timedelta(seconds=15)).isoformat())
+    assert [node["cpuMilliseconds"] for node in recent["nodes"]] == [0, 10]
+    assert not recent["pageInfo"]["hasNextPage"]
+    assert await ask(engine, server, eve, HISTORY, id=id_) == {"sandbox": None}
+    (last,) = await events(engine, server, ada, FOLLOW, id=id_)
+    assert (last["pids"], last["memoryBytes"]) == (1, None)
