@@ -235,7 +235,8 @@ async def test_programs_connect_to_a_port_of_ours(box: Box) -> None:
         "peer = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
         "peer.sendall(b'ask ' * 100000)\n"
         "peer.shutdown(socket.SHUT_WR)\n"
-        "print(sum(len(data) for data in iter(lambda: peer.recv(65536), b'')))\n"
+        "count = sum(len(data) for data in iter(lambda: peer.recv(65536), b''))\n"
+        "sys.stdout.write(f'{count}\\n')\n"
     )
     execution = await box.start(["python3", "-c", program, str(listener.port)])
     async with asyncio.timeout(30):
