@@ -271,6 +271,11 @@ class Settings(BaseSettings):
         description="ClamAV to ask about files as well, `tcp://host:3310` or `unix:///path`; "
         "empty: none.",
     )
+    clamav_required: bool = Field(
+        True,
+        description="Whether files are refused while ClamAV does not answer; else they are marked "
+        "as not scanned.",
+    )
     scan_max_bytes: int = Field(64 * MIB, ge=1024, description="Largest file that is scanned.")
     quarantine_retention: int = Field(
         30 * 86400, ge=60, description="Seconds harmful files are kept in quarantine."
@@ -400,6 +405,7 @@ class Settings(BaseSettings):
             archive_max_entries=self.archive_max_entries,
             archive_max_ratio=self.archive_max_ratio,
             clamav_url=self.clamav_url,
+            clamav_required=self.clamav_required,
             scan_max_bytes=self.scan_max_bytes,
             quarantine_retention_s=self.quarantine_retention,
             kubernetes_namespace=self.kubernetes_namespace,

@@ -70,6 +70,8 @@ class Options:
     archive_max_entries: int = 50_000
     archive_max_ratio: int = 200
     clamav_url: str = ""
+    # Whether files are refused, or else marked as not scanned, while ClamAV does not answer.
+    clamav_required: bool = True
     scan_max_bytes: int = 64 * 1_048_576
     quarantine_retention_s: int = 30 * 86400
     kubernetes_namespace: str = "noosphere-sandboxes"

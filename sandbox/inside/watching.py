@@ -87,6 +87,8 @@ class Watch:
         self.queue: deque[tuple[tuple[int, bytes], bool]] = deque()
         self.looking: tuple[int, bool, int, os._ScandirIterator[str]] | None = None
         self.moves: dict[int, tuple[int, bytes, bool]] = {}
+        # Files that were not where they were told of: gone, or moved with a directory above.
+        self.missing: set[tuple[int, bytes]] = set()
         self.changes: list[tuple[int, bool, int, bytes, bytes]] = []
         self.latest: dict[bytes, int] = {}
         self.outbox: deque[bytes] = deque()
@@ -282,6 +284,7 @@ class Watch:
             # The other half of a move comes at once, or never.
             self.gone(cookie)
         self.tell_touched(touched)
+        self.find_missing(not data)
         self.pack()
         self.next_at = time.monotonic() + max(PAUSE_S, 3 * (time.monotonic() - began))
 
@@ -329,6 +332,16 @@ class Watch:
                 self.note(MODIFIED, False, self.path(*where), self.size(where, False))
         touched.clear()
 
+    def find_missing(self, is_quiet: bool) -> None:
+        """Tell the sizes of files where they are by now; once all news are read they are gone."""
+        missing, self.missing = self.missing, set()
+        for where in sorted(missing):
+            size = self.size(where, False)
+            if where not in self.missing and where[0] in self.places:
+                self.note(MODIFIED, False, self.path(*where), size)
+        if is_quiet:
+            self.missing.clear()
+
     def size(self, where: tuple[int, bytes], is_directory: bool) -> int:
         if is_directory:
             return 0
@@ -340,7 +353,8 @@ class Watch:
             finally:
                 os.close(folder)
         except (OSError, Refused):
-            return 0  # Gone already, which is told next.
+            self.missing.add(where)
+            return 0
         return info.st_size if stat.S_ISREG(info.st_mode) else 0
 
     def find(self, where: tuple[int, bytes], is_directory: bool) -> None:
@@ -375,6 +389,7 @@ class Watch:
         self.overflow = True
         self.partial = False
         self.moves.clear()
+        self.missing.clear()
         self.changes.clear()
         self.latest.clear()
         self.queue.clear()
@@ -414,7 +429,7 @@ class Watch:
             return float("inf")
         if self.queue or self.looking is not None or self.overflow:
             return 0.0
-        if self.fd in self.agent.handlers and not self.moves:
+        if self.fd in self.agent.handlers and not self.moves and not self.missing:
             return float("inf")
         return self.next_at
 
@@ -427,7 +442,7 @@ class Watch:
             self.look()
             self.pack()
         if now >= self.next_at and not self.outbox:
-            if self.moves:
+            if self.moves or self.missing:
                 self.round()
             elif self.fd not in self.agent.handlers:
                 self.agent.watch(self.fd, select.EPOLLIN, self.on_news)

@@ -1,5 +1,13 @@
 """Sandboxes, what runs in them, and what it writes: one module a part."""
 
+from schema.sandboxes.changes import (
+    SandboxFileChanged,
+    SandboxFileEvent,
+    SandboxFileQuarantined,
+    SandboxFilesReset,
+    SandboxFilesSubscription,
+    SandboxFinding,
+)
 from schema.sandboxes.core import (
     Sandbox,
     SandboxCreateInput,
@@ -79,6 +87,9 @@ __all__ = [
     "SandboxExecutionsSubscription",
     "SandboxExtendPayload",
     "SandboxFile",
+    "SandboxFileChanged",
+    "SandboxFileEvent",
+    "SandboxFileQuarantined",
     "SandboxFileMakeDirectoryInput",
     "SandboxFileMakeDirectoryPayload",
     "SandboxFileRemoveInput",
@@ -89,6 +100,9 @@ __all__ = [
     "SandboxFileWritePayload",
     "SandboxFilesMutation",
     "SandboxFilesQuery",
+    "SandboxFilesReset",
+    "SandboxFilesSubscription",
+    "SandboxFinding",
     "SandboxNetwork",
     "SandboxNetworkAccess",
     "SandboxNetworkRule",

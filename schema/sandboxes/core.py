@@ -7,7 +7,7 @@ import strawberry
 
 from models import sandboxes as tables
 from models.states import SandboxExpiry, SandboxStatus
-from resolvers import sandbox_executions, sandbox_ports, sandboxes
+from resolvers import sandbox_executions, sandbox_files, sandbox_ports, sandboxes
 from resolvers.base import Info, PageArgs
 from resolvers.sandbox_usage import history
 from schema.base import (
@@ -27,6 +27,7 @@ from schema.base import (
     mutation,
 )
 from schema.sandboxes import network
+from schema.sandboxes.changes import SandboxFinding
 from schema.sandboxes.executions import SandboxExecution
 from schema.sandboxes.files import SandboxFile
 from schema.sandboxes.limits import SandboxResourcesInput, resources
@@ -137,6 +138,9 @@ class Sandbox(Node, row=tables.Sandbox):
     connections: Connection[SandboxNetworkAccess] = connection(
         sandbox_ports.connections,
         "What it connected to or tried to, newest first; the newest thousand.",
+    )
+    findings: Connection[SandboxFinding] = connection(
+        sandbox_files.findings, "Its files that were taken for harmful, newest first."
     )
     executions: Connection[SandboxExecution] = connection(
         sandbox_executions.executions, "What ran in it, newest first."

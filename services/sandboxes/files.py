@@ -5,7 +5,7 @@ import base64
 import binascii
 import hashlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from services import access
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import entries, rows
+from services.sandboxes import entries, findings, rows
 from services.sandboxes.entries import PATH_CHARS, Found
 from services.sandboxes.operations import operation
 
@@ -289,9 +289,13 @@ async def _entries(
 @operation("write")
 async def _write(node: "Node", sandbox_id: str, request: Json) -> None:
     path = request["path"]
-    files = node.client(sandbox_id).files
-    await make_folders(files, path)
-    await files.write(path, base64.b64decode(request["content"]))
+    data = await asyncio.to_thread(base64.b64decode, request["content"])
+    await make_folders(node.client(sandbox_id).files, path)
+    await findings.write(node, sandbox_id, path, _whole(data))
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def make_folders(files: Files, path: str) -> None:

@@ -1,7 +1,6 @@
 """Whole files and archives into and out of sandboxes, in pieces, wherever they are hosted."""
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -17,7 +16,7 @@ from sandbox.files import FileInfo, Files, moment
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import entries, files, relay
+from services.sandboxes import entries, files, findings, relay
 from services.sandboxes.entries import Found
 from services.sandboxes.files import Entry
 from services.sandboxes.flows import Inflow, Outflow
@@ -223,11 +222,11 @@ async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
         is_new = await _is_new(inside, path)
         await files.make_folders(inside, path)
-        size, sha256 = await _store(inside, path, chunks)
+        verdict = await findings.write(node, sandbox_id, path, chunks)
         found = await inside.stat(path)
         return {
-            "size": size,
-            "sha256": sha256,
+            "size": verdict.size_bytes,
+            "sha256": verdict.sha256,
             "modified_at": found.modified_at.isoformat(),
             "is_new": is_new,
         }
@@ -243,21 +242,6 @@ async def _is_new(inside: Files, path: str) -> bool:
             return True
         raise
     return False
-
-
-async def _store(inside: Files, path: str, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-    """Write a file as a whole; gives its size and SHA-256."""
-    digest = hashlib.sha256()
-
-    async def passing() -> AsyncGenerator[bytes, None]:
-        async for chunk in chunks:
-            digest.update(chunk)
-            yield chunk
-
-    passed = passing()
-    async with aclosing(passed):
-        size = await inside.write_stream(path, passed)
-    return size, digest.hexdigest()
 
 
 async def unpack(

@@ -104,6 +104,15 @@ async def test_directories_made_later_are_watched_with_what_was_in_them_by_then(
     assert {"g/f/one", "g/f/three", "g/f/four", "g/f", "g"} <= removed
 
 
+async def test_sizes_are_told_of_files_whose_directory_moves_at_once(
+    box: Box, begin: Begin
+) -> None:
+    await box.run("mkdir d0 d0/e && touch d0/e/f")
+    watched = await begin(box)
+    await box.run("for n in 1 2 3 4 5; do printf 12 >> d$((n - 1))/e/f; mv d$((n - 1)) d$n; done")
+    await watched.sizes(d5__e__f=10)
+
+
 async def test_what_is_there_at_the_beginning_is_no_change_but_is_watched(
     box: Box, begin: Begin
 ) -> None:
@@ -148,11 +157,13 @@ async def test_more_than_the_kernel_holds_is_an_overflow_and_nothing_is_missed_l
     box: Box, begin: Begin
 ) -> None:
     watched = await begin(box)
+    # Nobody reads meanwhile, so that it is the kernel that holds what happens.
     program = (
         "import os\n"
         "os.mkdir('d')\n"
-        "for n in range(60000):\n"
-        "    open('d/f%d' % (n % 50), 'w').close(); os.unlink('d/f%d' % (n % 50))\n"
+        "for n in range(30000):\n"
+        "    name = 'd/' + 'x' * 200 + str(n)\n"
+        "    open(name, 'w').close(); os.unlink(name)\n"
         "os.mkdir('d/late')\n"
     )
     result, _, error = await box.python(program, timeout_s=60)

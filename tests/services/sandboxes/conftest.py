@@ -122,7 +122,8 @@ async def launch(
         if bus is None:
             bus = LocalBus(tmp_path / "bus.sqlite")
             await bus.start()
-        chosen = Options(**{"text_checkpoint_s": 0.05, **options})
+        own = {"text_checkpoint_s": 0.05, "data_dir": tmp_path / "data"}
+        chosen = Options(**{**own, **options})
         host = SandboxHost(driver=kind, docker_url=docker_url, state_dir=tmp_path / folder)
         deps = Deps(chosen, db, bus, cast("Any", None), cast("Any", None), host)
         async with work(deps) as unit:
