@@ -3,7 +3,9 @@
 This is the only module that reads the environment.
 """
 
+import ipaddress
 import os
+import re
 import secrets
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +50,12 @@ def _redis_url(value: str) -> str:
 def _http_url(value: str) -> str:
     if value and not value.startswith(("http://", "https://")):
         raise ValueError("expected a URL such as https://host/v1")
+    return value
+
+
+def _clamav_url(value: str) -> str:
+    if value and not re.fullmatch(r"tcp://[^/]+:\d{1,5}|unix:///.+", value):
+        raise ValueError("expected a URL such as tcp://host:3310 or unix:///run/clamav/clamd.ctl")
     return value
 
 
@@ -174,22 +182,125 @@ class Settings(BaseSettings):
         15, ge=0, le=1000, description="Pause between words of the embedded assistant."
     )
 
-    sandbox_driver: Literal["auto", "docker", "bubblewrap", "off"] = Field(
-        "auto", description="Where code runs: `auto`, `docker`, `bubblewrap` or `off`."
+    sandbox_driver: Literal["auto", "docker", "bubblewrap", "kubernetes", "off"] = Field(
+        "auto",
+        description="Where code runs: `auto`, `docker`, `bubblewrap`, `kubernetes` or `off`.",
     )
     sandbox_image: str = Field(
         "python:3.13-slim", min_length=1, description="Image of the default template for Docker."
     )
     docker_url: str = Field("", description="Docker engine; empty: DOCKER_HOST or its socket.")
+    sandbox_runtime: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="Runtime of Docker's engine, such as `runsc`; empty: the engine's own.",
+    )
+    sandbox_disk: Literal["memory", "image"] = Field(
+        "memory",
+        description="What workspaces lie in: `memory`, or an `image` on disk (bubblewrap as root).",
+    )
     sandbox_ttl: int = Field(3600, ge=1, description="Life of a sandbox unless asked otherwise.")
     sandbox_max_ttl: int = Field(86400, ge=1, description="Longest life of a sandbox.")
-    sandboxes_per_user: int = Field(10, ge=1, description="Live sandboxes of one user.")
+    sandbox_idle_timeout: int = Field(
+        0, ge=0, description="Seconds without use after which a sandbox ends or pauses; 0: none."
+    )
+    sandbox_pause_max: int = Field(
+        86400, ge=1, description="Longest a sandbox may be paused; then it is stopped."
+    )
+    sandboxes_per_user: int = Field(
+        10, ge=1, description="Live sandboxes of one user, unless a role says otherwise."
+    )
+    sandbox_user_cpu_millis: int = Field(
+        10_000,
+        ge=50,
+        description="CPU of a user's live sandboxes in all, in thousandths of a core.",
+    )
+    sandbox_user_memory: int = Field(
+        8192 * MIB, ge=64 * MIB, description="Memory of a user's live sandboxes in all."
+    )
+    sandbox_user_disk: int = Field(
+        8192 * MIB, ge=MIB, description="Disk of a user's live sandboxes and snapshots in all."
+    )
+    sandbox_pool: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
+        (), description="Sandboxes kept ready by template, such as `python=2`; empty: none."
+    )
+    sandbox_pool_refills: int = Field(
+        2, ge=1, le=16, description="Sandboxes made for the pool at once."
+    )
+    sandbox_usage_interval: float = Field(
+        5.0, ge=0.1, description="Seconds between two samples of what a sandbox uses."
+    )
+    sandbox_usage_retention: int = Field(
+        7 * 86400, ge=60, description="Seconds samples of use are kept."
+    )
+    sandbox_removal_retention: int = Field(
+        90 * 86400, ge=60, description="Seconds the record of what was cleared away is kept."
+    )
+    snapshots_per_user: int = Field(20, ge=0, description="Snapshots of workspaces of one user.")
+    snapshot_retention: int = Field(
+        30 * 86400, ge=60, description="Seconds the workspace of a stopped sandbox is kept."
+    )
+    sandbox_network_allowed: bool = Field(
+        False, description="Whether a sandbox may be allowed to reach named hosts."
+    )
+    sandbox_network_private: Commas = Field(
+        (), description="Private ranges of addresses that sandboxes may be allowed to reach."
+    )
+    proxy_max_connections: int = Field(
+        64, ge=1, description="Connections of one sandbox at once, to hosts it may reach."
+    )
+    port_link_ttl: int = Field(
+        3600, ge=1, description="Longest life of a link to a sandbox's port."
+    )
     execution_timeout: int = Field(30, ge=1, description="Time of an execution by default.")
     execution_max_timeout: int = Field(3600, ge=1, description="Longest time of an execution.")
     execution_output_bytes: int = Field(
         MIB, ge=1024, description="Output kept of each stream of an execution."
     )
     file_max_bytes: int = Field(10 * MIB, ge=1, description="Largest file through GraphQL.")
+    sandbox_upload_max_bytes: int = Field(
+        0, ge=0, description="Largest file uploaded over HTTP; 0: as the sandbox's disk has room."
+    )
+    archive_max_bytes: int = Field(1024 * MIB, ge=1, description="Most an archive may unpack to.")
+    archive_max_entries: int = Field(50_000, ge=1, description="Most entries of an archive.")
+    archive_max_ratio: int = Field(
+        200, ge=1, description="Most an archive may unpack to, times its own size."
+    )
+    clamav_url: Annotated[str, AfterValidator(_clamav_url)] = Field(
+        "",
+        description="ClamAV to ask about files as well, `tcp://host:3310` or `unix:///path`; "
+        "empty: none.",
+    )
+    clamav_required: bool = Field(
+        True,
+        description="Whether files are refused while ClamAV does not answer; else they are marked "
+        "as not scanned.",
+    )
+    scan_max_bytes: int = Field(64 * MIB, ge=1024, description="Largest file that is scanned.")
+    quarantine_retention: int = Field(
+        30 * 86400, ge=60, description="Seconds harmful files are kept in quarantine."
+    )
+    kubernetes_namespace: str = Field(
+        "noosphere-sandboxes", min_length=1, description="Namespace sandboxes are made in."
+    )
+    kubernetes_context: str = Field(
+        "", description="Context of the kubeconfig; empty: the current one, or the pod's own."
+    )
+    kubernetes_runtime_class: str = Field(
+        "", description="RuntimeClass of sandboxes, such as `gvisor`; empty: the cluster's own."
+    )
+    kubernetes_seccomp_profile: str = Field(
+        "noosphere/sandbox.json",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]{0,254}$",
+        description="Place of the system call policy below the kubelets' folder for such; "
+        "`runtime/default` accepts the container runtime's own instead.",
+    )
+    kubernetes_image_pull_secret: str = Field(
+        "", description="Name of the secret that images are pulled with."
+    )
+    kubernetes_service_account: str = Field(
+        "", description="ServiceAccount of sandboxes, whose token none of them sees."
+    )
 
     worker_concurrency: int = Field(100, ge=1, le=1000, description="Tasks run at once.")
     worker_in_server: bool = Field(True, description="Whether `serve` runs tasks as well.")
@@ -207,6 +318,29 @@ class Settings(BaseSettings):
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise ValueError("expected origins such as https://app.example.org, or *")
         return value
+
+    @field_validator("sandbox_network_private", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        try:
+            return tuple(str(ipaddress.ip_network(part)) for part in value)
+        except ValueError as error:
+            raise ValueError("expected ranges of addresses such as 10.1.0.0/16") from error
+
+    @field_validator("sandbox_pool", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, int] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            name, _, size = part.partition("=")
+            if not name.strip() or not size.strip().isdecimal() or not 1 <= int(size) <= 100:
+                raise ValueError("expected templates with 1 to 100 sandboxes each, as in python=2")
+            found[name.strip()] = int(size)
+        return tuple(found.items())
 
     @property
     def database(self) -> str:
@@ -244,10 +378,43 @@ class Settings(BaseSettings):
             sandbox_ttl_s=self.sandbox_ttl,
             sandbox_max_ttl_s=self.sandbox_max_ttl,
             sandboxes_per_user=self.sandboxes_per_user,
+            sandbox_runtime=self.sandbox_runtime,
+            sandbox_disk=self.sandbox_disk,
+            sandbox_idle_timeout_s=self.sandbox_idle_timeout,
+            sandbox_pause_max_s=self.sandbox_pause_max,
+            sandbox_user_cpu_millis=self.sandbox_user_cpu_millis,
+            sandbox_user_memory_bytes=self.sandbox_user_memory,
+            sandbox_user_disk_bytes=self.sandbox_user_disk,
+            sandbox_pool=self.sandbox_pool,
+            sandbox_pool_refills=self.sandbox_pool_refills,
+            sandbox_usage_interval_s=self.sandbox_usage_interval,
+            sandbox_usage_retention_s=self.sandbox_usage_retention,
+            sandbox_removal_retention_s=self.sandbox_removal_retention,
+            snapshots_per_user=self.snapshots_per_user,
+            snapshot_retention_s=self.snapshot_retention,
+            sandbox_network_allowed=self.sandbox_network_allowed,
+            sandbox_network_private=self.sandbox_network_private,
+            proxy_max_connections=self.proxy_max_connections,
+            port_link_ttl_s=self.port_link_ttl,
             execution_timeout_s=self.execution_timeout,
             execution_max_timeout_s=self.execution_max_timeout,
             execution_output_bytes=self.execution_output_bytes,
             file_max_bytes=self.file_max_bytes,
+            sandbox_upload_max_bytes=self.sandbox_upload_max_bytes,
+            archive_max_bytes=self.archive_max_bytes,
+            archive_max_entries=self.archive_max_entries,
+            archive_max_ratio=self.archive_max_ratio,
+            clamav_url=self.clamav_url,
+            clamav_required=self.clamav_required,
+            scan_max_bytes=self.scan_max_bytes,
+            quarantine_retention_s=self.quarantine_retention,
+            kubernetes_namespace=self.kubernetes_namespace,
+            kubernetes_context=self.kubernetes_context,
+            kubernetes_runtime_class=self.kubernetes_runtime_class,
+            kubernetes_seccomp_profile=self.kubernetes_seccomp_profile,
+            kubernetes_image_pull_secret=self.kubernetes_image_pull_secret,
+            kubernetes_service_account=self.kubernetes_service_account,
+            port=self.port,
             worker_concurrency=self.worker_concurrency,
             task_lease_s=self.task_lease,
             event_retention_s=self.event_retention,

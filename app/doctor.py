@@ -12,6 +12,7 @@ from models.database import Database
 from sandbox.base import Capabilities
 from sandbox.select import choose, report
 from services.events import open_bus
+from services.sandboxes.clusters import kubernetes_options
 
 _PROBE_S = 15.0
 
@@ -85,12 +86,21 @@ async def _bus(settings: Settings) -> str:
 async def _sandboxes(settings: Settings, found: Report) -> None:
     state_dir = settings.data_dir / "sandboxes"
     docker_url = settings.docker_url or None
-    drivers = await report(docker_url=docker_url, state_dir=state_dir)
+    kubernetes = kubernetes_options(settings.options())
+    drivers = await report(
+        docker_url=docker_url,
+        state_dir=state_dir,
+        docker_runtime=settings.sandbox_runtime,
+        kubernetes=kubernetes if settings.sandbox_driver == "kubernetes" else None,
+    )
     driver, reason = await choose(
         settings.sandbox_driver,
         docker_image=settings.sandbox_image,
         docker_url=docker_url,
         state_dir=state_dir,
+        docker_runtime=settings.sandbox_runtime,
+        disk=settings.sandbox_disk,
+        kubernetes=kubernetes,
     )
     if driver is not None:
         await driver.aclose()

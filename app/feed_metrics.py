@@ -47,7 +47,7 @@ class FeedMetrics(Collector):
 
 
 @contextmanager
-def exporting(metrics: FeedMetrics) -> Iterator[None]:
+def exporting(metrics: Collector) -> Iterator[None]:
     """Give the metrics to whoever asks the process while the context lasts."""
     REGISTRY.register(metrics)
     try:

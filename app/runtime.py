@@ -1,10 +1,13 @@
 """Everything one process works with, opened in order and closed in reverse."""
 
 import asyncio
+import dataclasses
 import fcntl
 import logging
+import secrets
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.bus_metrics import BUSES
-from app.config import ConfigurationError, Settings
+from app.config import PREFIX, ConfigurationError, Settings
 from app.database import head, migrate, revision
 from models.database import Database
 from services import system
@@ -27,6 +30,7 @@ from services.sandboxes.host import SandboxHost
 log = logging.getLogger("noosphere")
 # A server that was killed a moment ago may still hold the database.
 _SOLE_WAIT_S = 10
+_SECRET_CHARS = 64
 
 
 @asynccontextmanager
@@ -53,7 +57,8 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
             docker_url=settings.docker_url or None,
             state_dir=settings.data_dir / "sandboxes",
         )
-        deps = Deps(settings.options(), database, bus, provider, embedder, host)
+        options = dataclasses.replace(settings.options(), link_secret=_link_secret(settings))
+        deps = Deps(options, database, bus, provider, embedder, host)
         try:
             async with _sole_user(database, settings):
                 await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
@@ -70,6 +75,36 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
                     await asyncio.gather(warming, return_exceptions=True)
         finally:
             await _close(deps)
+
+
+def _link_secret(settings: Settings) -> bytes:
+    """Give what links are signed with: as configured, or made once and kept beside the data.
+
+    Raises ConfigurationError when it can be neither read nor written.
+    """
+    configured = settings.secret_key.get_secret_value()
+    if configured:
+        return configured.encode()
+    place = settings.data_dir / "secret.key"
+    try:
+        if not place.exists():
+            with tempfile.NamedTemporaryFile(dir=settings.data_dir) as draft:
+                draft.write(secrets.token_hex(32).encode())
+                draft.flush()
+                # Processes that share the directory agree on the first: a link replaces nothing.
+                with suppress(FileExistsError):
+                    place.hardlink_to(draft.name)
+        found = place.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{PREFIX}SECRET_KEY is empty, and {place} cannot be kept: {error.strerror}"
+        ) from error
+    if len(found) < _SECRET_CHARS:
+        raise ConfigurationError(
+            f"{place} is damaged: expected {_SECRET_CHARS} characters; remove it, or set "
+            f"{PREFIX}SECRET_KEY"
+        )
+    return found
 
 
 async def _close(deps: Deps) -> None:

@@ -24,6 +24,9 @@ from app.graphql_register import Register
 from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
+from app.sandbox_files import SandboxFiles
+from app.sandbox_metrics import SandboxMetrics
+from app.sandbox_ports import SandboxPorts
 from app.worker import working
 from schema.execution import Engine, Limits
 from services.base import Deps
@@ -77,6 +80,9 @@ class Server:
             register=register,
         )
 
+        self.files = SandboxFiles(lambda: self.deps, allowed_origins=origins)
+        self.ports = SandboxPorts(lambda: self.deps, allowed_origins=origins)
+
     @property
     def deps(self) -> Deps:
         """What the running application works with."""
@@ -92,6 +98,7 @@ class Server:
             stack.push_async_callback(auth.watches(self._deps).aclose)
             stack.push_async_callback(self.engine.feeds.aclose)
             stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
+            stack.enter_context(exporting(SandboxMetrics()))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
             yield self._deps
@@ -149,6 +156,8 @@ class Server:
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
+            *self.files.routes(),
+            *self.ports.routes(),
         ]
         if self.settings.graphiql:
             routes.append(Mount("/graphiql", graphiql.Assets()))
@@ -194,17 +203,27 @@ def create_app(settings: Settings) -> Application:
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
-                allow_methods=["GET", "POST", "OPTIONS"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
                 allow_headers=[
                     "Authorization",
                     "Content-Type",
+                    "If-None-Match",
+                    "If-Range",
                     "Last-Event-ID",
+                    "Range",
                     "X-GraphQL-Preflight",
                     "X-Request-Id",
                 ],
                 # For the sign-in by cookie, which takes an origin that is listed by name.
                 allow_credentials="*" not in settings.cors_origins,
-                expose_headers=["X-Request-Id", "Retry-After"],
+                expose_headers=[
+                    "Accept-Ranges",
+                    "Content-Disposition",
+                    "Content-Range",
+                    "ETag",
+                    "X-Request-Id",
+                    "Retry-After",
+                ],
                 max_age=86400,
             )
         )

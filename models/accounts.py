@@ -5,7 +5,16 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Id, Record, UtcDateTime, created_column, id_column, now, updated_column
+from models.base import (
+    Id,
+    Json,
+    Record,
+    UtcDateTime,
+    created_column,
+    id_column,
+    now,
+    updated_column,
+)
 
 
 class User(Record):
@@ -26,7 +35,11 @@ class User(Record):
 
 
 class Role(Record):
-    """A named set of permissions."""
+    """A named set of permissions.
+
+    `sandbox_quota` says what its holders' live sandboxes may have in all, by `count`, `cpu_millis`,
+    `memory_bytes` and `disk_bytes`; what it leaves out is as configured.
+    """
 
     __tablename__ = "roles"
     prefix = "rol"
@@ -34,6 +47,7 @@ class Role(Record):
     id: Mapped[str] = id_column("rol")
     name: Mapped[str] = mapped_column(String(50), unique=True)
     description: Mapped[str | None] = mapped_column(Text, default=None)
+    sandbox_quota: Mapped[dict[str, int] | None] = mapped_column(Json, default=None)
 
 
 class Permission(Record):

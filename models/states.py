@@ -113,6 +113,29 @@ class PortProtocol(StrEnum):
     UDP = "UDP"
 
 
+class SandboxExpiry(StrEnum):
+    """What happens to a sandbox whose time is over."""
+
+    STOP = "STOP"
+    PAUSE = "PAUSE"
+
+
+class FileVerdict(StrEnum):
+    """What a scan says of a file."""
+
+    CLEAN = "CLEAN"
+    INFECTED = "INFECTED"
+    UNSCANNED = "UNSCANNED"
+
+
+class ConnectionVerdict(StrEnum):
+    """What became of a connection that code in a sandbox asked for."""
+
+    ALLOWED = "ALLOWED"
+    DENIED = "DENIED"
+    FAILED = "FAILED"
+
+
 class SentimentLabel(StrEnum):
     """The tone of a message."""
 

@@ -14,16 +14,22 @@ from models.sandboxes import (
     Sandbox,
     SandboxExecution,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
+    SandboxTemplateVersion,
     SandboxWorkspace,
 )
 from models.states import SandboxStatus
 from resolvers.base import Info, Loads, Order, Page, PageArgs
+from services.access import READ_EVERYTHING
 from services.errors import RequestError, UserError, UserErrorCode
 from services.sandboxes import files as service
+from services.sandboxes import quotas
 from services.sandboxes.files import Entry, FileEncoding
+from services.sandboxes.quotas import Standing
 
 # Contents of one operation are all in memory at once, and once more in the answer.
 _CONTENT_BYTES = 32 * 1024 * 1024
@@ -55,6 +61,24 @@ async def templates(info: Info, page: PageArgs) -> Page[SandboxTemplate]:
     return await info.context.load.list(SandboxTemplate, page, order=Order(("name",)))
 
 
+async def template_versions(
+    templates: Sequence[SandboxTemplate], info: Info, page: PageArgs
+) -> list[Page[SandboxTemplateVersion]]:
+    """What templates stood for, the newest first."""
+    return await info.context.load.page(
+        SandboxTemplateVersion,
+        SandboxTemplateVersion.template_id,
+        [template.id for template in templates],
+        page,
+        order=_NEWEST,
+    )
+
+
+async def removals(info: Info, page: PageArgs) -> Page[SandboxRemoval]:
+    """Give a page of what was cleared away, the newest first."""
+    return await info.context.load.list(SandboxRemoval, page, order=_NEWEST)
+
+
 async def file(info: Info, sandbox_id: str, path: str) -> Entry | None:
     """Give a file of a running sandbox, or None. Raises RequestError for a path that cannot be."""
     context = info.context
@@ -77,6 +101,15 @@ async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
         order=_NEWEST,
         where=[Sandbox.status != SandboxStatus.DELETED],
     )
+
+
+async def quota(users: Sequence[User], info: Info) -> list[Standing | None]:
+    """What users' sandboxes may have and have; None for those whose sandboxes are not shown."""
+    viewer = info.context.viewer
+    may_see = viewer.may(READ_EVERYTHING)
+    seen = [user.id for user in users if may_see or user.id == viewer.user_id]
+    found = await quotas.of_users(info.context.deps, list(dict.fromkeys(seen))) if seen else {}
+    return [found.get(user.id) for user in users]
 
 
 async def user(sandboxes: Sequence[Sandbox], info: Info) -> list[User | None]:
@@ -125,17 +158,31 @@ async def ports(sandboxes: Sequence[Sandbox], info: Info) -> list[list[SandboxPo
     )
 
 
-async def executions(
+async def snapshots(
     sandboxes: Sequence[Sandbox], info: Info, page: PageArgs
-) -> list[Page[SandboxExecution]]:
-    """Executions in sandboxes, the newest first."""
+) -> list[Page[SandboxSnapshot]]:
+    """Snapshots of the workspaces of sandboxes, the newest first."""
     return await info.context.load.page(
-        SandboxExecution,
-        SandboxExecution.sandbox_id,
+        SandboxSnapshot,
+        SandboxSnapshot.sandbox_id,
         [sandbox.id for sandbox in sandboxes],
         page,
         order=_NEWEST,
     )
+
+
+async def own_snapshots(info: Info, page: PageArgs) -> Page[SandboxSnapshot]:
+    """Give a page of the viewer's own snapshots, the newest first."""
+    where = [SandboxSnapshot.user_id == info.context.viewer.user_id]
+    return await info.context.load.list(SandboxSnapshot, page, order=_NEWEST, where=where)
+
+
+async def snapshot_sandbox(
+    snapshots: Sequence[SandboxSnapshot], info: Info
+) -> list[Sandbox | None]:
+    """Sandboxes that snapshots were taken of."""
+    ids = [snapshot.sandbox_id for snapshot in snapshots]
+    return await info.context.load.one(Sandbox, Sandbox.id, ids)
 
 
 async def execution_sandbox(

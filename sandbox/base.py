@@ -1,18 +1,29 @@
 """The protocol of sandbox drivers, and the values that pass through it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ipaddress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Literal, Protocol, Self
 
-from sandbox.errors import InvalidArgumentError, PolicyUnsupportedError
+from sandbox.errors import (
+    DriverUnavailableError,
+    InvalidArgumentError,
+    PolicyUnsupportedError,
+)
 
 MIB = 1024 * 1024
 WORKSPACE = "/workspace"
 TMP_BYTES = 64 * MIB
 HEADROOM_BYTES = 64 * MIB
 LABEL_PREFIX = "noosphere."
+# What holds for every sandbox, asked for or not; no driver may do with less.
+ALWAYS = frozenset({"isolation", "network", "syscalls"})
+# Fields of `Limits` that every driver can change while a sandbox runs; the agent, not a driver,
+# holds the output to its limit.
+CHANGEABLE = frozenset({"cpu_millis", "memory_bytes", "pids", "output_bytes"})
+MAX_RULES = 1000
 
 
 class Enforcement(StrEnum):
@@ -25,7 +36,12 @@ class Enforcement(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What one driver enforces here, by item: memory, cpu, pids, disk, inodes, network, …"""
+    """What one driver enforces here, by item.
+
+    Items are isolation, network (nothing is reachable but by the channel), syscalls, uid, memory,
+    cpu, pids, disk, disk_image, inodes, network_bandwidth and pause; an item that is not there is
+    UNAVAILABLE.
+    """
 
     driver: str
     items: Mapping[str, Enforcement]
@@ -45,7 +61,32 @@ class Limits:
     network_bytes_per_s: int | None = None
     output_bytes: int = 16 * MIB  # Per execution and stream, unless the execution says less.
 
-    def check(self) -> None:
+    def demands(self) -> dict[str, int]:
+        """What is limited, by the item of `Capabilities` that tells whether the limit holds."""
+        demands = {
+            "cpu": self.cpu_millis,
+            "memory": self.memory_bytes,
+            "pids": self.pids,
+            "disk": self.disk_bytes,
+            "inodes": self.inodes,
+        }
+        if self.network_bytes_per_s is not None:
+            demands["network_bandwidth"] = self.network_bytes_per_s
+        return demands
+
+    def changed(self, wanted: "Limits", changeable: Collection[str]) -> None:
+        """Raise PolicyUnsupportedError where `wanted` differs in more than what can change."""
+        fixed = [
+            name
+            for name in self.__dataclass_fields__
+            if name not in changeable and getattr(self, name) != getattr(wanted, name)
+        ]
+        if fixed:
+            raise PolicyUnsupportedError(
+                f"A running sandbox cannot change {', '.join(fixed)} here; create another one."
+            )
+
+    def check(self, *, disk: "Disk" = "memory") -> None:
         """Raise InvalidArgumentError for limits that no sandbox can live in."""
         floors = {
             "cpu_millis": (self.cpu_millis, 10),
@@ -59,7 +100,7 @@ class Limits:
             if value < least:
                 raise InvalidArgumentError(f"{name} is {value}; the least is {least}.")
         # Files live in memory: were they as large as it, filling the disk would kill process 1.
-        files = self.disk_bytes + self.tmp_bytes
+        files = self.tmp_bytes + (self.disk_bytes if disk == "memory" else 0)
         if files + HEADROOM_BYTES > self.memory_bytes:
             most = self.memory_bytes - HEADROOM_BYTES - self.tmp_bytes
             raise InvalidArgumentError(
@@ -73,30 +114,146 @@ class Limits:
         return min(TMP_BYTES, self.memory_bytes // 8)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What code in the sandbox may reach, and the environment of every execution."""
+Disk = Literal["memory", "image"]  # Where the workspace lies: in memory, or in a file of its own.
+NetworkMode = Literal["none", "allow"]
 
-    network: str = "none"
-    env: Mapping[str, str] = field(default_factory=dict)
+
+@dataclass(frozen=True, slots=True)
+class NetworkRule:
+    """What a sandbox may connect to: a name, `*.` before one, an address or a range of addresses.
+
+    Addresses that are none of the public Internet (private, loopback, link-local and others) are
+    reached only where a rule names them or a range of such, and the operator lets it.
+    """
+
+    host: str
+    ports: tuple[int, ...] = (80, 443)
 
     def check(self) -> None:
-        """Raise PolicyUnsupportedError for anything no driver here can enforce."""
-        if self.network != "none":
+        """Raise InvalidArgumentError for what names no host or no port."""
+        if not self.ports or not all(1 <= port <= 65535 for port in self.ports):
+            raise InvalidArgumentError(f"The rule for {self.host[:253]!r} needs ports 1 to 65535.")
+        try:
+            ipaddress.ip_network(self.host)
+        except ValueError:
+            if not is_name(self.host.removeprefix("*.")):
+                raise InvalidArgumentError(
+                    f"{self.host[:253]!r} is neither a host name, an address nor a range."
+                ) from None
+
+
+def is_name(host: str) -> bool:
+    """Whether this is a DNS name in ASCII, as resolvers are asked for it."""
+    labels = host.split(".")
+    return (
+        0 < len(host) <= 253
+        and not labels[-1].isdigit()  # 127.1 is a way to write an address.
+        and all(
+            0 < len(label) <= 63
+            and label.isascii()
+            and label.replace("-", "").replace("_", "").isalnum()
+            and not label.startswith("-")
+            and not label.endswith("-")
+            for label in labels
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What code may reach: nothing, or what the rules name, by a proxy of the server.
+
+    The network of the sandbox itself is empty in both modes; `allow` adds a way out through the
+    channel, so drivers have nothing to do for it.
+    """
+
+    mode: NetworkMode = "none"
+    rules: tuple[NetworkRule, ...] = ()
+
+    def check(self) -> None:
+        """Raise PolicyUnsupportedError for an unknown mode, InvalidArgumentError for bad rules."""
+        if self.mode not in ("none", "allow"):
             raise PolicyUnsupportedError(
-                f"The network policy {self.network!r} is not supported; use 'none'."
+                f"The network policy {self.mode!r} is not supported; use 'none' or 'allow'."
             )
+        if self.mode == "none" and self.rules:
+            raise InvalidArgumentError("Rules for a network need the network policy 'allow'.")
+        if len(self.rules) > MAX_RULES:
+            raise InvalidArgumentError(f"A network policy has at most {MAX_RULES} rules.")
+        for rule in self.rules:
+            rule.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What code in the sandbox may reach, and the environment of every execution.
+
+    `required` are items of `Capabilities` that must hold, whatever limits were asked for.
+    """
+
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    env: Mapping[str, str] = field(default_factory=dict)
+    required: frozenset[str] = ALWAYS
+
+    def check(self) -> None:
+        """Raise PolicyUnsupportedError or InvalidArgumentError for what no driver can enforce."""
+        self.network.check()
+        check_env(self.env)
+
+    def to_json(self, *, with_env: bool = True) -> dict[str, Any]:
+        """Plain values for `from_json`; without the environment where others may read them."""
+        rules = [{"host": rule.host, "ports": list(rule.ports)} for rule in self.network.rules]
+        value: dict[str, Any] = {
+            "network": {"mode": self.network.mode, "rules": rules},
+            "required": sorted(self.required),
+        }
+        if with_env:
+            value["env"] = dict(self.env)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The policy that `to_json` told of; an absent part is the default.
+
+        Raises InvalidArgumentError for anything else.
+        """
+        try:
+            network = value.get("network", {})
+            policy = cls(
+                NetworkPolicy(
+                    network.get("mode", "none"),
+                    tuple(
+                        NetworkRule(str(rule["host"]), tuple(map(int, rule["ports"])))
+                        for rule in network.get("rules", ())
+                    ),
+                ),
+                dict(value.get("env", {})),
+                frozenset(value.get("required", ALWAYS)),
+            )
+            policy.check()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidArgumentError("The policy is malformed.") from error
+        return policy
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """A sandbox to create. `image` is a Docker image, or 'host' for bubblewrap's own /usr."""
+    """A sandbox to create. `image` is a Docker image, or 'host' for bubblewrap's own /usr.
+
+    `demanded` names items of `Capabilities` that somebody asked for, as against defaults:
+    `require` refuses what does not hold. `accepts_per_process` lets a limit pass that holds for
+    each process alone. With an `image_digest` exactly that version of the image is run.
+    """
 
     sandbox_id: str
     image: str
     limits: Limits = field(default_factory=Limits)
     policy: Policy = field(default_factory=Policy)
     labels: Mapping[str, str] = field(default_factory=dict)
+    demanded: frozenset[str] = frozenset()
+    accepts_per_process: bool = False
+    disk: Disk = "memory"
+    image_digest: str | None = None
 
     def check(self) -> None:
         """Raise InvalidArgumentError or PolicyUnsupportedError when the spec cannot be met."""
@@ -105,9 +262,35 @@ class SandboxSpec:
             raise InvalidArgumentError(
                 "A sandbox id has 1 to 64 letters, digits, hyphens and underscores."
             )
-        self.limits.check()
+        if self.disk not in ("memory", "image"):
+            raise InvalidArgumentError("disk is 'memory' or 'image'.")
+        self.limits.check(disk=self.disk)
         self.policy.check()
-        check_env(self.policy.env)
+
+
+def require(capabilities: Capabilities, spec: SandboxSpec) -> None:
+    """Refuse a sandbox of which something would not hold; a limit is never ignored.
+
+    Raises PolicyUnsupportedError that names each item that is required or demanded and not
+    enforced, DriverUnavailableError where the driver cannot work at all.
+    """
+    if capabilities.unavailable is not None:
+        raise DriverUnavailableError(capabilities.unavailable)
+    asked = spec.policy.required | spec.demanded
+    asked |= spec.limits.demands().keys() & {"network_bandwidth"}  # Has no default.
+    if spec.disk == "image":
+        asked |= {"disk_image"}
+    missing = []
+    for item in sorted(asked):
+        found = capabilities.items.get(item, Enforcement.UNAVAILABLE)
+        if found is Enforcement.PER_PROCESS and not spec.accepts_per_process:
+            missing.append(f"{item} (here for each process alone)")
+        elif found is Enforcement.UNAVAILABLE:
+            missing.append(item)
+    if missing:
+        raise PolicyUnsupportedError(
+            f"The driver {capabilities.driver} cannot enforce {', '.join(missing)} on this machine."
+        )
 
 
 def check_env(env: Mapping[str, str]) -> None:
@@ -157,7 +340,8 @@ class ResourceUsage:
     """Use of resources by an execution or a sandbox.
 
     Of an execution: CPU of all its processes, peak of its largest process, time from start to
-    end. Of a sandbox: totals of its cgroup; None where nothing counts them.
+    end. Of a sandbox: totals of its cgroup, use of its workspace, bytes over its network since it
+    was made; None where nothing counts them.
     """
 
     cpu_ms: float | None = None
@@ -166,6 +350,11 @@ class ResourceUsage:
     wall_ms: float | None = None
     pids: int | None = None
     oom_kills: int | None = None
+    disk_bytes: int | None = None
+    inodes: int | None = None
+    net_rx: int | None = None
+    net_tx: int | None = None
+    cpu_throttled_ms: float | None = None
 
 
 class DriverEventKind(StrEnum):
@@ -206,6 +395,8 @@ class SandboxDriver(Protocol):
     """Creates and ends sandboxes. Everything done inside them goes through `open_channel`."""
 
     name: str
+    survives_server: bool  # Sandboxes outlive the server, and `connect` finds them again.
+    has_images: bool  # Images are names in a registry; else there is one, `host`.
 
     async def start(self) -> None:
         """Make ready. Raises DriverUnavailableError."""
@@ -261,8 +452,12 @@ class SandboxDriver(Protocol):
         """Stop, and take away everything that is left. Unknown ids: nothing happens."""
         ...
 
-    async def update(self, sandbox_id: str, *, limits: Limits) -> None:
-        """Change memory, CPU and process limits of a running sandbox."""
+    async def update(self, sandbox_id: str, *, limits: Limits) -> Limits:
+        """Change limits of a running sandbox; the limits then in force, as its handle has them.
+
+        Raises PolicyUnsupportedError, having changed nothing, where one of those that differ
+        cannot change, or cannot be enforced; ConflictError where the kernel refuses.
+        """
         ...
 
     async def stats(self, sandbox_id: str) -> ResourceUsage: ...

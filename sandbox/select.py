@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from sandbox import docker_config
-from sandbox.base import Capabilities, SandboxDriver
+from sandbox.base import Capabilities, Disk, Enforcement, SandboxDriver
 from sandbox.bubblewrap import BubblewrapDriver
-from sandbox.errors import DriverUnavailableError, SandboxError
+from sandbox.errors import DriverUnavailableError, PolicyUnsupportedError, SandboxError
+from sandbox.kubernetes_pod import KubernetesOptions
 
-Kind = Literal["auto", "docker", "bubblewrap", "off"]
+Kind = Literal["auto", "docker", "bubblewrap", "kubernetes", "off"]
 PULL_TIMEOUT_S = 120.0
 NOTHING = (
     "Sandboxes are off, because code never runs on the host without isolation. Install bubblewrap"
@@ -24,26 +25,39 @@ async def choose(
     docker_image: str,
     docker_url: str | None,
     state_dir: Path,
+    docker_runtime: str = "",
+    disk: Disk = "memory",
     pull_timeout_s: float = PULL_TIMEOUT_S,
+    kubernetes: KubernetesOptions | None = None,
 ) -> tuple[SandboxDriver | None, str]:
     """A started driver that has proved to work, or None; and a sentence that says why.
 
     `auto` takes Docker if an engine answers and has the image or can pull it in time, else
-    bubblewrap. A driver asked for by name is never replaced by another.
+    bubblewrap. A driver asked for by name is never replaced by another, nor is Docker
+    where a runtime of it is named. None is taken that cannot keep workspaces where `disk` says.
+    A cluster is only ever taken by name: what a kubeconfig points to may be anybody's.
     """
     if kind == "off":
         return None, "Sandboxes are turned off by configuration."
     reasons: list[str] = []
+    if kind == "kubernetes":
+        options = kubernetes or KubernetesOptions()
+        try:
+            pods = await _kubernetes(options, disk)
+        except SandboxError as error:
+            return None, f"Sandboxes are off. Kubernetes: {error.message}"
+        return pods, f"Kubernetes runs the sandboxes, in the namespace {options.namespace}."
     if kind in ("auto", "docker"):
         try:
-            driver = await _docker(docker_image, docker_url, pull_timeout_s)
+            driver = await _docker(docker_image, docker_url, docker_runtime, disk, pull_timeout_s)
         except SandboxError as error:
             reasons.append(f"Docker: {error.message}")
         else:
-            return driver, f"Docker runs the sandboxes, with the image {docker_image}."
-    if kind in ("auto", "bubblewrap"):
+            by = f" by {docker_runtime}" if docker_runtime else ""
+            return driver, f"Docker runs the sandboxes{by}, with the image {docker_image}."
+    if kind == "bubblewrap" or (kind == "auto" and not docker_runtime):
         try:
-            embedded = await _bubblewrap(state_dir)
+            embedded = await _bubblewrap(state_dir, disk)
         except SandboxError as error:
             reasons.append(f"bubblewrap: {error.message}")
         else:
@@ -63,15 +77,18 @@ def engine_is_likely() -> bool:
     )
 
 
-async def _docker(image: str, url: str | None, pull_timeout_s: float) -> SandboxDriver:
+async def _docker(
+    image: str, url: str | None, runtime: str, disk: Disk, pull_timeout_s: float
+) -> SandboxDriver:
     # Its client takes a fifth of a second to load, which a machine without an engine need not pay.
     if url is None and not engine_is_likely():
         raise DriverUnavailableError(f"No Docker engine was found. {docker_config.INSTALL}")
     from sandbox.docker import DockerDriver
 
-    driver = DockerDriver(url=url)
+    driver = DockerDriver(url=url, runtime=runtime)
     try:
         await driver.check()
+        await _require_disk(driver, disk)
         if not await driver.has_image(image):
             try:
                 async with asyncio.timeout(pull_timeout_s):
@@ -87,25 +104,76 @@ async def _docker(image: str, url: str | None, pull_timeout_s: float) -> Sandbox
     return driver
 
 
-async def _bubblewrap(state_dir: Path) -> SandboxDriver:
-    driver = BubblewrapDriver(state_dir=state_dir)
+def kubernetes_driver(options: KubernetesOptions) -> SandboxDriver:
+    """The driver, not started. Raises DriverUnavailableError where its client is absent."""
+    try:
+        from sandbox.kubernetes import KubernetesDriver
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "kubernetes_asyncio":
+            raise
+        raise DriverUnavailableError(
+            "The client for Kubernetes is not installed. Install it:"
+            " python -m pip install 'kubernetes-asyncio>=36.1' (the extra `kubernetes`)."
+        ) from error
+    return KubernetesDriver(options)
+
+
+async def _kubernetes(options: KubernetesOptions, disk: Disk) -> SandboxDriver:
+    driver = kubernetes_driver(options)
     try:
         await driver.check()
+        await _require_disk(driver, disk)
     except BaseException:
         await driver.aclose()
         raise
     return driver
 
 
-async def report(*, docker_url: str | None, state_dir: Path) -> list[Capabilities]:
-    """What each driver enforces here, or why it cannot work here at all."""
+async def _bubblewrap(state_dir: Path, disk: Disk) -> SandboxDriver:
+    driver = BubblewrapDriver(state_dir=state_dir)
+    try:
+        await driver.check()
+        await _require_disk(driver, disk)
+    except BaseException:
+        await driver.aclose()
+        raise
+    return driver
+
+
+async def _require_disk(driver: SandboxDriver, disk: Disk) -> None:
+    """Raise PolicyUnsupportedError unless the driver can keep workspaces there."""
+    if disk == "memory":
+        return
+    found = await driver.capabilities()
+    if found.items.get("disk_image") is not Enforcement.ENFORCED:
+        notes = [note for note in found.notes if note.startswith("Workspaces")]
+        why = " ".join(notes) or f"The driver {driver.name} keeps workspaces in memory alone."
+        raise PolicyUnsupportedError(why)
+
+
+async def report(
+    *,
+    docker_url: str | None,
+    state_dir: Path,
+    docker_runtime: str = "",
+    kubernetes: KubernetesOptions | None = None,
+) -> list[Capabilities]:
+    """What each driver enforces here, or why it cannot work here at all.
+
+    Kubernetes is asked only where options for it are given.
+    """
     from sandbox.docker import DockerDriver
 
     drivers: list[SandboxDriver] = [
-        DockerDriver(url=docker_url),
+        DockerDriver(url=docker_url, runtime=docker_runtime),
         BubblewrapDriver(state_dir=state_dir),
     ]
     found = []
+    if kubernetes is not None:
+        try:
+            drivers.append(kubernetes_driver(kubernetes))
+        except DriverUnavailableError as error:
+            found.append(Capabilities("kubernetes", {}, unavailable=error.message))
     for driver in drivers:
         try:
             found.append(await driver.capabilities())

@@ -6,11 +6,15 @@ server does (its socket then closes), and with it every sandbox.
 
 It speaks JSON over a SOCK_SEQPACKET socket on descriptor 0. A request brings descriptors:
 standard error, the channel, the system call filter, then files. In the child they have the
-numbers 2, 10, 11, 12, …; this file runs alone and imports the standard library only.
+numbers 2, 10, 11, 12, …; a disk image, if there is one, comes last and is mounted only. Another
+kind of request changes the sizes of filesystems that were mounted for a sandbox. This file runs
+alone and imports the standard library only.
 """
 
 import array
+import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -18,11 +22,14 @@ import resource
 import select
 import signal
 import socket
+import struct
 import sys
 from typing import Any
 
 CLONE_NEWNS = 0x20000
-MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_REC, MS_PRIVATE = 2, 4, 0x20, 0x4000, 0x40000
+LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
+LOOP_TRIES = 64  # Others on the machine may take the device that was free a moment ago.
 STAGE = "/mnt"  # Covered by a private mount in the child; nothing of the host changes.
 FIRST_FD = 10
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -41,15 +48,95 @@ def mount(source: bytes, target: str, kind: bytes, flags: int, data: str) -> Non
     )
 
 
-def stage(filesystems: list[dict[str, Any]]) -> None:
-    """Mount tmpfs with limits on size and inodes, which bubblewrap itself cannot limit."""
+def stage(filesystems: list[dict[str, Any]], image: int) -> None:
+    """Mount filesystems with limits on size and inodes, which bubblewrap itself cannot limit."""
     check(LIBC.unshare(CLONE_NEWNS), "unshare")
     mount(b"none", "/", b"none", MS_REC | MS_PRIVATE, "")
     mount(b"noosphere", STAGE, b"tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=0755")
     for each in filesystems:
         folder = f"{STAGE}/{each['name']}"
         os.mkdir(folder)
-        mount(b"noosphere", folder, b"tmpfs", MS_NOSUID | MS_NODEV, each["options"])
+        if each.get("image"):
+            mount_image(image, folder)
+        else:
+            mount(b"noosphere", folder, b"tmpfs", MS_NOSUID | MS_NODEV, each["options"])
+
+
+def mount_image(image: int, folder: str) -> None:
+    """Mount a file; the loop device under it goes with the last mount of it."""
+    device, path = loop(image)
+    try:
+        mount(path.encode(), folder, b"ext4", MS_NOSUID | MS_NODEV, "")
+    finally:
+        os.close(device)
+    os.rmdir(f"{folder}/lost+found")
+
+
+def loop(image: int) -> tuple[int, str]:
+    """A loop device over a file, and its path; it clears itself once nobody has it open."""
+    details = struct.pack("5Q4I64s64s32s2Q", *[0] * 8, LO_FLAGS_AUTOCLEAR, b"", b"", b"", 0, 0)
+    configuration = struct.pack("II", image, 0) + details + bytes(64)
+    control = os.open("/dev/loop-control", os.O_RDWR)
+    try:
+        for _ in range(LOOP_TRIES):
+            path = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
+            device = os.open(path, os.O_RDWR)
+            try:
+                fcntl.ioctl(device, LOOP_CONFIGURE, configuration)
+            except OSError as error:
+                os.close(device)
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                return device, path
+    finally:
+        os.close(control)
+    raise OSError(errno.EBUSY, "every loop device is taken")
+
+
+def remount(request: dict[str, Any]) -> None:
+    """Change filesystems of a sandbox, in a child: only one thread may change its namespace.
+
+    Raises OSError, having changed nothing: EINVAL where more is in use than shall be left.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            resize(request)
+        except OSError as error:
+            os.write(write, json.dumps([error.errno or errno.EIO, str(error)]).encode())
+        except BaseException as error:  # noqa: BLE001 - the child must end here.
+            os.write(write, json.dumps([errno.EIO, repr(error)]).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answers:
+        said = answers.read()
+    os.waitpid(pid, 0)
+    if said:
+        raise OSError(*json.loads(said))
+
+
+def resize(request: dict[str, Any]) -> None:
+    namespace = os.open(f"/proc/{request['pid']}/ns/mnt", os.O_RDONLY)
+    with open(f"/proc/{request['pid']}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    # The number may have become another process's before the namespace was opened, not after.
+    if fields[0] in "ZX" or fields[19] != request["start"]:
+        raise OSError(errno.ESRCH, "the sandbox has ended")
+    check(LIBC.setns(namespace, CLONE_NEWNS), "setns")
+    flags = MS_REMOUNT | MS_NOSUID | MS_NODEV
+    done: list[dict[str, Any]] = []
+    try:
+        for each in request["remount"]:
+            mount(b"noosphere", f"{STAGE}/{each['name']}", b"tmpfs", flags, each["options"])
+            done.append(each)
+    except OSError:
+        for each in done:
+            with contextlib.suppress(OSError):
+                mount(b"noosphere", f"{STAGE}/{each['name']}", b"tmpfs", flags, each["before"])
+        raise
 
 
 def become(request: dict[str, Any], fds: list[int]) -> None:
@@ -59,7 +146,7 @@ def become(request: dict[str, Any], fds: list[int]) -> None:
         os.write(fd, b"0")
         os.close(fd)
     if request["filesystems"]:
-        stage(request["filesystems"])
+        stage(request["filesystems"], fds.pop() if request.get("image") else -1)
     for name, value in request["rlimits"].items():
         which = getattr(resource, name)
         hard = resource.getrlimit(which)[1]
@@ -150,9 +237,13 @@ def main() -> None:
             if request is None:
                 sys.exit(0)
             try:
-                answer = {"id": request["id"], "pid": spawn(request, fds)}
+                if "remount" in request:
+                    remount(request)
+                    answer = {"id": request["id"], "pid": 0}
+                else:
+                    answer = {"id": request["id"], "pid": spawn(request, fds)}
             except OSError as error:
-                answer = {"id": request["id"], "error": str(error)}
+                answer = {"id": request["id"], "error": str(error), "errno": error.errno}
             control.sendall(json.dumps(answer).encode())
             for each in fds:
                 os.close(each)

@@ -61,14 +61,7 @@ class Spawner:
             raise DriverUnavailableError(ENDED)
         if self._restarting is None or self._restarting.done():
             self._restarting = asyncio.create_task(self._restart())
-        try:
-            await asyncio.shield(self._restarting)
-        except OSError as error:
-            raise ResourceExhaustedError(
-                "The host has no room for another process.",
-                resource=Resource.HOST,
-                engine=str(error),
-            ) from error
+        await asyncio.shield(self._restarting)
 
     async def _restart(self) -> None:
         await self._bury()
@@ -100,13 +93,7 @@ class Spawner:
             if "pid" in answer:
                 waiting.set_result(answer["pid"])
             else:
-                waiting.set_exception(
-                    ResourceExhaustedError(
-                        "The host has no room for another process.",
-                        resource=Resource.HOST,
-                        engine=answer["error"],
-                    )
-                )
+                waiting.set_exception(OSError(answer["errno"], answer["error"]))
 
     def _lost(self) -> None:
         if self._control is None:
@@ -130,14 +117,32 @@ class Spawner:
         Raises ResourceExhaustedError, TimeoutError_, DriverUnavailableError (closed, or the
         spawner process died twice).
         """
-        if self.is_running:
-            try:
-                return await self._ask(name, request, fds)
-            except DriverUnavailableError:
-                # It died with the request, and what it may have started died with it.
-                log.warning("The spawner process ended while it was asked.")
-        await self._revive()
-        return await self._ask(name, request, fds)
+        try:
+            if self.is_running:
+                try:
+                    return await self._ask(name, request, fds)
+                except DriverUnavailableError:
+                    # It died with the request, and what it may have started died with it.
+                    log.warning("The spawner process ended while it was asked.")
+            await self._revive()
+            return await self._ask(name, request, fds)
+        except OSError as error:
+            raise ResourceExhaustedError(
+                "The host has no room for another process.",
+                resource=Resource.HOST,
+                engine=str(error),
+            ) from error
+
+    async def remount(
+        self, name: str, pid: int, start: str, filesystems: Sequence[dict[str, str]]
+    ) -> None:
+        """Change filesystems that were mounted for a process it started: all of them or none.
+
+        Raises OSError (EINVAL: more is in use than shall be left), TimeoutError_,
+        DriverUnavailableError (the spawner process died, and with it what it started).
+        """
+        request = {"pid": pid, "start": start, "remount": list(filesystems)}
+        await self._ask(f"remount {name}", request, [])
 
     async def _ask(self, name: str, request: dict[str, Any], fds: Sequence[int]) -> int:
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -154,7 +159,7 @@ class Spawner:
 
     async def _send(self, data: bytes, fds: Sequence[int]) -> None:
         loop = asyncio.get_running_loop()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         async with self._sending:
             while True:
                 if self._control is None:

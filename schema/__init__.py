@@ -14,11 +14,18 @@ from schema.base import SCALARS
 
 
 def _modules() -> list[ModuleType]:
-    return [
-        importlib.import_module(f"{__name__}.{found.name}")
-        for found in pkgutil.iter_modules(__path__)
-        if found.name not in ("base", "execution", "live")
-    ]
+    """Import every domain, and the parts of those that are packages."""
+    modules = []
+    for found in pkgutil.iter_modules(__path__):
+        if found.name in ("base", "execution", "live"):
+            continue
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        modules.append(module)
+        modules += [
+            importlib.import_module(f"{module.__name__}.{part.name}")
+            for part in pkgutil.iter_modules(getattr(module, "__path__", ()))
+        ]
+    return modules
 
 
 def _types() -> list[type]:

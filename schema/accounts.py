@@ -22,10 +22,12 @@ from schema.base import (
     field,
     mutation,
 )
+from schema.sandboxes.quotas import SandboxQuota, SandboxQuotaInput, SandboxQuotaRule
 from services.accounts import roles as role_service
 from services.accounts import sessions as session_service
 from services.accounts import users as user_service
 from services.accounts.sessions import Credentials
+from services.sandboxes import quotas
 
 if TYPE_CHECKING:
     from schema.conversations import Conversation
@@ -39,6 +41,11 @@ class Role(Node, row=tables.Role):
     name: str = attr("`admin`, `user`, `viewer`, or one of your own.")
     description: str | None = attr("What the role is for.")
     permissions: list[str] = field(accounts.permissions, "What it permits, as `domain:action`.")
+
+    @strawberry.field(description="What it allows its holders' sandboxes in all.")
+    def sandbox_quota(self) -> SandboxQuotaRule:
+        quota: dict[str, int] = self.sandbox_quota or {}  # type: ignore[assignment]
+        return SandboxQuotaRule(**{name: quota.get(name) for name in quotas.NAMES})  # type: ignore[arg-type]
 
 
 @strawberry.type(description="A sign-in as its owner sees it in the list of sign-ins.")
@@ -71,6 +78,11 @@ class User(Node, row=tables.User):
     )
     memories: Connection[Annotated["Memory", strawberry.lazy("schema.memories")]] = connection(
         memories.of_users, "What is remembered of the person, newest first."
+    )
+    sandbox_quota: SandboxQuota | None = field(
+        sandboxes.quota,
+        "What the person's sandboxes may have in all, and have. Null unless it is you, or you may "
+        "see everything.",
     )
     sandboxes: Connection[Annotated["Sandbox", strawberry.lazy("schema.sandboxes")]] = connection(
         sandboxes.of_users, "The person's sandboxes, newest first, without deleted ones."
@@ -167,6 +179,19 @@ class UserRolesSetPayload(Payload):
     user: User | None = strawberry.field(default=None, description="The user.")
 
 
+@strawberry.input(description="Changes to a role; what is left out stays.")
+class RoleUpdateInput:
+    description: strawberry.Maybe[str | None] = attr("What it is for; null takes it away.")
+    sandbox_quota: strawberry.Maybe[SandboxQuotaInput | None] = attr(
+        "What it allows its holders' sandboxes in all; null: as the server is configured."
+    )
+
+
+@strawberry.type(description="Answer to `roleUpdate`.")
+class RoleUpdatePayload(Payload):
+    role: Role | None = strawberry.field(default=None, description="The changed role.")
+
+
 @strawberry.type
 class AccountsQuery:
     @strawberry.field(description="The signed-in user; null when anonymous.")
@@ -258,6 +283,21 @@ async def _set_roles(info: Info, input: UserRolesSetInput) -> dict[str, object]:
     return {"user": user}
 
 
+async def _update_role(
+    info: Info, id: Annotated[strawberry.ID, arg("Which role.")], input: RoleUpdateInput
+) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    if input.description is not None:
+        changes["description"] = input.description.value
+    if input.sandbox_quota is not None:
+        quota = input.sandbox_quota.value
+        changes["sandbox_quota"] = None if quota is None else vars(quota)
+    context = info.context
+    return {
+        "role": await role_service.update(context.deps, context.viewer, role_id=id, changes=changes)
+    }
+
+
 @strawberry.type
 class AccountsMutation:
     user_register = mutation(UserRegisterPayload, "Open an account and sign in.")(_register)
@@ -270,6 +310,9 @@ class AccountsMutation:
     user_change_password = mutation(
         UserChangePasswordPayload, "Change your password and end your other sign-ins."
     )(_change_password)
+    role_update = mutation(RoleUpdatePayload, "Change what a role is for and allows (admin).")(
+        _update_role
+    )
     user_roles_set = mutation(UserRolesSetPayload, "Give a user exactly these roles (admin).")(
         _set_roles
     )

@@ -8,8 +8,6 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from models.accounts import AuthRefreshToken, AuthSession
 from models.base import now
-from models.sandboxes import Sandbox, SandboxExecution
-from models.states import RunState, SandboxStatus
 from models.system import Event, Task, TaskStatus, Topic
 from services import access, sandboxes, tools
 from services.accounts import roles
@@ -18,9 +16,6 @@ from services.base import Deps, Viewer, work
 _BATCH = 500
 _KEEP_TASKS = timedelta(days=7)
 _KEEP_SESSIONS = timedelta(days=30)
-_KEEP_EXECUTIONS = timedelta(days=30)
-_UNFINISHED = (RunState.PENDING, RunState.RUNNING)
-_ENDED = (SandboxStatus.STOPPED, SandboxStatus.FAILED, SandboxStatus.DELETED)
 
 
 @access.rule(Task)
@@ -60,12 +55,12 @@ async def seed(deps: Deps) -> None:
 
 
 async def clean(deps: Deps) -> dict[str, int]:
-    """Drop events, tasks, dead sign-ins and executions that are old; give how many of each."""
+    """Drop events, tasks, dead sign-ins and sandboxes that are old; give how many of each."""
     return {
         "events": await _clean_events(deps),
         "tasks": await _clean_tasks(deps),
         "sessions": await _clean_sessions(deps),
-        "executions": await _clean_executions(deps),
+        **await sandboxes.clean(deps),
     }
 
 
@@ -149,30 +144,3 @@ async def _clean_sessions(deps: Deps) -> int:
             .values(revoked_at=now(), revoked_reason="expired")
         )
         return int(gone.rowcount)  # type: ignore[attr-defined]
-
-
-async def _clean_executions(deps: Deps) -> int:
-    """Drop finished executions of sandboxes that have ended."""
-    dropped = 0
-    while True:
-        async with deps.db.reading() as connection:
-            old = (
-                await connection.scalars(
-                    select(SandboxExecution.id)
-                    .join(Sandbox, Sandbox.id == SandboxExecution.sandbox_id)
-                    .where(
-                        Sandbox.status.in_(_ENDED),
-                        SandboxExecution.status.not_in(_UNFINISHED),
-                        SandboxExecution.completed_at < now() - _KEEP_EXECUTIONS,
-                    )
-                    .limit(_BATCH)
-                )
-            ).all()
-        if old:
-            async with work(deps) as unit:
-                await unit.session.execute(
-                    delete(SandboxExecution).where(SandboxExecution.id.in_(old))
-                )
-            dropped += len(old)
-        if len(old) < _BATCH:
-            return dropped

@@ -1,5 +1,7 @@
 """Roles and the permissions they carry."""
 
+from typing import Any
+
 from sqlalchemy import delete, or_, select, true
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -7,6 +9,8 @@ from models.accounts import Permission, Role, RolePermission, User, UserRole
 from services import access
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
+from services.sandboxes import quotas
+from services.text import clean
 
 PERMISSIONS = {
     "accounts:manage": "Change other people's accounts and roles.",
@@ -22,6 +26,7 @@ PERMISSIONS = {
     "everything:manage": "Stop, cancel and delete what others made.",
 }
 ROLES_MAX = 100
+DESCRIPTION_CHARS = 1000
 _USER = {name for name in PERMISSIONS if name.endswith((":write", ":execute"))}
 ROLES: dict[str, tuple[str, set[str]]] = {
     "admin": ("Runs this server: sees everything and manages people.", set(PERMISSIONS)),
@@ -127,3 +132,26 @@ async def assign(deps: Deps, viewer: Viewer, *, user_id: str, roles: list[str]) 
         await grant(unit, user_id, roles)
         unit.after_commit(lambda: deps.bus.publish(f"viewer:{user_id}", {"changed": "roles"}))
         return user.frozen()
+
+
+async def update(deps: Deps, viewer: Viewer, *, role_id: str, changes: dict[str, Any]) -> Role:
+    """Change `description` (None takes it away) or `sandbox_quota` of a role.
+
+    A quota says by name what the holders' live sandboxes may have in all; what it leaves out, or
+    says None of, is as configured. Raises UserError FORBIDDEN without `accounts:manage`, NOT_FOUND,
+    INVALID and LIMIT.
+    """
+    viewer.require("accounts:manage")
+    async with work(deps) as unit:
+        role = await unit.lock(Role, role_id)
+        if role is None:
+            raise UserError(UserErrorCode.NOT_FOUND, "There is no such role.", ("id",))
+        if "description" in changes:
+            text = changes["description"]
+            role.description = (
+                None if text is None else clean(text, "description", max_chars=DESCRIPTION_CHARS)
+            )
+        if "sandbox_quota" in changes:
+            role.sandbox_quota = quotas.checked(changes["sandbox_quota"] or {})
+        await unit.session.flush()
+        return role.frozen()

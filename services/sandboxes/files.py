@@ -4,24 +4,29 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import mimetypes
 import posixpath
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import select
 
 from models.base import now, row_columns, rows_of
-from models.sandboxes import Sandbox, SandboxFile, SandboxWorkspace
+from models.sandboxes import Sandbox, SandboxFile
 from sandbox.base import WORKSPACE
+from sandbox.files import FileInfo, Files
 from services import access
-from services.base import Deps, Viewer, Work, work
+from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import rows
+from services.events.base import Json
+from services.sandboxes import entries, findings, rows
+from services.sandboxes.entries import PATH_CHARS, Found
+from services.sandboxes.operations import operation
 
-PATH_CHARS = 255
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
 
 
 class FileEncoding(StrEnum):
@@ -54,26 +59,26 @@ class Entry:
     @property
     def mime_type(self) -> str | None:
         """What the name says of the content."""
-        return None if self.is_directory else mimetypes.guess_type(self.name)[0]
+        return None if self.is_directory else entries.mime_type(self.path)
 
 
-def inside(path: str) -> str:
+def inside(path: str, *, name: str = "path") -> str:
     """Give a path relative to the workspace, in its shortest form; `.` is the workspace.
 
     Raises UserError REQUIRED, LIMIT, or INVALID for NUL bytes and for what lies outside. Links are
-    followed, and judged, by the agent inside.
+    followed, and judged, by the agent inside. `name` is that of the argument at fault.
     """
     if not path:
-        raise UserError(UserErrorCode.REQUIRED, "The path must not be empty.", ("path",))
+        raise UserError(UserErrorCode.REQUIRED, "The path must not be empty.", (name,))
     if len(path) > PATH_CHARS:
         raise UserError(
             UserErrorCode.LIMIT,
             f"The path has {len(path):,} characters; at most {PATH_CHARS} are allowed.",
-            ("path",),
+            (name,),
         )
     if "\0" in path or any("\ud800" <= char <= "\udfff" for char in path):
         raise UserError(
-            UserErrorCode.INVALID, "The path contains a NUL or invalid character.", ("path",)
+            UserErrorCode.INVALID, "The path contains a NUL or invalid character.", (name,)
         )
     whole = posixpath.normpath(posixpath.join(WORKSPACE, path))
     if whole == WORKSPACE:
@@ -82,12 +87,13 @@ def inside(path: str) -> str:
         raise UserError(
             UserErrorCode.INVALID,
             f"The path leads out of the workspace; stay below {WORKSPACE}.",
-            ("path",),
+            (name,),
         )
     return whole[len(WORKSPACE) + 1 :]
 
 
-def _named(path: str) -> str:
+def named(path: str) -> str:
+    """Give a path as `inside` does, which names a file. Raises UserError INVALID if it cannot."""
     found = inside(path)
     if found == "." or path.endswith("/"):
         raise UserError(UserErrorCode.INVALID, "The path names a directory, not a file.", ("path",))
@@ -109,19 +115,25 @@ async def write(
     LIMIT for a file too large or a full disk.
     """
     viewer.require("sandboxes:write")
-    wanted = _named(path)
+    wanted = named(path)
     data = await asyncio.to_thread(_bytes, content, encoding, deps.options.file_max_bytes)
-    host = await _running(deps, viewer, sandbox_id)
+    host = await running(deps, viewer, sandbox_id)
     encoded = (await asyncio.to_thread(base64.b64encode, data)).decode("ascii")
     await deps.sandboxes.ask(host, "write", path=wanted, content=encoded)
     digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
-    at = now()
-    entry = Entry(host.id, wanted, False, len(data), at, digest, host)
-    async with work(deps) as unit:
-        # The lock of the sandbox's row keeps two writers of one path from adding it twice.
-        if await unit.lock(Sandbox, host.id) is not None:
-            await _index(unit, entry)
+    entry = Entry(host.id, wanted, False, len(data), now(), digest, host)
+    await note(deps, entry)
     return entry
+
+
+async def note(deps: Deps, entry: Entry) -> None:
+    """Index what was just written, with the directories above it."""
+    found = Found(
+        entry.path, entry.is_directory, entry.size_bytes, entry.content_hash, entry.modified_at
+    )
+    async with work(deps) as unit:
+        if await unit.lock(Sandbox, entry.sandbox_id) is not None:
+            await entries.put(unit, entry.sandbox_id, [found])
 
 
 def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
@@ -144,37 +156,6 @@ def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
     return data
 
 
-async def _index(unit: Work, entry: Entry) -> None:
-    session, at = unit.session, now()
-    row = await session.scalar(
-        select(SandboxFile).where(
-            SandboxFile.sandbox_id == entry.sandbox_id, SandboxFile.path == entry.path
-        )
-    )
-    if row is None:
-        row = SandboxFile(sandbox_id=entry.sandbox_id, path=entry.path)
-        session.add(row)
-    row.content_hash, row.size_bytes, row.modified_at = entry.content_hash, entry.size_bytes, at
-    row.mime_type, row.is_directory = (entry.mime_type or "")[:100] or None, False
-    await session.flush()
-    await _weigh(unit, entry.sandbox_id)
-    await session.execute(
-        update(Sandbox).where(Sandbox.id == entry.sandbox_id).values(last_active_at=at)
-    )
-
-
-async def _weigh(unit: Work, sandbox_id: str) -> None:
-    """Bring the size of the workspace up to date with the index."""
-    size = await unit.session.scalar(
-        select(func.sum(SandboxFile.size_bytes)).where(SandboxFile.sandbox_id == sandbox_id)
-    )
-    await unit.session.execute(
-        update(SandboxWorkspace)
-        .where(SandboxWorkspace.sandbox_id == sandbox_id)
-        .values(size_bytes=int(size or 0), modified_at=now())
-    )
-
-
 async def remove(
     deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, is_recursive: bool = False
 ) -> Entry:
@@ -183,21 +164,48 @@ async def remove(
     wanted = inside(path)
     if wanted == ".":
         raise UserError(UserErrorCode.INVALID, "The workspace itself cannot be removed.", ("path",))
-    host = await _running(deps, viewer, sandbox_id)
+    host = await running(deps, viewer, sandbox_id)
     (entry,) = await _entries(deps, host, "stat", wanted)
     await deps.sandboxes.ask(host, "remove", path=wanted, recursive=is_recursive)
     async with work(deps) as unit:
         if await unit.lock(Sandbox, host.id) is not None:
-            await unit.session.execute(
-                delete(SandboxFile).where(
-                    SandboxFile.sandbox_id == host.id,
-                    or_(
-                        SandboxFile.path == wanted,
-                        SandboxFile.path.startswith(f"{wanted}/", autoescape=True),
-                    ),
-                )
+            await entries.drop(unit, host.id, wanted)
+    return entry
+
+
+async def make_directory(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str) -> Entry:
+    """Make a directory, and those above it; one that is there already stays as it is.
+
+    Raises UserError as `write` does, CONFLICT where a file stands in the way.
+    """
+    viewer.require("sandboxes:write")
+    wanted = inside(path)
+    host = await running(deps, viewer, sandbox_id)
+    (entry,) = await _entries(deps, host, "make_directory", wanted)
+    await note(deps, entry)
+    return entry
+
+
+async def rename(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, new_path: str) -> Entry:
+    """Give a file or directory another path, replacing a file that stands there.
+
+    Directories above the new path are made. Raises UserError as `write` does, NOT_FOUND when there
+    is nothing at `path`, CONFLICT when a directory that is not empty stands at `new_path`.
+    """
+    viewer.require("sandboxes:write")
+    source, target = inside(path), inside(new_path, name="new_path")
+    for name, found in (("path", source), ("new_path", target)):
+        if found == ".":
+            raise UserError(
+                UserErrorCode.INVALID, "The workspace itself cannot be renamed.", (name,)
             )
-            await _weigh(unit, host.id)
+    host = await running(deps, viewer, sandbox_id)
+    (entry,) = await _entries(deps, host, "rename", source, target=target)
+    async with work(deps) as unit:
+        if await unit.lock(Sandbox, host.id) is not None:
+            await entries.move(unit, host.id, source, target)
+            moved = Found(target, entry.is_directory, entry.size_bytes, None, entry.modified_at)
+            await entries.put(unit, host.id, [moved])
     return entry
 
 
@@ -206,8 +214,8 @@ async def read(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str) -> byt
 
     Raises UserError NOT_FOUND, CONFLICT unless it is RUNNING, LIMIT when it is larger.
     """
-    wanted = _named(path)
-    return await content(deps, await _running(deps, viewer, sandbox_id, may_look=True), wanted)
+    wanted = named(path)
+    return await content(deps, await running(deps, viewer, sandbox_id, may_look=True), wanted)
 
 
 async def content(deps: Deps, host: Sandbox, path: str) -> bytes:
@@ -219,7 +227,7 @@ async def content(deps: Deps, host: Sandbox, path: str) -> bytes:
 async def stat(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str) -> Entry:
     """Give a file or directory of a running sandbox. Raises as `read` does."""
     wanted = inside(path)
-    host = await _running(deps, viewer, sandbox_id, may_look=True)
+    host = await running(deps, viewer, sandbox_id, may_look=True)
     (entry,) = await _entries(deps, host, "stat", wanted)
     return entry
 
@@ -246,18 +254,25 @@ async def indexed(deps: Deps, hosts: Sequence[Sandbox], path: str) -> dict[str, 
         for row in rows_of(SandboxFile, selected):
             name, slash, _ = row.path[len(prefix) :].partition("/")
             place = prefix + name
-            entries = found[row.sandbox_id]
+            known = found[row.sandbox_id]
             if slash:
-                entries.setdefault(place, Entry(row.sandbox_id, place, True, 0, row.modified_at))
+                known.setdefault(place, Entry(row.sandbox_id, place, True, 0, row.modified_at))
             else:
-                entries[place] = Entry(
-                    row.sandbox_id, place, False, row.size_bytes, row.modified_at, row.content_hash
+                known[place] = Entry(
+                    row.sandbox_id,
+                    place,
+                    row.is_directory,
+                    row.size_bytes,
+                    row.modified_at,
+                    row.content_hash,
                 )
-    return {sandbox_id: list(entries.values()) for sandbox_id, entries in found.items()}
+    return {sandbox_id: list(known.values()) for sandbox_id, known in found.items()}
 
 
-async def _entries(deps: Deps, host: Sandbox, operation: str, path: str) -> list[Entry]:
-    answer = await deps.sandboxes.ask(host, operation, path=path)
+async def _entries(
+    deps: Deps, host: Sandbox, operation: str, path: str, **more: Any
+) -> list[Entry]:
+    answer = await deps.sandboxes.ask(host, operation, path=path, **more)
     return [
         Entry(
             host.id,
@@ -271,9 +286,81 @@ async def _entries(deps: Deps, host: Sandbox, operation: str, path: str) -> list
     ]
 
 
-async def _running(
+@operation("write")
+async def _write(node: "Node", sandbox_id: str, request: Json) -> None:
+    path = request["path"]
+    data = await asyncio.to_thread(base64.b64decode, request["content"])
+    await make_folders(node.client(sandbox_id).files, path)
+    await findings.write(node, sandbox_id, path, _whole(data))
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def make_folders(files: Files, path: str) -> None:
+    """Make the directories above a path, on the node that hosts it."""
+    folder = path.rpartition("/")[0]
+    if folder:
+        await files.make_dir(folder, parents=True)
+
+
+@operation("make_directory")
+async def _make_directory(node: "Node", sandbox_id: str, request: Json) -> Json:
+    files = node.client(sandbox_id).files
+    await files.make_dir(request["path"], parents=True)
+    return {"entries": [_entry(await files.stat(request["path"]))]}
+
+
+@operation("rename")
+async def _rename(node: "Node", sandbox_id: str, request: Json) -> Json:
+    files = node.client(sandbox_id).files
+    # Nothing is made for what is not there.
+    await files.stat(request["path"])
+    await make_folders(files, request["target"])
+    await files.rename(request["path"], request["target"])
+    return {"entries": [_entry(await files.stat(request["target"]))]}
+
+
+@operation("read")
+async def _read(node: "Node", sandbox_id: str, request: Json) -> Json:
+    data = await node.client(sandbox_id).files.read(request["path"], most=request["most"])
+    return {"content": base64.b64encode(data).decode("ascii")}
+
+
+@operation("stat")
+async def _stat(node: "Node", sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.stat(request["path"])
+    return {"entries": [_entry(found)]}
+
+
+@operation("list")
+async def _list(node: "Node", sandbox_id: str, request: Json) -> Json:
+    found = await node.client(sandbox_id).files.list(request["path"])
+    return {"entries": [_entry(info) for info in found]}
+
+
+def shown(path: str) -> str:
+    """Give a path as text: names need not be UTF-8 inside."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _entry(info: FileInfo) -> list[Any]:
+    return [shown(info.path), info.is_directory, info.size_bytes, info.modified_at.isoformat()]
+
+
+@operation("remove")
+async def _remove(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.client(sandbox_id).files.remove(request["path"], recursive=request["recursive"])
+
+
+async def running(
     deps: Deps, viewer: Viewer, sandbox_id: str, *, may_look: bool = False
 ) -> Sandbox:
+    """Give a sandbox that runs: the viewer's own, or with `may_look` one that may be seen.
+
+    Raises UserError NOT_FOUND, CONFLICT when it does not run.
+    """
     async with deps.db.reading() as connection:
         is_theirs = access.visible(Sandbox, viewer) if may_look else Sandbox.user_id == viewer.id
         found = await connection.execute(

@@ -1,11 +1,10 @@
 """The sandboxes of one process: its driver, its housekeeping, and calls to the nodes of others."""
 
 import asyncio
-import base64
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from services.base import Deps, Viewer
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.events.base import BusUnavailableError, CallError, Json, NodeUnavailableError
 from services.events.calls import TaskSet
-from services.sandboxes import code, housekeeping, refusals, rows
+from services.sandboxes import code, housekeeping, operations, refusals
+from services.sandboxes.clusters import kubernetes_options
 from services.sandboxes.code import RunResult
 from services.sandboxes.node import Node
 
@@ -26,6 +26,7 @@ METHOD = "sandbox"
 _START_S = 2.0
 _READY_S = 20.0
 _CALL_S = 150.0
+_LEAVE_S = 10.0
 _OFF = "Sandboxes are not available: the server is still looking for a driver; try again soon."
 
 
@@ -51,6 +52,9 @@ class SandboxHost:
         self._is_ready = asyncio.Event()
         self._is_closed = False
         self._tasks = TaskSet()
+        self._attending = TaskSet()
+        self._is_leaving = asyncio.Event()
+        self._is_attended = False
         self._deps: Deps | None = None
         self._locks: code.Locks = weakref.WeakValueDictionary()
 
@@ -62,6 +66,7 @@ class SandboxHost:
         Waits at most two seconds for it; an image that must be fetched does not delay the server.
         """
         self._deps = deps
+        operations.load()
         deps.bus.serve(METHOD, self._answer)
         self._tasks.start(self._prepare(deps), name="prepare sandboxes")
         try:
@@ -81,6 +86,9 @@ class SandboxHost:
                     is_chosen = True
                     log.log(logging.INFO if driver else logging.WARNING, "%s", self._why)
                     self._node = Node(deps, driver) if driver is not None else None
+                if self._node is not None and not self._is_attended:
+                    await self._attend(self._node)
+                    self._is_attended = True
                 await housekeeping.take_up(deps, self._node)
                 break
             except Exception:
@@ -92,6 +100,30 @@ class SandboxHost:
             self._tasks.start(housekeeping.run(self._node), name="sandbox housekeeping")
             self._tasks.start(self._heed(self._node), name="sandbox events")
 
+    async def _attend(self, node: Node) -> None:
+        """Enter what is attached to the node, in a task that leaves it again at the end."""
+        is_entered = asyncio.Event()
+
+        async def attend() -> None:
+            try:
+                async with AsyncExitStack() as stack:
+                    for enter in operations.ATTACHMENTS:
+                        await stack.enter_async_context(enter(node))
+                    is_entered.set()
+                    await self._is_leaving.wait()
+            except Exception:
+                log.exception("what is attached to the sandboxes failed")
+                raise
+
+        attending = self._attending.start(attend(), name="sandbox attachments")
+        entered = asyncio.ensure_future(is_entered.wait())
+        try:
+            await asyncio.wait({attending, entered}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            entered.cancel()
+        if attending.done():
+            attending.result()
+
     async def _choose(self, deps: Deps) -> tuple[SandboxDriver | None, str]:
         if not isinstance(self._wish, str):
             await self._wish.check()
@@ -101,6 +133,9 @@ class SandboxHost:
             docker_image=deps.options.sandbox_template_image,
             docker_url=self._docker_url,
             state_dir=self._state_dir,
+            docker_runtime=deps.options.sandbox_runtime,
+            disk=deps.options.sandbox_disk,  # type: ignore[arg-type]  # checked as well.
+            kubernetes=kubernetes_options(deps.options),
         )
 
     async def _heed(self, node: Node) -> None:
@@ -116,11 +151,22 @@ class SandboxHost:
             return
         self._is_closed = True
         await self._tasks.aclose()
+        await self._leave()
         if self._node is not None:
             try:
                 await self._node.aclose()
             finally:
                 await self._node.driver.aclose()
+
+    async def _leave(self) -> None:
+        """Leave what is attached to the node; what does not end in time is cancelled."""
+        self._is_leaving.set()
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._attending.ended()
+        except TimeoutError:
+            log.warning("what is attached to the sandboxes did not end in time")
+        await self._attending.aclose()
 
     @property
     def summary(self) -> str:
@@ -162,16 +208,19 @@ class SandboxHost:
             raise UserError(UserErrorCode.UNAVAILABLE, self._why)
         return self._node
 
-    async def ask(self, sandbox: Sandbox, operation: str, **arguments: Any) -> Json:
+    async def ask(
+        self, sandbox: Sandbox, operation: str, *, wait_s: float = _CALL_S, **arguments: Any
+    ) -> Json:
         """Let the node that hosts the sandbox do something, here or elsewhere.
 
-        It goes on when the caller is cancelled. Raises UserError, UNAVAILABLE when the host does
-        not answer; when the host is gone the sandbox is taken over, or FAILED.
+        Waits `wait_s` seconds for its answer at most. It goes on when the caller is cancelled.
+        Raises UserError, UNAVAILABLE when the host does not answer; when the host is gone the
+        sandbox is taken over, or FAILED.
         """
         bus = self.deps.bus
         request = {"operation": operation, "sandbox_id": sandbox.id, **arguments}
         try:
-            answer = await bus.call(sandbox.node_id, METHOD, request, timeout_s=_CALL_S)
+            answer = await bus.call(sandbox.node_id, METHOD, request, timeout_s=wait_s)
         except NodeUnavailableError as error:
             if sandbox.node_id in await bus.nodes():
                 raise _silent() from error
@@ -196,7 +245,7 @@ class SandboxHost:
     async def _answer(self, request: Json) -> Json:
         try:
             node = await self.node()
-            operation = _OPERATIONS[request["operation"]]
+            operation = operations.OPERATIONS[request["operation"]]
             return {"result": await operation(node, request["sandbox_id"], request) or {}}
         except UserErrors as errors:
             found = errors.errors
@@ -243,68 +292,3 @@ def _silent() -> UserError:
     return UserError(
         UserErrorCode.UNAVAILABLE, "The sandbox's host did not answer in time; try again."
     )
-
-
-Operation = Callable[[Node, str, Json], Awaitable[Mapping[str, Any] | None]]
-
-
-async def _run(node: Node, sandbox_id: str, request: Json) -> None:
-    live = node.live.get(sandbox_id)
-    if live is not None:
-        node.begin(live, request["execution_id"])
-        return
-    # It ended between the acceptance and now; while it is being taken up, housekeeping begins it.
-    row = await rows.sandbox(node.deps, sandbox_id)
-    if row is None or not row.status.is_live:
-        await node.settle(request["execution_id"])
-
-
-async def _write(node: Node, sandbox_id: str, request: Json) -> Json:
-    files = node.client(sandbox_id).files
-    path = request["path"]
-    folder = path.rpartition("/")[0]
-    if folder:
-        await files.make_dir(folder, parents=True)
-    await files.write(path, base64.b64decode(request["content"]))
-    return {}
-
-
-async def _read(node: Node, sandbox_id: str, request: Json) -> Json:
-    data = await node.client(sandbox_id).files.read(request["path"], most=request["most"])
-    return {"content": base64.b64encode(data).decode("ascii")}
-
-
-async def _stat(node: Node, sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.stat(request["path"])
-    return {"entries": [_entry(found)]}
-
-
-async def _list(node: Node, sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.list(request["path"])
-    return {"entries": [_entry(info) for info in found]}
-
-
-def _entry(info: Any) -> list[Any]:
-    # Names need not be UTF-8 inside; outside they are text.
-    path = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return [path, info.is_directory, info.size_bytes, info.modified_at.isoformat()]
-
-
-async def _remove(node: Node, sandbox_id: str, request: Json) -> None:
-    await node.client(sandbox_id).files.remove(request["path"], recursive=request["recursive"])
-
-
-_OPERATIONS: dict[str, Operation] = {
-    "create": lambda node, sandbox_id, _: node.create(sandbox_id),
-    "pause": lambda node, sandbox_id, _: node.pause(sandbox_id),
-    "resume": lambda node, sandbox_id, _: node.resume(sandbox_id),
-    "stop": lambda node, sandbox_id, _: node.stop(sandbox_id),
-    "delete": lambda node, sandbox_id, _: node.delete(sandbox_id),
-    "cancel": lambda node, sandbox_id, request: node.cancel(sandbox_id, request["execution_id"]),
-    "run": _run,
-    "write": _write,
-    "read": _read,
-    "stat": _stat,
-    "list": _list,
-    "remove": _remove,
-}

@@ -2,32 +2,36 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import and_, or_, select, update
 
-from models.base import now, row_columns, rows_of
+from models.base import now
 from models.sandboxes import Sandbox
-from models.states import RunState, SandboxStatus
+from models.states import RunState, SandboxExpiry, SandboxStatus
 from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError
 from services.events.base import BusUnavailableError
-from services.sandboxes import rows
+from services.sandboxes import rows, sweeping
+from services.sandboxes.hosting import settle_lost
 from services.sandboxes.node import (
     EXPIRED,
     FORGOTTEN_S,
     HOST_GONE,
-    INSTALLATION_LABEL,
+    IDLE,
+    PAUSED_TOO_LONG,
     Node,
-    installation,
-    settle_lost,
 )
+from services.sandboxes.sweeping import Sweep
 
 log = logging.getLogger("noosphere.sandboxes")
 _TICK_S = 1.0
 _REPAIR_TICKS = 5
+_SWEEP_TICKS = 60
+_USE_GRAIN = timedelta(seconds=10)
 _NODES_TICKS = 15
 _AT_ONCE = 8
 _UNANSWERED = "The sandbox stopped answering."
@@ -35,20 +39,11 @@ _UNANSWERED = "The sandbox stopped answering."
 
 async def take_up(deps: Deps, node: Node | None) -> None:
     """Settle what an earlier process of this node left, and clear what it left with the driver."""
-    for row in await _live_rows(deps, node_id=deps.bus.node_id):
+    for row in await rows.living(deps, node_id=deps.bus.node_id):
         await _take(deps, node, row)
     await _settle_unfinished(deps)
     if node is not None:
-        await _remove_leftovers(node)
-
-
-async def _live_rows(deps: Deps, *, node_id: str | None = None) -> list[Sandbox]:
-    where: list[ColumnElement[bool]] = [Sandbox.status.in_(rows.LIVE)]
-    if node_id is not None:
-        where.append(Sandbox.node_id == node_id)
-    async with deps.db.reading() as connection:
-        found = await connection.execute(select(*row_columns(Sandbox)).where(*where))
-        return rows_of(Sandbox, found)
+        await sweeping.at_start(node)
 
 
 async def _take(deps: Deps, node: Node | None, row: Sandbox) -> None:
@@ -71,22 +66,6 @@ async def _settle_unfinished(deps: Deps) -> None:
         row = await rows.sandbox(deps, execution.sandbox_id)
         if row is None or not row.status.is_live:
             await settle_lost(deps, execution)
-
-
-async def _remove_leftovers(node: Node) -> None:
-    """Remove sandboxes of this installation that no live row speaks of."""
-    # bubblewrap knows only those of its own directory, and torn records have no labels.
-    labels = {INSTALLATION_LABEL: installation(node.deps)} if node.survives else {}
-    try:
-        found = await node.driver.list(labels)
-        # Listed first: what is being created now has its row already.
-        known = {row.id for row in await _live_rows(node.deps)}
-        for info in found:
-            if info.sandbox_id not in known and not (info.owned and not node.survives):
-                log.info("a leftover is removed", extra={"sandbox_id": info.sandbox_id})
-                await node.driver.remove(info.sandbox_id)
-    except SandboxError:
-        log.warning("leftovers were not removed; the next start tries again", exc_info=True)
 
 
 async def take_over(deps: Deps, node: Node | None, row: Sandbox) -> None:
@@ -112,6 +91,7 @@ async def take_over(deps: Deps, node: Node | None, row: Sandbox) -> None:
 async def run(node: Node) -> None:
     """Keep house until cancelled: every second what has expired, more rarely the rest."""
     suspects: set[str] = set()
+    sweep = Sweep(node)
     tick = 0
     while True:
         await asyncio.sleep(_TICK_S)
@@ -122,8 +102,13 @@ async def run(node: Node) -> None:
             if node.live or tick % _REPAIR_TICKS == 0:
                 await _expire(node)
             if tick % _REPAIR_TICKS == 0:
+                await _note_use(node)
+                if node.live:
+                    await _rest(node)
                 await _repair(node)
                 await _reconcile(node)
+                if node.is_untidy or tick % _SWEEP_TICKS == 0:
+                    await sweep.look()
             if tick % _NODES_TICKS == 0:
                 suspects = await _dead_nodes(node, suspects)
         except BusUnavailableError:
@@ -133,17 +118,89 @@ async def run(node: Node) -> None:
 
 
 async def _expire(node: Node) -> None:
+    """Stop or pause what has reached the end of its time, and stop what was paused too long."""
+    at = now()
+    longest = timedelta(seconds=node.deps.options.sandbox_pause_max_s)
     async with node.deps.db.reading() as connection:
-        expired: Sequence[str] = (
-            await connection.scalars(
-                select(Sandbox.id).where(
-                    Sandbox.node_id == node.deps.bus.node_id,
-                    Sandbox.status == SandboxStatus.RUNNING,
-                    Sandbox.expires_at <= now(),
-                )
+        found = await connection.execute(
+            select(Sandbox.id, Sandbox.status, Sandbox.on_expiry).where(
+                Sandbox.node_id == node.deps.bus.node_id,
+                or_(
+                    and_(Sandbox.status == SandboxStatus.RUNNING, Sandbox.expires_at <= at),
+                    and_(Sandbox.status == SandboxStatus.PAUSED, Sandbox.paused_at <= at - longest),
+                ),
             )
-        ).all()
-    await _each(expired, lambda sandbox_id: node.stop(sandbox_id, failure=EXPIRED))
+        )
+        due = {sandbox_id: (status, what) for sandbox_id, status, what in found}
+
+    async def end(sandbox_id: str) -> None:
+        status, what = due[sandbox_id]
+        if status is SandboxStatus.PAUSED:
+            await node.stop(sandbox_id, failure=PAUSED_TOO_LONG)
+        else:
+            await _over(node, sandbox_id, what, EXPIRED)
+
+    await _each(due, end)
+
+
+async def _over(node: Node, sandbox_id: str, what: SandboxExpiry, why: str) -> None:
+    """Pause or stop a sandbox; one that cannot be paused is stopped."""
+    if what is SandboxExpiry.PAUSE:
+        try:
+            await node.pause(sandbox_id, is_over=True)
+        except (SandboxError, TimeoutError):
+            log.info("it cannot be paused", extra={"sandbox_id": sandbox_id}, exc_info=True)
+        else:
+            return
+    await node.stop(sandbox_id, failure=why)
+
+
+async def _note_use(node: Node) -> None:
+    """Tell the rows of sandboxes that they were used, and count what runs as use."""
+    at = now()
+    for live in list(node.live.values()):
+        if live.runs and not live.is_paused:
+            live.used_at = at
+        if live.used_at - live.told_use_at < _USE_GRAIN:
+            continue
+        live.told_use_at = live.used_at
+        async with work(node.deps) as unit:
+            await unit.session.execute(
+                update(Sandbox)
+                .where(Sandbox.id == live.sandbox_id, Sandbox.last_active_at < live.used_at)
+                .values(last_active_at=live.used_at)
+            )
+
+
+async def _rest(node: Node) -> None:
+    """Stop or pause what nobody has used for as long as it allows."""
+    async with node.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(
+                Sandbox.id, Sandbox.on_expiry, Sandbox.idle_timeout_s, Sandbox.last_active_at
+            ).where(
+                Sandbox.node_id == node.deps.bus.node_id,
+                Sandbox.status == SandboxStatus.RUNNING,
+                Sandbox.idle_timeout_s.is_not(None),
+            )
+        )
+        idle = {row.id: row for row in found if _is_idle(node, row)}
+
+    async def end(sandbox_id: str) -> None:
+        row = idle[sandbox_id]
+        # Looked at again: it may have been used while others were stopped.
+        if _is_idle(node, row):
+            await _over(node, sandbox_id, row.on_expiry, IDLE.format(row.idle_timeout_s))
+
+    await _each(idle, end)
+
+
+def _is_idle(node: Node, row: Any) -> bool:
+    live = node.live.get(row.id)
+    if live is None or live.runs or live.is_ending:
+        return False
+    used_at = max(live.used_at, row.last_active_at or live.used_at)
+    return bool(used_at + timedelta(seconds=row.idle_timeout_s) <= now())
 
 
 async def _each(ids: Iterable[str], action: Callable[[str], Awaitable[None]]) -> None:
@@ -168,12 +225,12 @@ async def _reconcile(node: Node) -> None:
     """End rows whose creation was forgotten, and sandboxes whose row is not ours or has ended."""
     held = set(node.live)
     forgotten_at = now() - timedelta(seconds=FORGOTTEN_S)
-    ours = await _live_rows(node.deps, node_id=node.deps.bus.node_id)
+    ours = await rows.living(node.deps, node_id=node.deps.bus.node_id)
     forgotten = [
         row.id
         for row in ours
         if row.status is SandboxStatus.CREATING
-        and row.created_at < forgotten_at
+        and max(row.created_at, row.last_active_at or row.created_at) < forgotten_at
         and not node.lock(row.id).locked()
     ]
     await _each(forgotten, node.abandon)
@@ -215,7 +272,7 @@ async def _dead_nodes(node: Node, suspects: set[str]) -> set[str]:
     alive = await node.deps.bus.nodes()
     if node.deps.bus.node_id not in alive:
         return set()
-    found = [row for row in await _live_rows(node.deps) if row.node_id not in alive]
+    found = [row for row in await rows.living(node.deps) if row.node_id not in alive]
     for row in found:
         if row.node_id in suspects:
             await take_over(node.deps, node, row)

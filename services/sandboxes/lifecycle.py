@@ -1,26 +1,32 @@
 """Sandboxes as a whole: create, pause, resume, extend, stop, delete."""
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from models.accounts import User
 from models.base import now
 from models.conversations import Conversation
 from models.sandboxes import (
     Sandbox,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
     SandboxWorkspace,
 )
-from models.states import ConversationStatus, SandboxStatus
-from sandbox.base import Limits, Policy
+from models.states import ConversationStatus, SandboxExpiry, SandboxStatus
+from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import rows, templates, wishes
+from services.events.base import Json
+from services.sandboxes import keeping, quotas, rows, snapshots, templates, wishes
+from services.sandboxes.operations import operation
+from services.sandboxes.quotas import Quota
 from services.sandboxes.wishes import Resources, Security
+
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
 
 
 async def create(
@@ -31,24 +37,40 @@ async def create(
     resources: Resources | None = None,
     security: Security | None = None,
     timeout_s: int | None = None,
+    idle_timeout_s: int | None = None,
+    on_expiry: SandboxExpiry = SandboxExpiry.STOP,
+    is_persistent: bool = False,
+    snapshot_id: str | None = None,
     conversation_id: str | None = None,
     purpose: str | None = None,
 ) -> Sandbox:
     """Make a sandbox of the viewer and give it when it is RUNNING.
 
-    `timeout_s` is its life. Raises UserError(s) UNAVAILABLE without a driver, NOT_FOUND for
-    template or conversation, INVALID and LIMIT for limits and policy, QUOTA when the viewer has too
-    many, and what the driver refuses: the row is then FAILED. Cancelled, it is made all the same.
+    `timeout_s` is its life, which ends it or pauses it (`on_expiry`), as `idle_timeout_s` seconds
+    without use do. One that `is_persistent` keeps its workspace when it is stopped, and can be
+    started again; the workspace begins as the snapshot, if one is named. Raises UserError(s)
+    UNAVAILABLE without a driver, NOT_FOUND for template, snapshot or conversation, INVALID and
+    LIMIT for limits and policy, QUOTA when it is more than the viewer's roles allow, and what the
+    driver refuses: the row is then FAILED. Cancelled, it is made all the same.
     """
     user_id = viewer.require("sandboxes:write")
     driver = (await deps.sandboxes.node()).driver
     life_s = wishes.lifetime(deps.options, timeout_s)
+    idle_s = wishes.idle_timeout(deps.options, idle_timeout_s)
     template = await templates.find(deps, template_id)
-    _require_image(deps, template, driver.name)
-    limits = wishes.limits(deps.options, template, resources or Resources(), driver=driver.name)
-    policy = wishes.policy(security or Security(), driver=driver.name)
+    _require_image(deps, template, driver)
+    rules = security or Security()
+    limits = wishes.limits(
+        deps.options,
+        template,
+        resources or Resources(),
+        is_networked=rules.network.lower() != wishes.NO_NETWORK,
+    )
+    policy = wishes.policy(deps.options, rules, driver=driver.name)
+    source = await snapshots.own(deps, viewer, snapshot_id) if snapshot_id else None
+    node_id = await keeping.host_of(deps, source) if source is not None else deps.bus.node_id
     async with work(deps) as unit:
-        await _require_quota(unit, user_id)
+        await quotas.require(unit, user_id, _wanted(limits))
         await _require_conversation(unit, user_id, conversation_id)
         at = now()
         sandbox = Sandbox(
@@ -56,10 +78,16 @@ async def create(
             template_id=template.id,
             conversation_id=conversation_id,
             driver=driver.name,
-            node_id=deps.bus.node_id,
+            node_id=node_id,
+            is_persistent=is_persistent,
+            restored_from=source.id if source is not None else None,
             image_name=template.image_name,
             image_tag=template.image_tag,
             config={"purpose": purpose} if purpose else None,
+            image_digest=template.image_digest if driver.has_images else None,
+            template_version=template.version,
+            idle_timeout_s=idle_s or deps.options.sandbox_idle_timeout_s or None,
+            on_expiry=on_expiry,
             created_at=at,
             expires_at=at + timedelta(seconds=life_s),
         )
@@ -67,37 +95,26 @@ async def create(
         await unit.session.flush()
         unit.session.add_all(_parts(sandbox.id, limits, policy, template, life_s))
         row = sandbox.frozen()
-    await deps.sandboxes.ask(row, "create")
+    demanded = wishes.demanded(resources or Resources())
+    await deps.sandboxes.ask(row, "create", demanded=sorted(demanded))
     return await _present(deps, row)
 
 
-def _require_image(deps: Deps, template: SandboxTemplate, driver: str) -> None:
-    """Refuse an image the driver cannot give: bubblewrap has the host's own Python only."""
+def _require_image(deps: Deps, template: SandboxTemplate, driver: SandboxDriver) -> None:
+    """Refuse an image the driver cannot give: some have the host's own Python only."""
     image = f"{template.image_name}:{template.image_tag}"
     default = ":".join(templates.split_image(deps.options.sandbox_template_image))
-    if driver == "bubblewrap" and image != default:
+    if not driver.has_images and image != default:
         raise UserError(
             UserErrorCode.UNAVAILABLE,
-            f"The template {template.name} needs the image {image}, which driver {driver} cannot "
-            "run; use the default template, or a server with Docker.",
+            f"The template {template.name} needs the image {image}, which driver {driver.name} "
+            "cannot run; use the default template, or a server with Docker.",
             ("template_id",),
         )
 
 
-async def _require_quota(unit: Work, user_id: str) -> None:
-    # The lock makes two creations at once count one after the other.
-    await unit.lock(User, user_id)
-    most = unit.deps.options.sandboxes_per_user
-    count = await unit.session.scalar(
-        select(func.count())
-        .select_from(Sandbox)
-        .where(Sandbox.user_id == user_id, Sandbox.status.in_(rows.LIVE))
-    )
-    if (count or 0) >= most:
-        raise UserError(
-            UserErrorCode.QUOTA,
-            f"You have {count} live sandboxes and may have {most}; stop one first.",
-        )
+def _wanted(limits: Limits) -> Quota:
+    return Quota(1, limits.cpu_millis, limits.memory_bytes, limits.disk_bytes)
 
 
 async def _require_conversation(unit: Work, user_id: str, conversation_id: str | None) -> None:
@@ -127,18 +144,44 @@ def _parts(
             cpu_limit=limits.cpu_millis,
             memory_limit=limits.memory_bytes,
             disk_limit=limits.disk_bytes,
+            network_limit=limits.network_bytes_per_s,
             pids_limit=limits.pids,
             timeout_s=life_s,
         ),
         SandboxSecurityPolicy(
             sandbox_id=sandbox_id,
-            network_policy={"mode": policy.network},
+            network_policy=policy.to_json(with_env=False)["network"],
             syscall_policy={"profile": "default"},
             mount_policy={"mounts": []},
             env_variables={**defaults, **policy.env},
             capabilities=[],
         ),
     ]
+
+
+@operation("create")
+async def _create(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.create(sandbox_id, demanded=request["demanded"])
+
+
+@operation("pause")
+async def _pause(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.pause(sandbox_id)
+
+
+@operation("resume")
+async def _resume(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.resume(sandbox_id)
+
+
+@operation("stop")
+async def _stop(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.stop(sandbox_id)
+
+
+@operation("delete")
+async def _delete(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.delete(sandbox_id)
 
 
 async def _present(deps: Deps, row: Sandbox) -> Sandbox:
@@ -169,7 +212,10 @@ async def resume(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
 
 
 async def stop(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
-    """End a sandbox and all that runs in it; its files are gone. A stopped one stays as it is."""
+    """End a sandbox and all that runs in it. A stopped one stays as it is.
+
+    Its files are gone, unless it is persistent: then they are kept for `snapshots.start`.
+    """
     return await _change(deps, viewer, sandbox_id, "stop")
 
 
@@ -188,7 +234,19 @@ async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
         found = await unit.lock(Sandbox, row.id)
         if found is not None and not found.status.is_live:
             found.status = SandboxStatus.DELETED
+            await _forget(unit, found.id)
     return await _present(deps, row)
+
+
+async def _forget(unit: Work, sandbox_id: str) -> None:
+    """Let go of the workspace that was kept for a sandbox."""
+    snapshot = await unit.session.scalar(
+        select(SandboxSnapshot)
+        .join(SandboxWorkspace, SandboxWorkspace.snapshot_id == SandboxSnapshot.id)
+        .where(SandboxWorkspace.sandbox_id == sandbox_id, SandboxSnapshot.is_automatic)
+    )
+    if snapshot is not None:
+        await keeping.drop(unit, snapshot.frozen())
 
 
 async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -> Sandbox:
@@ -210,6 +268,8 @@ async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -
             )
         since = sandbox.paused_at or now()
         left_s = (sandbox.expires_at - since).total_seconds() if sandbox.expires_at else 0
+        # One that was paused because its time was over has less than none left.
+        left_s = max(0.0, left_s)
         if left_s + seconds > most:
             raise UserError(
                 UserErrorCode.LIMIT,

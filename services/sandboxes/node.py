@@ -1,41 +1,34 @@
-"""The sandboxes that live on this node: their clients, their executions, and changes of state.
+"""The sandboxes that live on this node, and how their state changes.
 
 Only the node that hosts a sandbox changes its state, one change at a time.
 """
 
 import asyncio
-import hashlib
+import dataclasses
 import logging
-import time
-import weakref
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from sqlalchemy import select, update
+from collections.abc import Collection, Mapping
 
 from models.base import now
-from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
-from models.states import RunState, SandboxStatus
-from sandbox.base import Limits, Policy, SandboxDriver, SandboxSpec
-from sandbox.client import SandboxClient
+from models.sandboxes import Sandbox
+from models.states import SandboxStatus
+from sandbox.base import Limits, SandboxDriver, SandboxSpec
 from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
-from services.events.calls import TaskSet
-from services.sandboxes import refusals, rows, running
-from services.sandboxes.running import Run
+from services.sandboxes import keeping, refusals, rows
+from services.sandboxes.hosting import DRIVER_S, KILL_S, SETTLE_S, driver_id, gone
+from services.sandboxes.live import INSTALLATION_LABEL, Live, Pool, Ready, installation
+from services.sandboxes.probing import Probes
+from services.sandboxes.relay import Relays
+from services.sandboxes.workspaces import Workspaces
 
 log = logging.getLogger("noosphere.sandboxes")
-INSTALLATION_LABEL = "installation"
 _CREATE_S = 120.0
 # A row CREATING for longer was forgotten: the call that creates ends before.
 FORGOTTEN_S = _CREATE_S + 120.0
-_DRIVER_S = 30.0
-_KILL_S = 2.0
-_SETTLE_S = 10.0
-_OOM_RECENT_S = 10.0
 EXPIRED = "It reached the end of its time."
+IDLE = "It was not used for {:,} seconds."
+PAUSED_TOO_LONG = "It was paused for longer than sandboxes may be."
 SERVER_STOPPED = "The server was stopped."
 NEVER_CREATED = "It was not created in time."
 HOST_GONE = "Its host is gone, and the sandbox with it."
@@ -45,103 +38,108 @@ _RUNNING = (SandboxStatus.RUNNING,)
 _PAUSED = (SandboxStatus.PAUSED,)
 
 
-@dataclass(slots=True)
-class Live:
-    """A sandbox of this node. Its client is missing while it is paused after a restart."""
-
-    sandbox_id: str
-    client: SandboxClient | None
-    env: Mapping[str, str]
-    is_paused: bool = False
-    is_ending: bool = False
-    runs: dict[str, Run] = field(default_factory=dict)
-
-
-def installation(deps: Deps) -> str:
-    """Name the installation: all nodes that work on one database are one."""
-    url = deps.db.url.render_as_string(hide_password=True)
-    return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-class Node:
+class Node(Workspaces):
     """What one process does with the sandboxes it hosts. `driver` is started already."""
 
     def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
-        self.deps = deps
-        self.driver = driver
-        self.live: dict[str, Live] = {}
-        self._tasks = TaskSet()
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._ooms: dict[str, float] = {}
-
-    @property
-    def survives(self) -> bool:
-        """Whether sandboxes of the driver outlive this process."""
-        return self.driver.name == "docker"
-
-    def lock(self, sandbox_id: str) -> asyncio.Lock:
-        """Give the lock under which the state of a sandbox changes."""
-        return self._locks.setdefault(sandbox_id, asyncio.Lock())
-
-    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> None:
-        async def guarded() -> None:
-            try:
-                await action
-            except Exception:
-                log.exception("%s failed", name)
-
-        self._tasks.start(guarded(), name=name)
+        super().__init__(deps, driver)
+        self.pool: Pool | None = None
+        self.relays = Relays()
+        self.probes = Probes(self)
 
     # Life.
 
-    async def create(self, sandbox_id: str) -> None:
+    async def create(self, sandbox_id: str, *, demanded: Collection[str] = ()) -> None:
         """Make a sandbox whose row is CREATING; it is RUNNING afterwards, or FAILED.
 
-        Raises UserError saying why it failed.
+        `demanded` are the limits somebody asked for, as against defaults. Raises UserError saying
+        why it failed.
         """
         async with self.lock(sandbox_id):
-            limits, policy = await self._terms(sandbox_id)
             row = await self._row(sandbox_id)
             if row.status is not SandboxStatus.CREATING:
-                raise _gone()
-            image = "host" if not self.survives else f"{row.image_name}:{row.image_tag}"
-            spec = SandboxSpec(
-                sandbox_id, image, limits, policy, {INSTALLATION_LABEL: installation(self.deps)}
-            )
+                raise gone()
+            spec = await self._spec(row, demanded)
+            ready: Ready | None = None
             try:
                 async with asyncio.timeout(_CREATE_S):
-                    await self.driver.create(spec)
-                    client = await self._connect(sandbox_id, policy.env)
-            except (SandboxError, TimeoutError) as error:
-                await self._discard(sandbox_id)
+                    ready = await self._make(spec)
+                source = await self._furnish(row, ready)
+            except (SandboxError, TimeoutError, UserError) as error:
+                await self._undo(sandbox_id, ready)
                 refusal = _refusal(error)
                 await self._set(
-                    sandbox_id, SandboxStatus.FAILED, _CREATING, failure=refusal.message
+                    sandbox_id,
+                    SandboxStatus.FAILED,
+                    _CREATING,
+                    failure=refusal.message,
+                    stopped_at=now(),
                 )
                 raise refusal from error
             except BaseException:
                 # Nothing without a row that expires may live; the repair ends the row.
-                await self._discard(sandbox_id)
+                await self._undo(sandbox_id, ready)
                 raise
-            self._add(Live(sandbox_id, client, policy.env))
-            at = now()
+            live = Live(sandbox_id, ready.driver_id, ready.client, spec.policy.env)
+            live.is_persistent = row.is_persistent
+            self._add(live)
             is_ours = False
             try:
-                is_ours = await self._set(
-                    sandbox_id,
-                    SandboxStatus.RUNNING,
-                    _CREATING,
-                    container_id=sandbox_id,
-                    started_at=at,
-                    last_active_at=at,
-                    expires_at=at
-                    + (row.expires_at - row.created_at if row.expires_at else at - at),
-                )
+                await self._prepare(live)
+                is_ours = await self._begin(row, ready)
             finally:
                 if not is_ours:
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
-                raise _gone()
+                raise gone()
+        if source is not None and source.is_automatic:
+            # The workspace is the sandbox's own again.
+            async with work(self.deps) as unit:
+                await keeping.drop(unit, source)
+
+    async def _undo(self, sandbox_id: str, ready: Ready | None) -> None:
+        if ready is not None:
+            await ready.client.aclose()
+        await self._discard(ready.driver_id if ready is not None else sandbox_id)
+
+    async def _spec(self, row: Sandbox, demanded: Collection[str]) -> SandboxSpec:
+        limits, policy = await self._terms(row.id)
+        image = f"{row.image_name}:{row.image_tag}" if self.driver.has_images else "host"
+        return SandboxSpec(
+            row.id,
+            image,
+            limits,
+            policy,
+            {INSTALLATION_LABEL: installation(self.deps)},
+            demanded=frozenset(demanded),
+            disk=self.deps.options.sandbox_disk,  # type: ignore[arg-type]  # checked before.
+            image_digest=row.image_digest if self.driver.has_images else None,
+        )
+
+    async def _make(self, spec: SandboxSpec) -> Ready:
+        """Give a sandbox out of the pool, or else a new one."""
+        ready = await self.pool.claim(spec) if self.pool is not None else None
+        if ready is not None:
+            return ready
+        await self.driver.create(spec)
+        client = await self._connect(spec.sandbox_id, spec.policy.env)
+        return Ready(spec.sandbox_id, client)
+
+    async def _begin(self, row: Sandbox, ready: Ready) -> bool:
+        at = now()
+        # It has all its time from now on, however long it took to make it.
+        since = max(row.created_at, row.last_active_at or row.created_at)
+        life = row.expires_at - since if row.expires_at else at - at
+        return await self._set(
+            row.id,
+            SandboxStatus.RUNNING,
+            _CREATING,
+            container_id=ready.driver_id,
+            pool_key=ready.key,
+            started_at=at,
+            last_active_at=at,
+            expires_at=at + life,
+        )
 
     async def abandon(self, sandbox_id: str) -> None:
         """Fail a sandbox that is still CREATING though nothing creates it any more."""
@@ -169,20 +167,38 @@ class Node:
             # What survives processes serves the other node now.
             await self._end(sandbox_id, is_lost=True, is_kept=is_live and self.survives)
 
-    async def pause(self, sandbox_id: str) -> None:
-        """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT."""
+    async def change(self, sandbox_id: str, changes: Mapping[str, int]) -> Limits:
+        """Change limits of a live sandbox; gives those that hold then.
+
+        Raises UserError CONFLICT when it has ended, and what the driver refuses.
+        """
+        async with self.lock(sandbox_id):
+            live = self.live.get(sandbox_id)
+            if live is None or live.is_ending:
+                raise gone()
+            limits, _ = await self._terms(sandbox_id)
+            async with asyncio.timeout(DRIVER_S):
+                wanted = dataclasses.replace(limits, **changes)
+                return await self.driver.update(live.driver_id, limits=wanted)
+
+    async def pause(self, sandbox_id: str, *, is_over: bool = False) -> None:
+        """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT.
+
+        One whose time has run out can only be paused when just that is the reason (`is_over`).
+        """
         async with self.lock(sandbox_id):
             row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
             if row.status is SandboxStatus.PAUSED:
                 return
-            rows.require_running(row, path="id")
+            if not is_over or row.status is not SandboxStatus.RUNNING:
+                rows.require_running(row, path="id")
             if live is None:
-                raise _gone()
-            async with asyncio.timeout(_DRIVER_S):
-                await self.driver.pause(sandbox_id)
+                raise gone()
+            async with asyncio.timeout(DRIVER_S):
+                await self.driver.pause(live.driver_id)
             live.is_paused = True
             if not await self._set(sandbox_id, SandboxStatus.PAUSED, _RUNNING, paused_at=now()):
-                raise _gone()
+                raise gone()
 
     async def resume(self, sandbox_id: str) -> None:
         """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""
@@ -197,20 +213,33 @@ class Node:
                     ("id",),
                 )
             if live is None:
-                raise _gone()
-            async with asyncio.timeout(_DRIVER_S):
-                await self.driver.resume(sandbox_id)
+                raise gone()
+            if row.expires_at and row.paused_at and row.expires_at <= row.paused_at:
+                raise UserError(
+                    UserErrorCode.CONFLICT,
+                    "The sandbox has no time left; extend it first.",
+                    ("id",),
+                )
+            async with asyncio.timeout(DRIVER_S):
+                await self.driver.resume(live.driver_id)
                 if live.client is None:
-                    live.client = await self._connect(sandbox_id, live.env)
-                    self._watch(live, live.client)
+                    live.client = await self._connect(live.driver_id, live.env)
+                    self._serve(live, live.client)
             live.is_paused = False
+            await self._prepare(live)
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
             expires_at = row.expires_at + stood if row.expires_at else None
+            live.used_at = at
             if not await self._set(
-                sandbox_id, SandboxStatus.RUNNING, _PAUSED, paused_at=None, expires_at=expires_at
+                sandbox_id,
+                SandboxStatus.RUNNING,
+                _PAUSED,
+                paused_at=None,
+                expires_at=expires_at,
+                last_active_at=at,
             ):
-                raise _gone()
+                raise gone()
         await self.begin_pending(live)
 
     async def stop(self, sandbox_id: str, *, failure: str | None = None) -> None:
@@ -225,6 +254,12 @@ class Node:
                     f"Only a live sandbox can be stopped; this one is {row.status}.",
                     ("id",),
                 )
+            live = self.live.get(sandbox_id)
+            if row.is_persistent and live is not None:
+                lost = await self._keep(row, live)
+                if lost is not None and failure is None:
+                    raise lost
+                failure = f"{failure} {lost.message}" if lost is not None else failure
             await self._end(sandbox_id)
             await self._set(
                 sandbox_id, SandboxStatus.STOPPED, rows.LIVE, stopped_at=now(), failure=failure
@@ -254,7 +289,7 @@ class Node:
                 return
             live = await self._reach(row)
             if live is None:
-                await self._discard(row.id)
+                await self._discard(driver_id(row))
                 await self._set(
                     row.id, SandboxStatus.FAILED, rows.LIVE, failure=HOST_GONE, stopped_at=now()
                 )
@@ -262,21 +297,32 @@ class Node:
                 self._add(live)
             await self._settle_lost(row.id, keep_pending=live is not None)
         if live is not None and not live.is_paused:
+            await self._prepare(live)
             await self.begin_pending(live)
 
     async def _reach(self, row: Sandbox) -> Live | None:
         if row.driver != self.driver.name or row.status is SandboxStatus.CREATING:
             return None
+        # The driver keeps no environment: secrets are in it.
+        _, policy = await self._terms(row.id)
+        name = driver_id(row)
         try:
-            async with asyncio.timeout(_DRIVER_S):
-                handle = await self.driver.connect(row.id)
+            async with asyncio.timeout(DRIVER_S):
+                await self.driver.connect(name)
                 if row.status is SandboxStatus.PAUSED:
-                    return Live(row.id, None, handle.policy.env, is_paused=True)
-                client = await self._connect(row.id, handle.policy.env)
+                    return Live(
+                        row.id,
+                        name,
+                        None,
+                        policy.env,
+                        is_paused=True,
+                        is_persistent=row.is_persistent,
+                    )
+                client = await self._connect(name, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
-        return Live(row.id, client, handle.policy.env)
+        return Live(row.id, name, client, policy.env, is_persistent=row.is_persistent)
 
     async def lose(self, sandbox_id: str, why: str) -> None:
         """Note that a sandbox ended by itself; its executions end with it."""
@@ -292,187 +338,47 @@ class Node:
     async def _end(self, sandbox_id: str, *, is_lost: bool = False, is_kept: bool = False) -> None:
         """End what this node has of a sandbox; what the driver has of it stays if `is_kept`."""
         live = self.live.get(sandbox_id)
+        name = live.driver_id if live is not None else await self._named(sandbox_id)
         if live is not None:
-            live.is_ending = True
+            self._tell_ending(live)
             if not is_lost:
                 for current in list(live.runs.values()):
                     await current.cancel()
                 if not live.is_paused:
-                    await self._wait(live, _KILL_S)
+                    await self._wait(live, KILL_S)
         if not is_kept:
-            await self._discard(sandbox_id)
+            await self._discard(name)
         if live is not None:
             if live.client is not None:
                 await live.client.aclose()
-            await self._wait(live, _SETTLE_S)
+            await self._wait(live, SETTLE_S)
             self.live.pop(sandbox_id, None)
 
-    async def _wait(self, live: Live, timeout_s: float) -> None:
-        """Wait until the runs of a sandbox are settled, at most so long."""
-        waits = [asyncio.ensure_future(current.done.wait()) for current in live.runs.values()]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for wait in late:
-                wait.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    async def _discard(self, sandbox_id: str) -> None:
-        """Remove what the driver has of a sandbox; what resists is left to the next start."""
-        try:
-            async with asyncio.timeout(_DRIVER_S):
-                await self.driver.remove(sandbox_id)
-        except (SandboxError, TimeoutError):
-            log.warning("sandbox was not removed", extra={"sandbox_id": sandbox_id}, exc_info=True)
-
-    # Rows.
-
-    async def _row(self, sandbox_id: str) -> Sandbox:
+    async def _named(self, sandbox_id: str) -> str:
         row = await rows.sandbox(self.deps, sandbox_id)
-        if row is None:
-            raise rows.absent("id")
-        return row
+        return driver_id(row) if row is not None else sandbox_id
 
-    async def _terms(self, sandbox_id: str) -> tuple[Limits, Policy]:
-        async with self.deps.db.reading() as connection:
-            limits = (
-                await connection.execute(
-                    select(SandboxResources).where(SandboxResources.sandbox_id == sandbox_id)
-                )
-            ).one()
-            env = await connection.scalar(
-                select(SandboxSecurityPolicy.env_variables).where(
-                    SandboxSecurityPolicy.sandbox_id == sandbox_id
-                )
-            )
-        return (
-            Limits(
-                cpu_millis=limits.cpu_limit,
-                memory_bytes=limits.memory_limit,
-                disk_bytes=limits.disk_limit,
-                pids=limits.pids_limit,
-            ),
-            Policy(env=env or {}),
-        )
-
-    async def _set(
-        self,
-        sandbox_id: str,
-        status: SandboxStatus,
-        expected: Sequence[SandboxStatus],
-        **values: Any,
-    ) -> bool:
-        """Change the row of a sandbox, and say so; not one of another node or in another state."""
-        async with work(self.deps) as unit:
-            changed = await unit.session.execute(
-                update(Sandbox)
-                .where(
-                    Sandbox.id == sandbox_id,
-                    Sandbox.node_id == self.deps.bus.node_id,
-                    Sandbox.status.in_(expected),
-                )
-                .values(status=status, **values)
-            )
-            return bool(changed.rowcount)  # type: ignore[attr-defined]
-
-    async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
-        for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
-            if row.status is RunState.RUNNING or not keep_pending:
-                await settle_lost(self.deps, row)
-
-    # Clients and executions.
-
-    async def _connect(self, sandbox_id: str, env: Mapping[str, str]) -> SandboxClient:
-        channel = await self.driver.open_channel(sandbox_id)
-        return await SandboxClient.connect(channel, env)
-
-    def _add(self, live: Live) -> None:
-        self.live[live.sandbox_id] = live
-        if live.client is not None:
-            self._watch(live, live.client)
-
-    def _watch(self, live: Live, client: SandboxClient) -> None:
-        async def watch() -> None:
-            await client.wait_lost()
-            if not live.is_ending:
-                await self.lose(live.sandbox_id, self._why(live.sandbox_id))
-
-        self._spawn(watch(), f"watch {live.sandbox_id}")
-
-    def note_oom(self, sandbox_id: str) -> None:
-        """Remember that a sandbox ran out of memory, to say so if it ends now."""
-        at = time.monotonic()
-        self._ooms = {key: t for key, t in self._ooms.items() if at - t < _OOM_RECENT_S}
-        self._ooms[sandbox_id] = at
-
-    def _why(self, sandbox_id: str) -> str:
-        if time.monotonic() - self._ooms.get(sandbox_id, float("-inf")) < _OOM_RECENT_S:
-            return "The sandbox ran out of memory and ended."
-        return "The sandbox ended unexpectedly."
-
-    def begin(self, live: Live, execution_id: str) -> None:
-        """Run an execution beside the caller, unless it runs already."""
-        if execution_id in live.runs or live.is_ending or live.client is None:
-            return
-        current = live.runs[execution_id] = Run(execution_id)
-        self._spawn(self._run(live, live.client, current), f"run {execution_id}")
-
-    async def begin_pending(self, live: Live) -> None:
-        """Run what was asked for while the sandbox could not run it."""
-        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
-            if row.status is RunState.PENDING:
-                self.begin(live, row.id)
-
-    async def _run(self, live: Live, client: SandboxClient, current: Run) -> None:
+    async def _discard(self, name: str) -> None:
+        """Remove what the driver has by a name; what resists is left to housekeeping."""
         try:
-            await running.run(self.deps, client, current)
-        except Exception:
-            log.exception("execution failed", extra={"id": current.execution_id})
-            await running.settle(self.deps, current.execution_id, running.LOST)
-        finally:
-            current.done.set()
-            live.runs.pop(current.execution_id, None)
-
-    async def settle(self, execution_id: str) -> None:
-        """End an execution that nothing runs any more, if it has not ended."""
-        row = await rows.standing(self.deps, execution_id)
-        if row is not None:
-            await settle_lost(self.deps, row)
-
-    async def cancel(self, sandbox_id: str, execution_id: str) -> None:
-        """End an execution, and give it a moment to end. Idempotent."""
-        live = self.live.get(sandbox_id)
-        current = live.runs.get(execution_id) if live is not None else None
-        if live is None or current is None:
-            await self.settle(execution_id)
-            return
-        await current.cancel()
-        if not live.is_paused:
-            await self._wait_for(current)
-
-    async def _wait_for(self, current: Run) -> None:
-        try:
-            async with asyncio.timeout(_KILL_S):
-                await current.done.wait()
-        except TimeoutError:
-            log.info("an execution takes its time to end", extra={"id": current.execution_id})
-
-    def client(self, sandbox_id: str) -> SandboxClient:
-        """Give the client of a running sandbox. Raises UserError CONFLICT."""
-        live = self.live.get(sandbox_id)
-        if live is None or live.client is None or live.is_ending:
-            raise _gone()
-        return live.client
+            async with asyncio.timeout(DRIVER_S):
+                await self.driver.remove(name)
+        except (SandboxError, TimeoutError):
+            log.warning("sandbox was not removed", extra={"driver_id": name}, exc_info=True)
+            self.is_untidy = True
 
     async def aclose(self) -> None:
         """End all executions, settle their rows, and remove sandboxes that end with the process."""
         lives = list(self.live.values())
+        if not self.survives:
+            await self._keep_all([live for live in lives if live.is_persistent])
         for live in lives:
-            live.is_ending = True
+            self._tell_ending(live)
             if live.client is not None:
                 await live.client.aclose()
         async with asyncio.TaskGroup() as group:
             for live in lives:
-                group.create_task(self._wait(live, _SETTLE_S))
+                group.create_task(self._wait(live, SETTLE_S))
         await self._tasks.aclose()
         for live in lives:
             await self._settle_lost(live.sandbox_id, keep_pending=self.survives)
@@ -487,17 +393,9 @@ class Node:
         self.live.clear()
 
 
-async def settle_lost(deps: Deps, row: rows.Standing) -> None:
-    """End an execution that nothing runs any more, with the output it had."""
-    is_canceled = row.cancel_requested_at is not None
-    await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)
-
-
-def _gone() -> UserError:
-    return UserError(UserErrorCode.CONFLICT, "The sandbox has ended; create another one.", ("id",))
-
-
-def _refusal(error: SandboxError | TimeoutError) -> UserError:
+def _refusal(error: SandboxError | TimeoutError | UserError) -> UserError:
+    if isinstance(error, UserError):
+        return error
     if isinstance(error, SandboxError):
         return refusals.explain(error)
     return UserError(

@@ -33,6 +33,10 @@ _QUEUE_BYTES = 262_144
 _PAGE = 64
 _GIVE_UP_S = 60.0
 MARK = "\n[… further output was not kept]\n"
+# What is written beyond the limit of an execution ends it: nobody has it.
+LIMIT_MARK = "\n[… the execution was ended: it wrote more than it may]\n"
+# So long the beginning of a character waits for its end, where somebody may have to answer.
+HOLD_S = 0.25
 
 
 def encode(stream: OutputStream, at: int, data: bytes) -> dict[str, Any]:
@@ -60,6 +64,7 @@ class Kept:
     )
     sizes: dict[OutputStream, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
     cut: set[OutputStream] = field(default_factory=set)
+    over: set[OutputStream] = field(default_factory=set)
 
     @staticmethod
     def of(row: SandboxExecution, limit: int) -> "Kept":
@@ -68,10 +73,17 @@ class Kept:
         stored = (row.stdout or "", row.stdout_bytes), (row.stderr or "", row.stderr_bytes)
         for stream, (text, size) in zip(STREAMS, stored, strict=True):
             kept.sizes[stream] = size
-            if text.endswith(MARK):
+            whole = text.removesuffix(LIMIT_MARK)
+            if whole != text:
+                kept.over.add(stream)
+            if whole.endswith(MARK):
                 kept.cut.add(stream)
-            kept.texts[stream] += text.removesuffix(MARK).encode()
+            kept.texts[stream] += whole.removesuffix(MARK).encode()
         return kept
+
+    def end_at(self, limit: int) -> None:
+        """Note that the execution was ended for writing more than `limit` bytes to a stream."""
+        self.over |= {stream for stream in STREAMS if self.sizes[stream] >= limit}
 
     @property
     def total(self) -> int:
@@ -93,9 +105,11 @@ class Kept:
             text += data
 
     def text(self, stream: OutputStream) -> str:
-        """Give the text kept; a mark at its end says that there was more."""
+        """Give the text kept; a mark at its end says that there was more, or might have been."""
         text = self.texts[stream].decode("utf-8", "replace")
-        return text + MARK if stream in self.cut else text
+        if stream in self.cut:
+            text += MARK
+        return text + LIMIT_MARK if stream in self.over else text
 
     def values(self) -> dict[str, Any]:
         """Give the columns of the row."""
@@ -110,12 +124,14 @@ class Kept:
 class OutputLog:
     """Gathers the chunks of one execution, writes them to the log of the bus, and counts them.
 
-    A chunk ends where a character ends, so that each entry can be read by itself. `run` must be
-    running; `write` waits while much is queued, which makes the program wait in turn.
+    A chunk ends where a character ends, so that each entry can be read by itself; what is prompt
+    waits only a moment for that, for its reader may have to answer. `run` must be running; `write`
+    waits while much is queued, which makes the program wait in turn.
     """
 
-    def __init__(self, deps: Deps, execution_id: str) -> None:
+    def __init__(self, deps: Deps, execution_id: str, *, is_prompt: bool = False) -> None:
         self._deps = deps
+        self._is_prompt = is_prompt
         self._topic = topic(execution_id)
         self._queue: deque[tuple[OutputStream, bytes]] = deque()
         self._queued_bytes = 0
@@ -140,13 +156,26 @@ class OutputLog:
     async def run(self) -> None:
         """Write what gathers, until cancelled."""
         while True:
-            await self._news.wait()
+            await self._wait()
             await self.flush()
             await asyncio.sleep(FLUSH_S)
+
+    async def _wait(self) -> None:
+        if not (self._is_prompt and any(self._rest.values())):
+            await self._news.wait()
+            return
+        try:
+            async with asyncio.timeout(HOLD_S):
+                await self._news.wait()
+        except TimeoutError:
+            await self._release()
 
     async def finish(self) -> None:
         """Write everything, characters left incomplete included."""
         await self.flush()
+        await self._release()
+
+    async def _release(self) -> None:
         async with self._flushing:
             for stream, rest in self._rest.items():
                 if rest:

@@ -3,18 +3,24 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import false, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import now, row_columns, rows_of
 from models.sandboxes import (
     Sandbox,
+    SandboxConnection,
     SandboxExecution,
     SandboxFile,
+    SandboxFinding,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
+    SandboxTemplateVersion,
+    SandboxUsage,
     SandboxWorkspace,
 )
 from models.states import RunState, SandboxStatus
@@ -66,6 +72,39 @@ def _ports(viewer: Viewer) -> ColumnElement[bool]:
     return SandboxPort.sandbox_id.in_(_own(viewer))
 
 
+@access.rule(SandboxTemplateVersion)
+def _template_versions(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxTemplateVersion.template_id.in_(
+        select(SandboxTemplate.id).where(access.visible(SandboxTemplate, viewer))
+    )
+
+
+@access.rule(SandboxSnapshot)
+def _snapshots(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxSnapshot.user_id == viewer.user_id
+
+
+@access.rule(SandboxConnection)
+def _connections(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxConnection.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxUsage)
+def _usage(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxUsage.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxFinding)
+def _findings(viewer: Viewer) -> ColumnElement[bool]:
+    return SandboxFinding.sandbox_id.in_(_own(viewer))
+
+
+@access.rule(SandboxRemoval)
+def _removals(viewer: Viewer) -> ColumnElement[bool]:
+    # Administrators, who may read everything, are asked before.
+    return false()
+
+
 def _own(viewer: Viewer):  # type: ignore[no-untyped-def]  # a Select of ids; its full type says less.
     return select(Sandbox.id).where(access.visible(Sandbox, viewer))
 
@@ -82,6 +121,16 @@ async def sandbox(deps: Deps, sandbox_id: str) -> Sandbox | None:
             select(*row_columns(Sandbox)).where(Sandbox.id == sandbox_id)
         )
         return next(iter(rows_of(Sandbox, found)), None)
+
+
+async def living(deps: Deps, *, node_id: str | None = None) -> list[Sandbox]:
+    """Give all live sandboxes, or those of one node."""
+    where: list[ColumnElement[bool]] = [Sandbox.status.in_(LIVE)]
+    if node_id is not None:
+        where.append(Sandbox.node_id == node_id)
+    async with deps.db.reading() as connection:
+        found = await connection.execute(select(*row_columns(Sandbox)).where(*where))
+        return rows_of(Sandbox, found)
 
 
 async def execution(deps: Deps, execution_id: str) -> SandboxExecution | None:
@@ -171,7 +220,7 @@ def require_running(found: Sandbox, *, path: str) -> None:
     advice = {
         SandboxStatus.CREATING: "is still being created; wait until it is RUNNING.",
         SandboxStatus.PAUSED: "is paused; resume it first.",
-        SandboxStatus.STOPPED: "is stopped; create another one.",
+        SandboxStatus.STOPPED: "is stopped; create another one, or start it if it is persistent.",
         SandboxStatus.FAILED: "has failed; create another one.",
         SandboxStatus.DELETED: "is deleted; create another one.",
     }

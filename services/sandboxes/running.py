@@ -1,6 +1,7 @@
 """Running one execution on the node that hosts its sandbox, from PENDING to its end."""
 
 import asyncio
+import base64
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -23,8 +24,11 @@ from sandbox.errors import (
     SandboxLostError,
 )
 from services.base import Deps, work
+from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
+from services.options import Options
 from services.sandboxes import rows
+from services.sandboxes.counts import TOTALS
 from services.sandboxes.recording import Kept, OutputLog, OutputStream, snapshot
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -37,6 +41,11 @@ _NOT_STARTED = 126
 _SETTLE_TRIES = 12
 # The agent ends an execution at its timeout; one that has not by then does not answer.
 _MARGIN_S = 60.0
+# So long an order waits for its execution to begin, and input for the program to read it.
+BEGIN_S = 20.0
+READ_S = 10.0
+# More than people and terminals have on their way at once.
+WRITERS = 32
 _STATES = {
     ExecutionReason.TIMED_OUT: RunState.TIMED_OUT,
     ExecutionReason.KILLED: RunState.CANCELED,
@@ -51,7 +60,71 @@ class Run:
     left_s: float = float("inf")
     is_canceled: bool = False
     execution: Execution | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    writers: int = 0
+    is_interactive: bool = False
+    is_background: bool = False
+    is_input_closed: bool = False
+
+    async def started(self) -> Execution:
+        """Give what runs, as soon as it does. Raises UserError CONFLICT when it does not."""
+        try:
+            async with asyncio.timeout(BEGIN_S):
+                await self.begun.wait()
+        except TimeoutError as error:
+            raise _conflict("The execution has not begun yet; try again.") from error
+        if self.execution is None or self.execution.is_over:
+            raise _conflict("The execution has ended.")
+        return self.execution
+
+    async def write(self, data: bytes, *, is_last: bool) -> int:
+        """Pass input on, in the order of the calls; gives the bytes of input there were in all.
+
+        Waits while the program does not read. Raises UserError CONFLICT, saying how much was
+        taken, when it does not read for long or has ended; CONFLICT for input that was closed.
+        """
+        execution = await self.started()
+        if self.writers >= WRITERS:
+            raise _conflict(f"{WRITERS} writes wait for the program to read; wait for them.")
+        self.writers += 1
+        before = taken = 0
+        try:
+            async with asyncio.timeout(READ_S), self.writing:
+                if self.is_input_closed:
+                    raise _conflict("Its input is closed.")
+                before = execution.stdin_bytes
+                try:
+                    await execution.write_stdin(data)
+                finally:
+                    taken = execution.stdin_bytes - before
+                if is_last and taken == len(data):
+                    self.is_input_closed = True
+                    await execution.close_stdin()
+        except TimeoutError as error:
+            raise _unread("The program does not read its input", taken, len(data)) from error
+        finally:
+            self.writers -= 1
+        if taken < len(data):
+            raise _unread("The execution has ended", taken, len(data))
+        return before + taken
+
+    async def provide(self, data: bytes) -> None:
+        """Pass on what the execution was given to begin with, before everything else."""
+        async with self.writing:
+            self.begun.set()
+            if self.execution is not None and data:
+                try:
+                    await self.execution.write_stdin(data)
+                except SandboxLostError:
+                    log.debug("a lost execution got no input", extra={"id": self.execution_id})
+
+    def values(self) -> dict[str, Any]:
+        """Give the columns of the row that tell of it, beside its output."""
+        if self.execution is None:
+            return {}
+        return {"pid": self.execution.pid, "stdin_bytes": self.execution.stdin_bytes}
 
     async def cancel(self) -> None:
         """End it; its row then says KILLED. Harmless when it has ended or was lost."""
@@ -81,6 +154,14 @@ class End:
         return _STATES.get(self.reason, RunState.FAILED)
 
 
+def _conflict(message: str) -> UserError:
+    return UserError(UserErrorCode.CONFLICT, message, ("execution_id",))
+
+
+def _unread(why: str, taken: int, size: int) -> UserError:
+    return _conflict(f"{why}: {taken:,} of {size:,} bytes were taken.")
+
+
 LOST = End(ExecutionReason.SANDBOX_LOST)
 CANCELED = End(ExecutionReason.KILLED)
 
@@ -90,23 +171,37 @@ async def run(deps: Deps, client: SandboxClient, current: Run) -> None:
 
     Does nothing unless it is PENDING. Cancelled, it leaves the row for the caller to settle.
     """
+    try:
+        await _run(deps, client, current)
+    finally:
+        current.begun.set()
+
+
+async def _run(deps: Deps, client: SandboxClient, current: Run) -> None:
     claimed = await _claim(deps, current.execution_id)
     if claimed is None:
         return
     row, stdin = claimed
-    current.left_s = row.timeout_s + _MARGIN_S
+    if row.timeout_s:
+        current.left_s = row.timeout_s + _MARGIN_S
+    current.is_interactive, current.is_background = row.is_interactive, row.is_background
     if current.is_canceled or row.cancel_requested_at is not None:
         await settle(deps, row.id, CANCELED)
         return
-    output = OutputLog(deps, row.id)
+    output = OutputLog(deps, row.id, is_prompt=row.is_interactive)
+    limit = row.output_limit or output_bytes(deps.options)
     try:
         execution = await client.execute(
-            row.command,
+            row.argv or row.command,
             cwd=row.working_dir,
             env=row.environment,
-            stdin=(stdin or "").encode(),
-            timeout_s=row.timeout_s,
-            output_limit_bytes=max(Limits().output_bytes, deps.options.execution_output_bytes),
+            # What is interactive is fed from here, in one line with what is written later.
+            stdin=b"" if row.is_interactive else stdin,
+            keep_stdin_open=row.is_interactive,
+            terminal=_terminal(row),
+            background=row.is_background,
+            timeout_s=row.timeout_s or None,
+            output_limit_bytes=limit,
         )
     except SandboxError as error:
         # Told where a shell would tell it: there is no such directory, for example.
@@ -119,11 +214,25 @@ async def run(deps: Deps, client: SandboxClient, current: Run) -> None:
         current.execution = execution
         if current.is_canceled:
             await current.cancel()
-        end = _end(await _record(deps, row.id, execution, output), current)
-    await settle(deps, row.id, end, kept=output.kept, head=output.head)
+        result = await _record(deps, current, execution, output, stdin)
+        end = _end(result, current)
+        if end.reason is ExecutionReason.OUTPUT_LIMIT:
+            output.kept.end_at(limit)
+    await settle(deps, row.id, end, kept=output.kept, head=output.head, values=current.values())
 
 
-async def _claim(deps: Deps, execution_id: str) -> tuple[SandboxExecution, str | None] | None:
+def output_bytes(options: Options) -> int:
+    """Give how much an execution may write to each stream unless it says so itself."""
+    return max(Limits().output_bytes, options.execution_output_bytes)
+
+
+def _terminal(row: SandboxExecution) -> tuple[int, int] | None:
+    if row.terminal_rows is None or row.terminal_cols is None:
+        return None
+    return row.terminal_rows, row.terminal_cols
+
+
+async def _claim(deps: Deps, execution_id: str) -> tuple[SandboxExecution, bytes] | None:
     """Take a PENDING execution, with its input: from here on it is never started again."""
     async with work(deps) as unit:
         row = await unit.lock(SandboxExecution, execution_id)
@@ -131,22 +240,27 @@ async def _claim(deps: Deps, execution_id: str) -> tuple[SandboxExecution, str |
             return None
         row.status, row.started_at = RunState.RUNNING, now()
         await unit.session.flush()
-        return row.frozen(), row.stdin
+        stdin = (row.stdin or "").encode()
+        return row.frozen(), base64.b64decode(stdin) if row.is_stdin_base64 else stdin
 
 
 async def _record(
-    deps: Deps, execution_id: str, execution: Execution, output: OutputLog
+    deps: Deps, current: Run, execution: Execution, output: OutputLog, stdin: bytes
 ) -> ExecutionResult:
+    if current.is_interactive or current.is_background:
+        # Others want to know which process it is, before they hear from it.
+        await _store(deps, current, output.kept)
     async with asyncio.TaskGroup() as group:
+        feeding = group.create_task(current.provide(stdin if current.is_interactive else b""))
         sending = group.create_task(output.run())
-        storing = group.create_task(_checkpoint(deps, execution_id, output.kept))
+        storing = group.create_task(_checkpoint(deps, current, output.kept))
         async with aclosing(execution.output()) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 await output.write(_STREAMS[chunk.stream], chunk.data)
         result = await execution.result()
         await output.finish()
-        sending.cancel()
-        storing.cancel()
+        for task in (feeding, sending, storing):
+            task.cancel()
     return result
 
 
@@ -163,41 +277,53 @@ def _usage(usage: ResourceUsage) -> dict[str, Any] | None:
     return known or None
 
 
-async def _checkpoint(deps: Deps, execution_id: str, kept: Kept) -> None:
+async def _checkpoint(deps: Deps, current: Run, kept: Kept) -> None:
     """Store what was written so far from time to time, until cancelled."""
-    stored = 0
+    stored: tuple[int, dict[str, Any]] = (0, {})
     while True:
         size = sum(len(text) for text in kept.texts.values())
         await asyncio.sleep(deps.options.text_checkpoint_s + size / _CHECKPOINT_BYTES_PER_S)
-        if kept.total == stored:
+        values = current.values()
+        if (kept.total, values) == stored:
             continue
-        stored = kept.total
-        try:
-            async with work(deps) as unit:
-                await unit.session.execute(
-                    update(SandboxExecution)
-                    .where(
-                        SandboxExecution.id == execution_id,
-                        SandboxExecution.status == RunState.RUNNING,
-                    )
-                    .values(**kept.values())
+        stored = kept.total, values
+        await _store(deps, current, kept)
+
+
+async def _store(deps: Deps, current: Run, kept: Kept) -> None:
+    execution_id = current.execution_id
+    try:
+        async with work(deps) as unit:
+            await unit.session.execute(
+                update(SandboxExecution)
+                .where(
+                    SandboxExecution.id == execution_id,
+                    SandboxExecution.status == RunState.RUNNING,
                 )
-        except SQLAlchemyError:
-            # Nothing is lost: the log has it, and the end of the execution stores everything.
-            log.warning("output was not stored yet", extra={"id": execution_id}, exc_info=True)
+                .values(**kept.values(), **current.values())
+            )
+    except SQLAlchemyError:
+        # Nothing is lost: the log has it, and the end of the execution stores everything.
+        log.warning("output was not stored yet", extra={"id": execution_id}, exc_info=True)
 
 
 async def settle(
-    deps: Deps, execution_id: str, end: End, *, kept: Kept | None = None, head: int = 0
+    deps: Deps,
+    execution_id: str,
+    end: End,
+    *,
+    kept: Kept | None = None,
+    head: int = 0,
+    values: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the end of an execution and announce it; nothing happens if it has ended already.
 
-    Without `kept` the output is what row and log have of it. A database that is away is tried again
-    for a minute.
+    Without `kept` the output is what row and log have of it; `values` are more of its columns. A
+    database that is away is tried again for a minute.
     """
     for attempt in range(_SETTLE_TRIES):
         try:
-            await _settle(deps, execution_id, end, kept, head)
+            await _settle(deps, execution_id, end, kept, head, values or {})
             break
         except SQLAlchemyError:
             if attempt == _SETTLE_TRIES - 1:
@@ -211,7 +337,14 @@ async def settle(
         log.warning("log was not given an end", extra={"id": execution_id})
 
 
-async def _settle(deps: Deps, execution_id: str, end: End, kept: Kept | None, head: int) -> None:
+async def _settle(
+    deps: Deps,
+    execution_id: str,
+    end: End,
+    kept: Kept | None,
+    head: int,
+    values: Mapping[str, Any],
+) -> None:
     if kept is None:
         stored = await rows.execution(deps, execution_id)
         if stored is None or stored.status.is_final:
@@ -222,13 +355,14 @@ async def _settle(deps: Deps, execution_id: str, end: End, kept: Kept | None, he
         row = await unit.lock(SandboxExecution, execution_id)
         if row is None or row.status.is_final:
             return
-        for name, value in kept.values().items():
+        for name, value in {**kept.values(), **values}.items():
             setattr(row, name, value)
         row.status, row.reason = end.status, end.reason
         row.exit_code, row.signal = end.exit_code, end.signal
         row.is_truncated = end.is_truncated or bool(kept.cut)
         row.resource_usage = dict(end.usage) if end.usage else None
         row.completed_at = now()
+        took = row.completed_at - (row.started_at or row.completed_at)
         unit.record(
             rows.topic(execution_id),
             "exited",
@@ -240,3 +374,4 @@ async def _settle(deps: Deps, execution_id: str, end: End, kept: Kept | None, he
                 "head": head,
             },
         )
+    TOTALS.executed(end.reason, took.total_seconds())

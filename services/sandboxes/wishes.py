@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.sandboxes import SandboxTemplate
-from sandbox.base import HEADROOM_BYTES, MIB, Limits, Policy
+from sandbox.addresses import parse_ranges
+from sandbox.base import HEADROOM_BYTES, MIB, Limits, NetworkPolicy, NetworkRule, Policy
+from sandbox.errors import InvalidArgumentError
+from sandbox.network_rules import guarded
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.options import Options
 
@@ -16,7 +19,9 @@ MIN_DISK_BYTES = MIB
 MIN_PIDS, MAX_PIDS = 8, 4096
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _ENV_BYTES = 65_536
-NO_NETWORK = "none"
+NO_NETWORK, ALLOW_LIST = "none", "allow_list"
+MIN_NETWORK_BYTES_PER_S = 1024
+MAX_NETWORK_RULES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +37,13 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """Policy asked for: everything but `env_variables` must be the default to be accepted."""
+    """Policy asked for; with the network `allow_list`, `rules` name what may be reached.
+
+    Of the rest everything but `env_variables` must be the default to be accepted.
+    """
 
     network: str = NO_NETWORK
+    rules: Sequence[NetworkRule] = ()
     syscalls: Sequence[str] = ()
     mounts: Sequence[str] = ()
     capabilities: Sequence[str] = ()
@@ -45,14 +54,49 @@ def _refuse(errors: list[UserError], code: UserErrorCode, message: str, *path: s
     errors.append(UserError(code, message, path))
 
 
-def limits(options: Options, template: SandboxTemplate, given: Resources, *, driver: str) -> Limits:
-    """Give the limits of a new sandbox.
+def limits(
+    options: Options,
+    template: SandboxTemplate,
+    given: Resources,
+    *,
+    is_networked: bool = False,
+) -> Limits:
+    """Give the limits of a new sandbox; `is_networked` says that it may reach a network.
 
     Raises UserErrors: INVALID below a minimum or for what the driver cannot enforce, LIMIT above a
     maximum, each naming its path below `resources`.
     """
+    values = _values(options, template.resource_config or {}, given, is_networked=is_networked)
+    most = _most_disk(options, values)
+    if values["disk_bytes"] > most:
+        if given.disk_bytes is not None:
+            raise _too_much_disk(values, most)
+        values["disk_bytes"] = most
+    return Limits(**values, network_bytes_per_s=given.network_bytes_per_second)
+
+
+def changed(
+    options: Options,
+    before: Mapping[str, int],
+    given: Resources,
+    *,
+    is_networked: bool = False,
+) -> dict[str, int]:
+    """Give the limits a live sandbox shall have: those it has, but for what is given.
+
+    Raises UserErrors as `limits` does.
+    """
+    values = _values(options, before, given, is_networked=is_networked)
+    most = _most_disk(options, values)
+    if values["disk_bytes"] > most:
+        raise _too_much_disk(values, most)
+    return values
+
+
+def _values(
+    options: Options, defaults: Mapping[str, Any], given: Resources, *, is_networked: bool
+) -> dict[str, int]:
     errors: list[UserError] = []
-    defaults: Mapping[str, Any] = template.resource_config or {}
     ranges = {
         "cpu_millis": (options.sandbox_cpu_millis, MIN_CPU_MILLIS, options.sandbox_max_cpu_millis),
         "memory_bytes": (
@@ -74,27 +118,64 @@ def limits(options: Options, template: SandboxTemplate, given: Resources, *, dri
         error = _out_of_range(wanted, name, low, high)
         if error is not None:
             errors.append(error)
-    if given.network_bytes_per_second is not None:
+    rate = given.network_bytes_per_second
+    if rate is not None and (not is_networked or rate < MIN_NETWORK_BYTES_PER_S):
         _refuse(
             errors,
             UserErrorCode.INVALID,
-            f"A network limit cannot be enforced by driver {driver}; leave it out.",
+            f"A network limit is at least {MIN_NETWORK_BYTES_PER_S:,} bytes a second."
+            if is_networked
+            else "A network limit needs a sandbox that may reach a network; leave it out.",
             "resources",
             "network_bytes_per_second",
         )
     if errors:
         raise UserErrors(errors)
-    most = _most_disk(values["memory_bytes"])
-    if values["disk_bytes"] > most:
-        if given.disk_bytes is not None:
-            raise UserError(
-                UserErrorCode.INVALID,
-                f"With {values['memory_bytes']:,} bytes of memory the disk may have at most "
-                f"{most:,} bytes, because files count as memory; {given.disk_bytes:,} is more.",
-                ("resources", "disk_bytes"),
-            )
-        values["disk_bytes"] = most
-    return Limits(**values)
+    return values
+
+
+def template_limits(options: Options, given: Resources | None) -> dict[str, int] | None:
+    """Give what a template says of limits: only what is given. Raises UserErrors as `limits`."""
+    if given is None:
+        return None
+    _values(options, {}, given, is_networked=False)
+    said = {name: getattr(given, name) for name in _ITEMS}
+    return {name: value for name, value in said.items() if value is not None} or None
+
+
+def template_env(variables: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """Give what a template says of the environment. Raises UserErrors INVALID and LIMIT."""
+    if not variables:
+        return None
+    errors = [
+        UserError(error.code, error.message, ("env_variables",)) for error in _env_errors(variables)
+    ]
+    if errors:
+        raise UserErrors(errors)
+    return {"env_variables": dict(variables)}
+
+
+def _too_much_disk(values: Mapping[str, int], most: int) -> UserError:
+    return UserError(
+        UserErrorCode.INVALID,
+        f"With {values['memory_bytes']:,} bytes of memory the disk may have at most "
+        f"{most:,} bytes, because files count as memory; {values['disk_bytes']:,} is more.",
+        ("resources", "disk_bytes"),
+    )
+
+
+# What drivers call the limits that people ask for.
+_ITEMS = {
+    "cpu_millis": "cpu",
+    "memory_bytes": "memory",
+    "disk_bytes": "disk",
+    "pids": "pids",
+}
+
+
+def demanded(given: Resources) -> frozenset[str]:
+    """Give the limits somebody asked for, as drivers call them: these must hold."""
+    return frozenset(item for name, item in _ITEMS.items() if getattr(given, name) is not None)
 
 
 def _out_of_range(value: int | None, name: str, low: int, high: int) -> UserError | None:
@@ -109,12 +190,15 @@ def _out_of_range(value: int | None, name: str, low: int, high: int) -> UserErro
     )
 
 
-def _most_disk(memory_bytes: int) -> int:
-    """Give the largest workspace a sandbox with so much memory can have (see `Limits.check`)."""
+def _most_disk(options: Options, values: Mapping[str, int]) -> int:
+    """Give the largest workspace a sandbox with such limits can have (see `Limits.check`)."""
+    if options.sandbox_disk != "memory":
+        return options.sandbox_max_disk_bytes
+    memory_bytes = values["memory_bytes"]
     return memory_bytes - HEADROOM_BYTES - Limits(memory_bytes=memory_bytes).tmp_bytes
 
 
-def policy(given: Security, *, driver: str) -> Policy:
+def policy(options: Options, given: Security, *, driver: str) -> Policy:
     """Give the policy of a new sandbox.
 
     Raises UserErrors INVALID for whatever the driver cannot enforce and for malformed variables:
@@ -122,11 +206,11 @@ def policy(given: Security, *, driver: str) -> Policy:
     """
     errors: list[UserError] = []
     wishes = {
-        "network": given.network.lower() != NO_NETWORK,
         "syscalls": bool(given.syscalls),
         "mounts": bool(given.mounts),
         "capabilities": bool(given.capabilities),
     }
+    errors += _network_errors(options, given.network, given.rules)
     for name, is_special in wishes.items():
         if is_special:
             _refuse(
@@ -140,7 +224,70 @@ def policy(given: Security, *, driver: str) -> Policy:
     errors += _env_errors(given.env_variables)
     if errors:
         raise UserErrors(errors)
-    return Policy(env=dict(given.env_variables))
+    return Policy(_network(given.network, given.rules), dict(given.env_variables))
+
+
+def network(options: Options, mode: str, rules: Sequence[NetworkRule]) -> NetworkPolicy:
+    """Give what a sandbox may reach. Raises UserErrors INVALID and LIMIT below `security`."""
+    if errors := _network_errors(options, mode, rules):
+        raise UserErrors(errors)
+    return _network(mode, rules)
+
+
+def _network(mode: str, rules: Sequence[NetworkRule]) -> NetworkPolicy:
+    if mode.lower() == NO_NETWORK:
+        return NetworkPolicy()
+    return NetworkPolicy("allow", tuple(rules))
+
+
+def _network_errors(options: Options, mode: str, rules: Sequence[NetworkRule]) -> list[UserError]:
+    place, errors = ("security", "network_rules"), list[UserError]()
+    if mode.lower() == NO_NETWORK:
+        if rules:
+            _refuse(errors, UserErrorCode.INVALID, "Rules need the network `ALLOW_LIST`.", *place)
+        return errors
+    if mode.lower() != ALLOW_LIST or not options.sandbox_network_allowed:
+        _refuse(
+            errors,
+            UserErrorCode.INVALID,
+            "This server lets no sandbox reach a network; leave it out, or ask its operator.",
+            "security",
+            "network",
+        )
+        return errors
+    if len(rules) > MAX_NETWORK_RULES:
+        _refuse(
+            errors, UserErrorCode.LIMIT, f"At most {MAX_NETWORK_RULES} rules are possible.", *place
+        )
+        return errors
+    for at, rule in enumerate(rules):
+        try:
+            rule.check()
+        except InvalidArgumentError as error:
+            _refuse(errors, UserErrorCode.INVALID, error.message, *place, str(at))
+    private = parse_ranges(options.sandbox_network_private)
+    for rule in guarded(rules, private):
+        _refuse(
+            errors,
+            UserErrorCode.INVALID,
+            f"{rule.host} is not an address of the Internet, and this server does not let "
+            "sandboxes reach it; ask its operator.",
+            *place,
+            str(list(rules).index(rule)),
+        )
+    return errors
+
+
+def execution_env(variables: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Give the environment of one execution. Raises UserErrors INVALID and LIMIT."""
+    if not variables:
+        return None
+    errors = [
+        UserError(error.code, error.message, ("environment",)) for error in _env_errors(variables)
+    ]
+    if errors:
+        raise UserErrors(errors)
+    return dict(variables)
 
 
 def _env_errors(variables: Mapping[str, str]) -> list[UserError]:
@@ -183,6 +330,16 @@ def lifetime(options: Options, timeout_s: int | None) -> int:
         default=options.sandbox_ttl_s,
         most=options.sandbox_max_ttl_s,
     )
+
+
+def idle_timeout(options: Options, value: int | None) -> int | None:
+    """Give after how many seconds without use a sandbox ends or pauses; None: never.
+
+    Raises UserError INVALID or LIMIT.
+    """
+    if value is None:
+        return None
+    return seconds(value, "idle_timeout_seconds", default=value, most=options.sandbox_max_ttl_s)
 
 
 def seconds(value: int | None, name: str, *, default: int, most: int) -> int:

@@ -71,6 +71,27 @@ EXECUTION = """
 query($id: ID!) { sandboxExecution(id: $id) {
   id status reason exitCode stdout stderr completedAt } }
 """
+EXECUTION_WRITE = """
+mutation($input: SandboxExecutionWriteInput!) { sandboxExecutionWrite(input: $input) {
+  execution { id stdinBytes } errors { code message path } } }
+"""
+EXECUTION_SIGNAL = """
+mutation($input: SandboxExecutionSignalInput!) { sandboxExecutionSignal(input: $input) {
+  execution { id status } errors { code message path } } }
+"""
+EXECUTION_RESIZE = """
+mutation($input: SandboxExecutionResizeInput!) { sandboxExecutionResize(input: $input) {
+  execution { id terminal { rows cols } } errors { code message path } } }
+"""
+PROCESSES = """
+query($id: ID!, $status: RunState) { sandbox(id: $id) {
+  processes { pid parentPid state startedAt cpuMilliseconds memoryBytes command execution { id } }
+  executions(status: $status) { nodes { id status } } } }
+"""
+PROCESS_KILL = """
+mutation($input: SandboxProcessKillInput!) { sandboxProcessKill(input: $input) {
+  sandbox { id } errors { code message path } } }
+"""
 VIEWER_EVENTS = """
 subscription($after: String) { viewerEvents(after: $after) {
   __typename cursor

@@ -27,6 +27,13 @@ _STEP = {
     "arguments": {"query": "trees"},
     "dependsOn": [],
 }
+_RESOURCES = {
+    "cpuMillis": 100,
+    "memoryBytes": 200_000_000,
+    "diskBytes": 10_000_000,
+    "pids": 20,
+    "networkBytesPerSecond": None,
+}
 # Every input of every mutation with all of its fields.
 FULL: dict[str, dict[str, Any]] = {
     "userRegister": {
@@ -64,24 +71,57 @@ FULL: dict[str, dict[str, Any]] = {
     "planExecute": {"id": "<Plan>"},
     "planExecutionCancel": {"id": "<PlanExecution>"},
     "toolUpdate": {"id": "<Tool>", "input": {"isEnabled": True}},
+    "roleUpdate": {
+        "id": "<Role>",
+        "input": {
+            "description": "Somebody",
+            "sandboxQuota": {
+                "count": 1,
+                "cpuMillis": 1000,
+                "memoryBytes": 1_000_000_000,
+                "diskBytes": 1_000_000_000,
+            },
+        },
+    },
+    "sandboxTemplateCreate": {
+        "input": {
+            "name": "<new>",
+            "image": "x y",
+            "description": "For trees",
+            "language": "python",
+            "resources": _RESOURCES,
+            "envVariables": [{"name": "A", "value": "b"}],
+        }
+    },
+    "sandboxTemplateUpdate": {
+        "id": "<SandboxTemplate>",
+        "input": {
+            "image": "example/none:1",
+            "description": "For trees",
+            "language": "python",
+            "resources": _RESOURCES,
+            "envVariables": [{"name": "A", "value": "b"}],
+            "isActive": True,
+        },
+    },
+    "sandboxTemplateDelete": {"id": "<SandboxTemplate>"},
     "sandboxCreate": {
         "input": {
             "templateId": "<SandboxTemplate>",
-            "resources": {
-                "cpuMillis": 100,
-                "memoryBytes": 200_000_000,
-                "diskBytes": 10_000_000,
-                "pids": 20,
-                "networkBytesPerSecond": None,
-            },
+            "resources": _RESOURCES,
             "security": {
                 "network": "NONE",
+                "networkRules": [{"host": "example.org", "ports": [443]}],
                 "syscalls": ["mount"],
                 "mounts": ["/etc"],
                 "capabilities": ["SYS_ADMIN"],
                 "envVariables": [{"name": "A", "value": "b"}],
             },
             "timeoutSeconds": 60,
+            "idleTimeoutSeconds": 60,
+            "onExpiry": "STOP",
+            "isPersistent": False,
+            "snapshotId": None,
             "conversationId": "<Conversation>",
         }
     },
@@ -89,12 +129,51 @@ FULL: dict[str, dict[str, Any]] = {
         "input": {
             "sandboxId": "<Sandbox>",
             "command": "true",
+            "argv": None,
             "workingDir": ".",
+            "environment": [{"name": "A", "value": "b"}],
             "stdin": "",
+            "stdinBase64": None,
+            "keepStdinOpen": False,
+            "terminal": {"rows": 24, "cols": 80},
+            "isBackground": False,
             "timeoutSeconds": 10,
+            "outputLimitBytes": 1000,
         }
     },
     "sandboxExecutionCancel": {"id": "<SandboxExecution>"},
+    "sandboxExecutionWrite": {
+        "input": {
+            "executionId": "<SandboxExecution>",
+            "text": "a",
+            "base64": None,
+            "isLast": False,
+        }
+    },
+    "sandboxExecutionSignal": {"input": {"executionId": "<SandboxExecution>", "signal": "TERM"}},
+    "sandboxExecutionResize": {
+        "input": {"executionId": "<SandboxExecution>", "terminal": {"rows": 24, "cols": 80}}
+    },
+    "sandboxProcessKill": {"input": {"sandboxId": "<Sandbox>", "pid": 2, "signal": "KILL"}},
+    "sandboxUpdate": {
+        "id": "<Sandbox>",
+        "input": {
+            "resources": _RESOURCES,
+            "idleTimeoutSeconds": 60,
+            "network": "NONE",
+            "networkRules": [{"host": "example.org", "ports": [443]}],
+            "onExpiry": "STOP",
+            "isPersistent": False,
+        },
+    },
+    "sandboxStart": {"id": "<Sandbox>"},
+    "sandboxSnapshot": {"input": {"sandboxId": "<Sandbox>", "name": "a"}},
+    "sandboxSnapshotDelete": {"id": "<SandboxSnapshot>"},
+    "sandboxPortOpen": {"input": {"sandboxId": "<Sandbox>", "port": 81, "description": "a"}},
+    "sandboxPortShare": {"id": "<SandboxPort>", "input": {"seconds": 60, "revokesEarlier": False}},
+    "sandboxPortClose": {"id": "<SandboxPort>"},
+    "sandboxFileMakeDirectory": {"input": {"sandboxId": "<Sandbox>", "path": "a"}},
+    "sandboxFileRename": {"input": {"sandboxId": "<Sandbox>", "path": "a", "newPath": "b"}},
     "sandboxPause": {"id": "<Sandbox>"},
     "sandboxResume": {"id": "<Sandbox>"},
     "sandboxStop": {"id": "<Sandbox>"},
@@ -106,7 +185,14 @@ FULL: dict[str, dict[str, Any]] = {
     "sandboxFileRemove": {"input": {"sandboxId": "<Sandbox>", "path": "a", "isRecursive": False}},
 }
 # Who can do it at all; the others are told that before their input is looked at.
-ADMINS = {"userRolesSet", "toolUpdate"}
+ADMINS = {
+    "userRolesSet",
+    "roleUpdate",
+    "toolUpdate",
+    "sandboxTemplateCreate",
+    "sandboxTemplateUpdate",
+    "sandboxTemplateDelete",
+}
 # What is refused whatever the text: a wrong pair is a wrong pair, an unknown token unknown.
 ALWAYS = {
     ("sessionCreate", "login"): ("INVALID", ["input", "password"]),

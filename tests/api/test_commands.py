@@ -115,9 +115,9 @@ def test_a_worker_alone_asks_for_redis(tmp_path: Path) -> None:
 
 def test_migrate_goes_up_and_down_and_says_where_it_is(tmp_path: Path) -> None:
     directory = ("--data-dir", str(tmp_path / "data"))
-    assert "was at nothing, now at 0002" in app("migrate", *directory).stdout
-    assert "was at 0002, now at None" in app("migrate", *directory, "base").stdout
-    assert "now at 0002" in app("migrate", *directory).stdout
+    assert "was at nothing, now at 0003" in app("migrate", *directory).stdout
+    assert "was at 0003, now at None" in app("migrate", *directory, "base").stdout
+    assert "now at 0003" in app("migrate", *directory).stdout
 
 
 def test_an_outdated_database_is_refused_when_it_may_not_be_migrated(tmp_path: Path) -> None:

@@ -34,12 +34,14 @@ OWN = {
 ROOTS = ("Query", "Mutation", "Subscription")
 VERB = re.compile(
     "(Register|Create|Update|Delete|Send|Stop|Retry|Execute|Cancel|Refresh|Revoke|Set|Pause|Resume"
-    "|Extend|Write|Remove|ChangePassword)$"
+    "|Extend|Write|Remove|ChangePassword|Start|Signal|Resize|Kill|Rename|MakeDirectory|Open|Close"
+    "|Share|Snapshot|Restore)$"
 )
 # What is of the moment alone has no log to resume from: it begins with all there is.
-EPHEMERAL = {"conversationPresence"}
-# A directory that is not there has no list of files, not even an empty one.
-NULLABLE_LISTS = {"Sandbox.files"}
+EPHEMERAL = {"conversationPresence", "sandboxUsage"}
+# A directory that is not there has no list of files, not even an empty one; what does not run has
+# none of processes.
+NULLABLE_LISTS = {"Sandbox.files", "Sandbox.processes"}
 
 
 def fields() -> Iterator[tuple[str, GraphQLField]]:

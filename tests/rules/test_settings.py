@@ -1,5 +1,6 @@
 """Every setting is documented, as it is."""
 
+import dataclasses
 import re
 from enum import Enum
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from app.config import PREFIX, Settings
+from app.config import PREFIX, ConfigurationError, Settings, load
+from app.runtime import _link_secret
+from services.options import Options
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(NOOSPHERE_[A-Z_]+)` \| (.*?) \| (.+) \|$", re.MULTILINE)
@@ -43,3 +46,67 @@ def test_a_setting_is_documented_with_its_default_and_meaning(name: str) -> None
     field = Settings.model_fields[name]
     assert default == shown(field)
     assert text == field.description
+
+
+def test_services_are_told_what_is_configured_and_by_default_the_same() -> None:
+    told = Settings().options()
+    # What the configuration does not name is as services have it.
+    assert dataclasses.asdict(told) == dataclasses.asdict(
+        Options(sandbox_template_image=told.sandbox_template_image)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sandbox_pool", "python"),
+        ("sandbox_pool", "python=0"),
+        ("sandbox_pool", "python=2,=1"),
+        ("sandbox_pool", "python=many"),
+        ("sandbox_pool", "python=101"),
+        ("clamav_url", "clamav:3310"),
+        ("clamav_url", "tcp://clamav"),
+        ("clamav_url", "http://clamav:3310/"),
+        ("sandbox_runtime", "runsc; reboot"),
+        ("sandbox_disk", "tape"),
+        ("sandbox_driver", "chroot"),
+        ("kubernetes_seccomp_profile", "/etc/passwd"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{PREFIX}{name.upper()}"):
+        load(**{name: value})
+
+
+def test_a_pool_is_read_by_template() -> None:
+    assert load(sandbox_pool=" python=2, node = 1 ,").options().sandbox_pool == (
+        ("python", 2),
+        ("node", 1),
+    )
+
+
+@pytest.mark.parametrize("url", ["tcp://clamav:3310", "unix:///run/clamav/clamd.ctl", ""])
+def test_clamav_is_asked_over_either_socket(url: str) -> None:
+    assert load(clamav_url=url).options().clamav_url == url
+
+
+def test_links_are_signed_with_what_is_configured_else_with_what_was_made_once(
+    tmp_path: Path,
+) -> None:
+    assert _link_secret(Settings(secret_key=SecretStr("known"), data_dir=tmp_path)) == b"known"
+    assert list(tmp_path.iterdir()) == []
+
+    made = _link_secret(Settings(data_dir=tmp_path))
+    assert _link_secret(Settings(data_dir=tmp_path)) == made
+    assert len(made) == 64
+
+    place = tmp_path / "secret.key"
+    assert [entry.name for entry in tmp_path.iterdir()] == [place.name]
+    assert place.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.key").write_bytes(b"short")
+
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        _link_secret(Settings(data_dir=tmp_path))

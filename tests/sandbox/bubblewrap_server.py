@@ -7,11 +7,14 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sandbox.base import Limits, SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
+from sandbox.errors import PolicyUnsupportedError
 
 MIB = 1024 * 1024
 
@@ -41,7 +44,7 @@ async def exercise(driver: BubblewrapDriver) -> None:
     )
     forks += "except OSError: print(n)"
     hungry = "try:\n  x=b'1'*(600<<20)\nexcept MemoryError: print('MemoryError')"
-    answers = {
+    answers: dict[str, Any] = {
         "hello": await run(client, ["cat", "f"]),
         "forks": await run(client, ["python3", "-c", forks]),
         "hungry": await run(client, ["python3", "-c", hungry]),
@@ -50,6 +53,20 @@ async def exercise(driver: BubblewrapDriver) -> None:
         "shadow": await run(client, ["cat", "/etc/shadow"]),
         "uid": os.getuid(),
     }
+    refused: dict[str, str] = {}
+    for item in ("cpu", "memory", "inodes", "disk_image", "disk", "pids"):
+        spec = SandboxSpec("more", "host", limits, demanded=frozenset({item}))
+        try:
+            await driver.create(spec)
+            await driver.remove("more")
+        except PolicyUnsupportedError as error:
+            refused[item] = error.message
+    try:
+        await driver.update("box", limits=replace(limits, disk_bytes=8 * MIB))
+    except PolicyUnsupportedError as error:
+        refused["update"] = error.message
+    answers["refused"] = refused
+    answers["stats"] = (await driver.stats("box")).disk_bytes
     capabilities = await driver.capabilities()
     answers["items"] = dict(capabilities.items)
     await client.aclose()

@@ -5,16 +5,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sandbox import bubblewrap_command, records
-from sandbox.base import SandboxState
+from sandbox import bubblewrap_command, bubblewrap_start, records
+from sandbox.base import Policy, SandboxState
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason
-from sandbox.errors import ConflictError, DriverUnavailableError, NotFoundError
+from sandbox.errors import (
+    ConflictError,
+    DriverUnavailableError,
+    NotFoundError,
+    TemplateError,
+)
 from tests.sandbox.conftest import Boxes
 
 pytestmark = pytest.mark.bubblewrap
@@ -227,6 +233,43 @@ async def test_each_sandbox_has_a_host_user_of_its_own(wrapped: Boxes) -> None:
     assert min(found) > 100_000
 
 
+async def test_the_environment_is_kept_nowhere(wrapped: Boxes) -> None:
+    assert isinstance(wrapped.driver, BubblewrapDriver)
+    box = await wrapped.make(policy=Policy(env={"TOKEN": "hush-hush"}), labels={"a": "b"})
+    written = [path for path in wrapped.driver._state_dir.rglob("*") if path.is_file()]
+    assert written
+    pid = wrapped.driver._sandboxes[box.id].record.pid
+    for path in [*written, *(Path(f"/proc/{pid}/{name}") for name in ("cmdline", "environ"))]:
+        assert b"hush-hush" not in path.read_bytes(), path
+
+
+async def test_a_sandbox_that_ends_before_its_start_is_told_is_refused_at_once(
+    wrapped: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = wrapped.driver
+    assert isinstance(driver, BubblewrapDriver)
+    spawn = driver._spawner.spawn
+
+    async def late(name: str, request: dict[str, Any], fds: Sequence[int]) -> int:
+        pid = await spawn(name, {**request, "argv": ["/bin/false"]}, fds)
+        async with asyncio.timeout(20):
+            while records.start_time(pid):  # noqa: ASYNC110 - nobody waits for it yet.
+                await asyncio.sleep(0.005)
+        return pid
+
+    monkeypatch.setattr(driver._spawner, "spawn", late)
+    monkeypatch.setattr(bubblewrap_start, "READY_TIMEOUT_S", 3600.0)
+    async with asyncio.timeout(60):
+        with pytest.raises(DriverUnavailableError, match="did not start"):
+            await wrapped.make()
+    assert await driver.list({}) == []
+
+
+async def test_a_digest_is_refused_where_there_are_no_images(wrapped: Boxes) -> None:
+    with pytest.raises(TemplateError, match="digest"):
+        await wrapped.make(image_digest="sha256:" + "0" * 64)
+
+
 async def test_an_ordinary_user_keeps_the_isolation(wrapped: Boxes, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("The contract suite itself runs unprivileged here.")
@@ -252,6 +295,12 @@ async def test_an_ordinary_user_keeps_the_isolation(wrapped: Boxes, tmp_path: Pa
     assert answers["items"]["pause"] == "UNAVAILABLE"
     assert answers["items"]["uid"] == "UNAVAILABLE"
     assert answers["items"]["network"] == "ENFORCED"
+    assert answers["items"]["disk_image"] == "UNAVAILABLE"
+    # And refused where it is asked for, by name.
+    assert set(answers["refused"]) == {"cpu", "memory", "inodes", "disk_image", "update"}
+    assert "memory (here for each process alone)" in answers["refused"]["memory"]
+    assert "disk_bytes" in answers["refused"]["update"]
+    assert answers["stats"] is None
 
 
 async def test_the_wheels_program_serves_where_the_system_has_none(

@@ -1,14 +1,22 @@
 """Cgroups of both versions, through files alone."""
 
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox import cgroups
+from sandbox import cgroup_detect, cgroups, records
 from sandbox.base import Limits
 from sandbox.errors import ConflictError
 
 MIB = 1024 * 1024
+UNLIMITED = "9223372036854771712"  # What version 1 says of a limit that nobody set.
 HYBRID = """\
 24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 25 24 0:23 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw
@@ -21,7 +29,7 @@ HYBRID = """\
 
 def test_mounts_are_found_by_controller() -> None:
     base = Path("/sys/fs/cgroup")
-    assert cgroups.mounts(HYBRID) == {
+    assert cgroup_detect.mounts(HYBRID) == {
         "unified": base / "unified",
         "cpu": base / "cpu,cpuacct",
         "cpuacct": base / "cpu,cpuacct",
@@ -83,3 +91,276 @@ def test_version_2_is_read_and_frozen(version_2: cgroups.Hierarchies) -> None:
     group.kill()
     assert (folder / "cgroup.kill").read_text() == "1"
     assert (folder / "cgroup.freeze").read_text() == "0"
+
+
+# A machine of files: the kernel fills the folders of groups with them.
+
+MEMORY_1 = {"memory.limit_in_bytes": UNLIMITED, "memory.memsw.limit_in_bytes": UNLIMITED}
+VERSION_1 = {
+    "memory": {**MEMORY_1, "memory.swappiness": "60"},
+    "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1"},
+    "pids": {"pids.max": "max"},
+    "freezer": {"freezer.state": "THAWED"},
+    "cpuacct": {"cpuacct.usage": "0"},
+}
+
+
+class Machine:
+    """Folders that look like version 1 hierarchies, each with the files this kernel has."""
+
+    def __init__(self, root: Path, files: dict[str, dict[str, str]]) -> None:
+        self.root = root
+        self.files = files
+        self.made: list[Path] = []
+        for controller in files:
+            (root / controller).mkdir()
+        lines = [
+            f"{number} 1 0:{number} / {root}/{name} rw - cgroup cgroup rw,{name}"
+            for number, name in enumerate(files, 30)
+        ]
+        self.mountinfo = "\n".join(lines)
+
+    def detect(self, *, has_swap: bool = True) -> cgroups.Hierarchies | None:
+        return cgroup_detect.detect("here", mountinfo=self.mountinfo, has_swap=lambda: has_swap)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
+    """Make a machine whose kernel lacks the named files, or a whole controller."""
+    made, removed = Path.mkdir, Path.rmdir
+
+    def build(*lacking: str) -> Machine:
+        files = {
+            name: {file: text for file, text in each.items() if file not in lacking}
+            for name, each in VERSION_1.items()
+            if name not in lacking
+        }
+        machine = Machine(tmp_path, files)
+
+        def mkdir(self: Path, *args: int, **options: bool) -> None:
+            made(self, *args, **options)  # type: ignore[arg-type]
+            for file, text in files.get(self.relative_to(tmp_path).parts[0], {}).items():
+                (self / file).write_text(text)
+
+        def rmdir(self: Path) -> None:
+            for entry in list(self.iterdir()):
+                if entry.is_file():
+                    entry.unlink()
+            removed(self)
+
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        monkeypatch.setattr(Path, "rmdir", rmdir)
+        return machine
+
+    return build
+
+
+def test_only_controllers_that_take_their_limits_count(machine: Callable[..., Machine]) -> None:
+    found = machine().detect()
+    assert found is not None
+    assert set(found.folders) == set(VERSION_1)
+    assert found.has_memory
+    assert found.has_freezer
+    assert found.names() == set()  # The probes are gone.
+
+
+@pytest.mark.parametrize(
+    ("lacking", "controller"),
+    [
+        ("cpu.cfs_quota_us", "cpu"),
+        ("cpu.cfs_period_us", "cpu"),
+        ("memory.limit_in_bytes", "memory"),
+        ("pids.max", "pids"),
+        ("freezer.state", "freezer"),
+    ],
+)
+def test_a_kernel_without_the_file_does_not_enforce_the_limit(
+    machine: Callable[..., Machine], lacking: str, controller: str
+) -> None:
+    kernel = machine(lacking)
+    found = kernel.detect()
+    assert found is not None
+    assert set(found.folders) == set(VERSION_1) - {controller}
+    assert not (kernel.root / controller / "noosphere" / "here").exists()
+
+
+def test_swap_that_nobody_counts_leaves_memory_unlimited(machine: Callable[..., Machine]) -> None:
+    kernel = machine("memory.memsw.limit_in_bytes")
+    swapping, dry = kernel.detect(has_swap=True), kernel.detect(has_swap=False)
+    assert swapping is not None
+    assert dry is not None
+    assert "memory" in swapping.folders  # The limit is set all the same.
+    assert not swapping.has_memory
+    assert dry.has_memory
+
+
+def test_version_1_writes_every_limit(machine: Callable[..., Machine]) -> None:
+    found = machine().detect()
+    assert found is not None
+    found.group("box").create(Limits(memory_bytes=256 * MIB, cpu_millis=250, pids=9))
+    folder = found.folders["memory"] / "box"
+    assert [(folder / name).read_text() for name in MEMORY_1] == [str(256 * MIB)] * 2
+    assert (found.folders["cpu"] / "box" / "cpu.cfs_quota_us").read_text() == "25000"
+    assert (found.folders["cpu"] / "box" / "cpu.cfs_period_us").read_text() == "100000"
+    assert (found.folders["pids"] / "box" / "pids.max").read_text() == "9"
+
+
+@pytest.mark.parametrize(
+    ("controller", "name"),
+    [
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("pids", "pids.max"),
+    ],
+)
+@pytest.mark.parametrize("bytes_", [128 * MIB, 1024 * MIB])
+def test_a_limit_that_the_kernel_refuses_is_told(
+    machine: Callable[..., Machine], controller: str, name: str, bytes_: int
+) -> None:
+    found = machine().detect()
+    assert found is not None
+    group = found.group("box")
+    group.create(Limits())
+    file = found.folders[controller] / "box" / name
+    file.unlink()
+    file.mkdir()  # Writing fails, whoever we are.
+    if name == "memory.memsw.limit_in_bytes":
+        assert group.limits_swap
+    with pytest.raises(OSError, match="directory"):
+        group.update(Limits(memory_bytes=bytes_, disk_bytes=MIB))
+
+
+def test_version_2_kills_nothing_to_lower_memory(version_2: cgroups.Hierarchies) -> None:
+    group = version_2.group("box")
+    folder = Path(group.create(Limits())[0]).parent
+    (folder / "memory.high").touch()
+    (folder / "memory.current").write_text(str(400 * MIB))
+    before = (folder / "memory.max").read_text()
+    with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
+        group.update(Limits(memory_bytes=256 * MIB, disk_bytes=MIB))
+    assert (folder / "memory.max").read_text() == before
+    assert (folder / "memory.high").read_text().startswith("max")
+
+
+FILES_2 = ("memory.max", "memory.swap.max", "cpu.max", "pids.max", "cgroup.freeze")
+
+
+@pytest.mark.parametrize("lacking", [None, *FILES_2])
+@pytest.mark.parametrize("has_swap", [True, False])
+def test_version_2_counts_what_takes_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str | None, has_swap: bool
+) -> None:
+    made = Path.mkdir
+
+    def mkdir(self: Path, *args: int, **options: bool) -> None:
+        made(self, *args, **options)  # type: ignore[arg-type]
+        for name in FILES_2:
+            if name != lacking:
+                (self / name).touch()
+
+    def rmdir(self: Path) -> None:
+        shutil.rmtree(self)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "rmdir", rmdir)
+    names = ("memory", "cpu", "pids", "freezer")
+    found = cgroup_detect._honest(2, dict.fromkeys(names, tmp_path), lambda: has_swap)
+    assert found is not None
+    lost = {
+        "memory.max": "memory",
+        "cpu.max": "cpu",
+        "pids.max": "pids",
+        "cgroup.freeze": "freezer",
+    }
+    assert set(found.folders) == set(names) - {lost.get(lacking or "")}
+    is_unbounded = lacking == "memory.max" or (lacking == "memory.swap.max" and has_swap)
+    assert found.has_memory == (not is_unbounded)
+    assert found.names() == set()
+
+
+# The kernel's own.
+
+
+def test_the_kernel_takes_limits_up_and_down() -> None:
+    found = cgroup_detect.detect(f"test-{uuid.uuid4().hex}")
+    if found is None:
+        pytest.skip("No cgroups can be written here.")
+    names = {
+        1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us"),
+        2: ("memory.max", "memory.swap.max", "cpu.max"),
+    }[found.version]
+    group = found.group("box")
+    try:
+        group.create(Limits())
+        for mib, millis in ((512, 500), (1024, 1500), (128, 10), (300, 1000)):
+            limits = Limits(cpu_millis=millis, memory_bytes=mib * MIB, disk_bytes=MIB, pids=mib)
+            group.update(limits)
+            if "memory" in found.folders:
+                assert group._get("memory", names[0]) == str(mib * MIB)
+                if group.limits_swap:
+                    swap = str(mib * MIB) if found.version == 1 else "0"
+                    assert group._get("memory", names[1]) == swap
+            if "cpu" in found.folders:
+                assert group._get("cpu", names[2]).split()[0] == str(millis * 100)
+            if "pids" in found.folders:
+                assert group._get("pids", "pids.max") == str(mib)
+    finally:
+        assert group.remove()
+        found.close()
+
+
+@pytest.fixture
+def real_version_2() -> Iterator[cgroups.Group]:
+    """A group under the version 2 mount of this machine, whatever controllers it has."""
+    point = cgroup_detect.mounts(Path("/proc/self/mountinfo").read_text()).get("unified")
+    if point is None or not os.access(point, os.W_OK):
+        pytest.skip("No version 2 hierarchy can be written here.")
+    folder = point / f"noosphere-test-{uuid.uuid4().hex}"
+    folder.mkdir()
+    hierarchies = cgroups.Hierarchies(2, {"freezer": folder, "cpu": folder})
+    # The controllers themselves may belong to version 1 here; freezing and counting need none.
+    group = cgroups.Group(hierarchies, folders={"freezer": folder})
+    try:
+        yield group
+    finally:
+        group.kill()
+        folder.rmdir()
+
+
+async def test_the_kernel_freezes_thaws_and_kills_a_version_2_group(
+    real_version_2: cgroups.Group,
+) -> None:
+    group = real_version_2
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        folder = group._folders["freezer"]
+        (folder / "cgroup.procs").write_text(str(process.pid))
+        assert group.pids() == [process.pid]
+        assert group.holds("freezer")
+        for frozen in (True, False):
+            assert group.freeze(frozen)
+            async with asyncio.timeout(20):
+                while group.is_frozen() != frozen:  # noqa: ASYNC110 - no event tells.
+                    await asyncio.sleep(0.005)
+        assert group.freeze(True)
+        group.kill()
+        async with asyncio.timeout(20):
+            assert await process.wait() == -signal.SIGKILL
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_groups_of_a_process_are_known_by_name(tmp_path: Path) -> None:
+    own = Path("/proc/self/cgroup").read_text()
+    pid = os.getpid()
+    assert cgroup_detect.groups_of(pid, uuid.uuid4().hex) is None
+    assert cgroup_detect.groups_of(2**22 + 1, "") is None
+    found = cgroup_detect.groups_of(pid, "/")
+    if found is None:
+        pytest.skip(f"No hierarchy counts memory here: {own}")
+    usage = found.usage()
+    assert usage.memory_bytes is None or usage.memory_bytes > 0
+    assert records.start_time(pid)

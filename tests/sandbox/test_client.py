@@ -3,18 +3,24 @@
 import asyncio
 import gc
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from sandbox import agent as wire
-from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient
+from sandbox.archives import ArchiveFormat, ArchiveLimits
+from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient, Tunnel
 from sandbox.errors import SandboxLostError
+from sandbox.inside import wire
 
 LIMIT = 4 * WINDOW_BYTES
 Frame = tuple[int, bytes]
 BLOCK = bytes(wire.CHUNK)
+ANSWERED = (
+    wire.EXEC, wire.READ, wire.LIST, wire.STAT, wire.MAKE_DIR, wire.WRITE_OPEN, wire.MEASURE,
+    wire.PACK, wire.UNPACK_OPEN, wire.PROCESSES, wire.KILL, wire.DIAL, wire.LISTEN,
+)  # fmt: skip
 
 
 def frame(kind: int, op: int, body: bytes) -> bytes:
@@ -28,6 +34,7 @@ class Taken:
         self.incoming: asyncio.Queue[bytes] = asyncio.Queue()
         self.answers: list[Frame] = []
         self.asked: list[tuple[int, int]] = []
+        self.greeting = wire.HELLO_BODY.pack(wire.VERSION, 0)
 
     async def read(self) -> bytes:
         return await self.incoming.get()
@@ -40,8 +47,8 @@ class Taken:
         self.asked.append((kind, op))
         if kind == wire.HELLO:
             nonce = data[wire.HEADER.size :]
-            self.incoming.put_nowait(frame(wire.HELLO_ACK, 0, nonce + struct.pack(">H", 1)))
-        elif kind in (wire.EXEC, wire.READ, wire.LIST, wire.STAT, wire.MAKE_DIR):
+            self.incoming.put_nowait(frame(wire.HELLO_ACK, 0, nonce + self.greeting))
+        elif kind in ANSWERED:
             for answer, body in self.answers:
                 self.incoming.put_nowait(frame(answer, op, body))
 
@@ -128,11 +135,37 @@ async def test_output_beyond_the_limit_is_refused_even_where_it_is_read(
 
 
 Ask = Callable[[SandboxClient], Awaitable[object]]
+
+
+async def gathered(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    async with aclosing(chunks):
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    no_chunks: tuple[bytes, ...] = ()
+    for chunk in no_chunks:
+        yield chunk
+
+
 READ: Ask = lambda client: client.files.read("file")  # noqa: E731
 SOME: Ask = lambda client: client.files.read("file", 0, 10)  # noqa: E731
 LIST: Ask = lambda client: client.files.list()  # noqa: E731
 STAT: Ask = lambda client: client.files.stat("file")  # noqa: E731
 MAKE: Ask = lambda client: client.files.make_dir("folder")  # noqa: E731
+WRITE: Ask = lambda client: client.files.write("file", b"data")  # noqa: E731
+MEASURE: Ask = lambda client: client.files.measure()  # noqa: E731
+SHOW: Ask = lambda client: client.processes()  # noqa: E731
+KILL: Ask = lambda client: client.kill(7, 9)  # noqa: E731
+DIAL: Ask = lambda client: client.dial(80)  # noqa: E731
+PACK: Ask = lambda client: gathered(client.files.pack(".", ArchiveFormat.TAR))  # noqa: E731
+UNPACK: Ask = lambda client: client.files.unpack(  # noqa: E731
+    "a", nothing(), ArchiveFormat.TAR, ArchiveLimits(1, 1, 1)
+)
+LISTEN: Ask = lambda client: client.listen(80)  # noqa: E731
+PROC = wire.PROC.pack(7, 1, 0, b"S", 0, 0, 0) + wire.pack(b"true")
+BAD_PROC = wire.PROC.pack(7, 1, 0, b"\xff", 0, 0, 0) + wire.pack(b"true")
+ENDLESS = wire.PROC.pack(7, 1, 0, b"S", 0, 0, 0) + b"\xff\xff\xff\xff" + BLOCK * 5
 DONE = (wire.DONE, b"")
 ENTRY = wire.ENTRY.pack(0, 1, 0.0, 0o644) + wire.pack(b"file")
 
@@ -151,6 +184,30 @@ ENTRY = wire.ENTRY.pack(0, 1, 0.0, 0o644) + wire.pack(b"file")
         pytest.param(MAKE, [(wire.DATA, b"?"), DONE], id="data where none belongs"),
         pytest.param(MAKE, [(wire.OUTPUT, b"?"), DONE], id="output of no execution"),
         pytest.param(MAKE, [(wire.ERROR, b"\xff\xfe")], id="an unknown error"),
+        pytest.param(MAKE, [(wire.WRITE_CREDIT, b"\0\0\0\1")], id="room for what was not sent"),
+        pytest.param(WRITE, [(wire.WRITE_CREDIT, b"\xff\xff\xff\xff")], id="too much room"),
+        pytest.param(MEASURE, [(wire.DATA, b"short"), DONE], id="a torn measure"),
+        pytest.param(MEASURE, [DONE], id="no measure"),
+        pytest.param(PACK, [(wire.DATA, BLOCK)] * 17, id="more of an archive than was granted"),
+        pytest.param(PACK, [(wire.WRITE_CREDIT, b"\0\0\0\1")], id="room for an archive from it"),
+        pytest.param(UNPACK, [(wire.DATA, b"?"), DONE], id="data about an archive"),
+        pytest.param(UNPACK, [DONE], id="an archive of nothing known"),
+        pytest.param(UNPACK, [(wire.DONE, b"short")], id="a torn account of an archive"),
+        pytest.param(SHOW, [(wire.DATA, PROC[:-1]), DONE], id="a torn process"),
+        pytest.param(SHOW, [(wire.DATA, BAD_PROC), DONE], id="a process in no state"),
+        pytest.param(SHOW, [(wire.DATA, BLOCK * 4)] * 80, id="processes without end"),
+        pytest.param(SHOW, [(wire.DATA, ENDLESS), DONE], id="a command line without end"),
+        pytest.param(KILL, [(wire.DATA, b"?"), DONE], id="data about a signal"),
+        pytest.param(DIAL, [(wire.DONE, b"")], id="a connection that is done"),
+        pytest.param(DIAL, [(wire.ERROR, b"?\0")], id="a connection refused for no reason"),
+        pytest.param(DIAL, [(wire.DATA, BLOCK)] * 3, id="more than the window of a connection"),
+        pytest.param(DIAL, [(wire.DATA, b"")], id="nothing from a connection"),
+        pytest.param(DIAL, [(wire.TUNNEL_ENDED, b"")] * 2, id="a connection that ends twice"),
+        pytest.param(DIAL, [(wire.TUNNEL_ENDED, b""), (wire.DATA, b"?")], id="data after its end"),
+        pytest.param(DIAL, [(wire.WRITE_CREDIT, b"\0\0\0\1")], id="room in a full window"),
+        pytest.param(LISTEN, [(wire.OPENED, b"")], id="no port"),
+        pytest.param(LISTEN, [(wire.DONE, b"")], id="a port that is done"),
+        pytest.param(LISTEN, [(wire.ACCEPTED, b"")], id="a connection as an answer"),
     ],
 )
 async def test_garbage_ends_an_operation_on_files_as_lost(
@@ -174,3 +231,77 @@ async def test_a_time_outside_the_calendar_is_no_garbage(
         info = await client.files.stat("file")
     assert (info.name, info.modified_at.year) == ("file", 1970)
     assert not client.is_lost
+
+
+async def test_an_agent_of_another_version_is_refused() -> None:
+    channel = Taken()
+    # As the first version said it.
+    channel.greeting = struct.pack(">H", 1)
+    with pytest.raises(SandboxLostError, match="another version"):
+        await SandboxClient.connect(channel)
+
+
+async def test_what_was_meant_for_an_earlier_client_is_skipped() -> None:
+    channel = Taken()
+    channel.incoming.put_nowait(b"half of a frame" * 99)
+    client = await SandboxClient.connect(channel)
+    assert not client.is_lost
+    await client.aclose()
+
+
+ACCEPTED = wire.AGENT_OPERATION | 5
+
+
+def accepted(op: int, room: int = wire.TUNNEL_WINDOW) -> bytes:
+    return frame(wire.ACCEPTED, op, wire.PORT.pack(3128, room))
+
+
+async def test_a_connection_of_a_program_is_passed_on(
+    taken: tuple[Taken, SandboxClient],
+) -> None:
+    channel, client = taken
+    tunnels: asyncio.Queue[tuple[Tunnel, int]] = asyncio.Queue()
+    client.on_accepted = lambda tunnel, port: tunnels.put_nowait((tunnel, port))
+    channel.incoming.put_nowait(accepted(ACCEPTED) + frame(wire.DATA, ACCEPTED, b"hello"))
+    async with asyncio.timeout(20):
+        tunnel, port = await tunnels.get()
+        assert (await tunnel.read(), port) == (b"hello", 3128)
+    assert (wire.CREDIT, ACCEPTED) in channel.asked
+    await tunnel.aclose()
+    # What was still on its way is nobody's any more.
+    channel.incoming.put_nowait(frame(wire.DATA, ACCEPTED, b"late"))
+    channel.incoming.put_nowait(accepted(ACCEPTED + 1))
+    async with asyncio.timeout(20):
+        await tunnels.get()
+    assert not client.is_lost
+
+
+async def test_without_anybody_to_take_it_a_connection_is_broken_off(
+    taken: tuple[Taken, SandboxClient],
+) -> None:
+    channel, client = taken
+    channel.incoming.put_nowait(accepted(ACCEPTED))
+    channel.answers = [STARTED]
+    await execute(client)
+    assert (wire.CANCEL, ACCEPTED) in channel.asked
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(accepted(5), id="with a number of ours"),
+        pytest.param(accepted(ACCEPTED, wire.TUNNEL_WINDOW + 1), id="too much room"),
+        pytest.param(accepted(ACCEPTED) * 2, id="twice"),
+        pytest.param(frame(wire.ACCEPTED, ACCEPTED, b""), id="on no port"),
+        pytest.param(b"".join(accepted(ACCEPTED + n) for n in range(9999)), id="without end"),
+    ],
+)
+async def test_connections_that_no_agent_accepts_end_as_lost(
+    taken: tuple[Taken, SandboxClient], frames: bytes
+) -> None:
+    channel, client = taken
+    client.on_accepted = lambda tunnel, port: None
+    channel.incoming.put_nowait(frames)
+    async with asyncio.timeout(20):
+        await client.wait_lost()
+    assert client.tunnels == {}

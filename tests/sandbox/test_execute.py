@@ -7,11 +7,11 @@ from contextlib import aclosing
 
 import pytest
 
-from sandbox import agent
 from sandbox.base import Limits
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason
 from sandbox.errors import InvalidArgumentError
+from sandbox.inside.processes import REPORT
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 
@@ -137,7 +137,9 @@ async def processes(box: Box) -> set[bytes]:
         "import os\n"
         "for p in os.listdir('/proc'):\n"
         "    if p.isdigit() and int(p) not in (1, os.getpid(), os.getppid()):\n"
-        "        print(p, open(f'/proc/{p}/cmdline').read().replace('\\0', ' ')[:60])\n"
+        "        try: line = open(f'/proc/{p}/cmdline').read()\n"
+        "        except OSError: continue  # It has just ended.\n"
+        "        if line: print(p, line.replace('\\0', ' ')[:60])\n"
     )
     result, out, err = await box.python(program)
     assert result.exit_code == 0, err
@@ -222,20 +224,20 @@ if streams == 'killed':
 time.sleep(600)
 """
 FORGED = [
-    pytest.param(agent.REPORT.pack(b"E", 0, 0, 0), id="end"),
-    pytest.param(agent.REPORT.pack(b"X", 2, 0, 0), id="no start"),
-    pytest.param(agent.REPORT.pack(b"S", 1, 0, 0), id="another start"),
-    pytest.param(agent.REPORT.pack(b"E", 1 << 31, 0, 0), id="a status beyond all"),
-    pytest.param(agent.REPORT.pack(b"?", 0, 0, 0), id="nonsense"),
+    pytest.param(REPORT.pack(b"E", 0, 0, 0), id="end"),
+    pytest.param(REPORT.pack(b"X", 2, 0, 0), id="no start"),
+    pytest.param(REPORT.pack(b"S", 1, 0, 0), id="another start"),
+    pytest.param(REPORT.pack(b"E", 1 << 31, 0, 0), id="a status beyond all"),
+    pytest.param(REPORT.pack(b"?", 0, 0, 0), id="nonsense"),
     pytest.param(b"E", id="short"),
     pytest.param(b"", id="nothing"),
-    pytest.param(agent.REPORT.pack(b"E", 0, 0, 0) * 500, id="flood"),
+    pytest.param(REPORT.pack(b"E", 0, 0, 0) * 500, id="flood"),
 ]
 
 
 @pytest.mark.parametrize("streams", ["open", "closed"])
 async def test_nobody_reports_in_the_name_of_the_guardian(box: Box, streams: str) -> None:
-    forged = agent.REPORT.pack(b"E", 0, 0, 0).hex()
+    forged = REPORT.pack(b"E", 0, 0, 0).hex()
     result, out, _ = await box.run(["python3", "-c", FORGER, forged, streams], timeout_s=2)
     assert out == b"fd/3 refused\nmem refused\n"
     assert result.reason is Reason.TIMED_OUT
@@ -251,9 +253,9 @@ async def test_a_forged_report_ends_nothing_but_its_own_tree(
     # The moment in which a shim can be opened is too short to be met, so here it lasts.
     driver = wrapped.driver
     assert isinstance(driver, BubblewrapDriver)
-    line = "    prctl(PR_SET_DUMPABLE, 0)\n    set_oom_score(score"
+    line = " prctl(PR_SET_DUMPABLE, 0)\n set_oom_score(score"
     assert driver._source.count(line) == 1
-    driver._source = driver._source.replace(line, "    set_oom_score(score")
+    driver._source = driver._source.replace(line, " set_oom_score(score")
     box = await wrapped.make()
     command = ["python3", "-c", FORGER, forged.hex(), streams]
     async with asyncio.timeout(30):
@@ -264,9 +266,17 @@ async def test_a_forged_report_ends_nothing_but_its_own_tree(
         assert (await box.run("echo well"))[1] == b"well\n"
 
 
+# A program that has just begun cannot be opened yet.
+HOLDER = """
+read pid
+until (exec 3>/proc/$pid/fd/1) 2>/dev/null; do :; done
+exec 3>/proc/$pid/fd/1
+echo held; read line
+"""
+
+
 async def test_output_held_open_by_another_execution_ends_with_the_deadline(box: Box) -> None:
-    holder = await box.start("read pid; exec 3>/proc/$pid/fd/1; echo held; read line",
-                             keep_stdin_open=True)  # fmt: skip
+    holder = await box.start(HOLDER, keep_stdin_open=True)
     execution = await box.start("echo mine; read line", keep_stdin_open=True, timeout_s=3)
     await holder.write_stdin(b"%d\n" % (execution.pid or 0))
     async with aclosing(holder.output()) as output:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from sandbox.base import DriverEventKind, Limits, Policy, SandboxState
+from sandbox.base import DriverEventKind, Limits, NetworkPolicy, Policy, SandboxState
 from sandbox.client import Reason, SandboxClient
 from sandbox.errors import (
     ConflictError,
@@ -72,7 +72,7 @@ async def test_specs_that_make_no_sense_are_refused(
 
 async def test_policies_that_cannot_be_enforced_are_refused(boxes: Boxes) -> None:
     with pytest.raises(PolicyUnsupportedError):
-        await boxes.make(policy=Policy(network="allow"))
+        await boxes.make(policy=Policy(network=NetworkPolicy("bridge")))  # type: ignore[arg-type]
     with pytest.raises(PolicyUnsupportedError):
         await boxes.make(limits=Limits(network_bytes_per_s=1000))
     assert await boxes.driver.list(boxes.run_label) == []

@@ -2,11 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sandbox import bubblewrap_command
-from sandbox.select import choose, report
+from sandbox import bubblewrap_command, disk_images, select
+from sandbox.docker import DockerDriver
+from sandbox.select import Kind, choose, report
 from tests.sandbox.conftest import Boxes, docker_settings
 
 
@@ -80,3 +82,93 @@ async def test_the_report_names_both_drivers(tmp_path: Path) -> None:
     assert (docker.driver, bubblewrap.driver) == ("docker", "bubblewrap")
     assert docker.unavailable is not None
     assert bool(bubblewrap.items) != bool(bubblewrap.unavailable)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("kind", ["docker", "auto"])
+async def test_a_runtime_that_is_not_there_is_not_replaced(kind: Kind, tmp_path: Path) -> None:
+    url, image = docker_settings()
+    driver, why = await choose(
+        kind,
+        docker_image=image,
+        docker_url=url,
+        state_dir=tmp_path,
+        docker_runtime="noosphere-absent",
+    )
+    assert driver is None
+    assert "noosphere-absent" in why
+    assert "daemon.json" in why
+
+
+@pytest.mark.docker
+async def test_the_runtime_reaches_the_driver(tmp_path: Path) -> None:
+    url, image = docker_settings()
+    driver, why = await choose(
+        "docker", docker_image=image, docker_url=url, state_dir=tmp_path, docker_runtime="runc"
+    )
+    assert isinstance(driver, DockerDriver)
+    assert driver._runtime == "runc"
+    assert "by runc" in why
+    await driver.aclose()
+
+
+@pytest.mark.docker
+async def test_workspaces_on_disk_are_not_put_into_memory(tmp_path: Path) -> None:
+    url, image = docker_settings()
+    driver, why = await choose(
+        "docker", docker_image=image, docker_url=url, state_dir=tmp_path, disk="image"
+    )
+    assert driver is None
+    assert "in memory alone" in why
+
+
+class Cluster(DockerDriver):
+    """A driver that works, and keeps workspaces in memory alone."""
+
+    name = "kubernetes"
+    is_closed = False
+
+    async def check(self) -> None:
+        """It works."""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_cluster_is_not_taken_for_workspaces_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr(select, "kubernetes_driver", lambda options: cluster)
+    wish: dict[str, Any] = {"docker_image": "x", "docker_url": None, "state_dir": tmp_path}
+    assert (await choose("kubernetes", **wish))[0] is cluster
+    assert not cluster.is_closed
+    driver, why = await choose("kubernetes", **wish, disk="image")
+    assert driver is None
+    assert "The driver kubernetes keeps workspaces in memory alone." in why
+    assert cluster.is_closed
+
+
+@pytest.mark.bubblewrap
+async def test_a_machine_without_mkfs_says_what_workspaces_on_disk_need(
+    wrapped: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_images, "find_mkfs", lambda: None)
+    driver, why = await choose(
+        "bubblewrap", docker_image="x", docker_url=None, state_dir=tmp_path / "s", disk="image"
+    )
+    assert driver is None
+    assert "mkfs.ext4" in why or "root" in why
+
+
+@pytest.mark.bubblewrap
+async def test_workspaces_on_disk_are_tried_before_they_are_promised(
+    wrapped: Boxes, tmp_path: Path
+) -> None:
+    could = (await wrapped.driver.capabilities()).items["disk_image"] == "ENFORCED"
+    driver, why = await choose(
+        "bubblewrap", docker_image="x", docker_url=None, state_dir=tmp_path / "s", disk="image"
+    )
+    assert (driver is not None) == could, why
+    if driver is not None:
+        await driver.aclose()

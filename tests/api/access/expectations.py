@@ -7,6 +7,7 @@ The kinds of fields of objects, for a viewer who sees the object:
     LINK      objects that stand for themselves: seen only by who sees them anyway
     SHARED    objects that everybody signed in sees
     PERSONAL  objects that not even an administrator sees of other people
+    MOMENT    what there is only while a sandbox runs: tested with sandboxes
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ PART = Field("PART")
 LINK = Field("LINK")
 SHARED = Field("SHARED")
 PERSONAL = Field("PERSONAL")
+MOMENT = Field("MOMENT")
 
 
 def _plain(names: str) -> dict[str, Field]:
@@ -40,8 +42,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "conversations": PART,
         "plans": PART,
         "sandboxes": PART,
+        "sandboxQuota": PART,
     },
-    "Role": _plain("id name description permissions"),
+    "Role": _plain("id name description permissions") | {"sandboxQuota": SHARED},
     "Session": _plain(
         "id ipAddress userAgent createdAt lastActiveAt expiresAt isCurrent isExpired"
     ),
@@ -102,10 +105,14 @@ FIELDS: dict[str, dict[str, Field]] = {
     )
     | {"tool": SHARED, "user": PART},
     "SandboxTemplate": _plain(
-        "id name description language imageName imageTag createdAt updatedAt"
-    ),
+        "id name description language imageName imageTag imageDigest version pythonVersion "
+        "checkedAt isActive createdAt updatedAt"
+    )
+    | {"versions": SHARED, "resources": SHARED, "envVariables": SHARED},
+    "SandboxTemplateVersion": _plain("id version imageDigest pythonVersion createdAt"),
     "Sandbox": _plain(
-        "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt"
+        "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt "
+        "idleTimeoutSeconds onExpiry isPersistent templateVersion imageDigest"
     )
     | {
         "user": PART,
@@ -116,19 +123,44 @@ FIELDS: dict[str, dict[str, Field]] = {
         "security": PART,
         "ports": PART,
         "files": PART,
+        "snapshots": PART,
+        "usage": PART,
+        "connections": PART,
+        "findings": PART,
         "executions": PART,
+        "processes": MOMENT,
     },
+    "SandboxSnapshot": _plain(
+        "id name sizeBytes contentBytes entries sha256 isAutomatic createdAt expiresAt"
+    )
+    | {"sandbox": LINK},
+    "SandboxFinding": _plain("id path rule engine sha256 sizeBytes createdAt") | {"sandbox": PART},
+    "SandboxRemoval": _plain("id kind name reason node sandbox removedAt"),
     "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
     "SandboxResources": _plain(
         "id cpuMillis memoryBytes diskBytes networkBytesPerSecond pids timeoutSeconds"
     ),
-    "SandboxSecurity": _plain("id capabilities network syscalls mounts") | {"envVariables": PART},
-    "SandboxPort": _plain("id containerPort hostPort protocol description createdAt"),
+    "SandboxSecurity": _plain("id capabilities network syscalls mounts")
+    | {
+        "envVariables": PART,
+        "networkRules": PART,
+    },
+    "SandboxNetworkAccess": _plain(
+        "id host address port verdict rule bytesIn bytesOut openedAt closedAt"
+    ),
+    "SandboxPort": _plain("id containerPort hostPort protocol description createdAt path"),
     "SandboxExecution": _plain(
         "id command workingDir timeoutSeconds status reason exitCode signal stdout stderr "
-        "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt"
+        "stdoutBytes stderrBytes isTruncated createdAt startedAt completedAt isInteractive "
+        "isBackground outputLimitBytes pid stdinBytes argv"
     )
-    | {"sandbox": PART, "user": LINK, "resourceUsage": PART},
+    | {
+        "sandbox": PART,
+        "user": LINK,
+        "resourceUsage": PART,
+        "environment": PART,
+        "terminal": PART,
+    },
 }
 # Types without rows of their own: each is seen only within the object or answer it is part of.
 STRUCTURES = {
@@ -166,14 +198,27 @@ STRUCTURES = {
     "PlanExecutionReset",
     # What is in a sandbox, and events of executions
     "SandboxEnvVariable",
+    "SandboxNetworkRule",
+    "SandboxAllowance",
+    "SandboxTemplateResources",
+    "SandboxQuota",
+    "SandboxQuotaRule",
     "SandboxFile",
     "SandboxResourceUsage",
+    "SandboxTerminal",
+    "SandboxProcess",
+    "SandboxUsage",
     "SandboxOutputChunk",
     "SandboxExecutionExited",
     "SandboxOutputReset",
+    "SandboxFileChanged",
+    "SandboxFileQuarantined",
+    "SandboxFilesReset",
 }
+# What only administrators see.
+ADMINS = {"SandboxRemoval"}
 # What every signed-in person sees.
-EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate"}
+EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate", "SandboxTemplateVersion"}
 
 
 @dataclass(frozen=True)
@@ -183,6 +228,7 @@ class Query:
     LOOKUP  one object by its id: null for whoever may not see it
     LIST    one's own objects, an administrator's too; ALL: everybody's for an administrator
     SHARED  what everybody signed in sees, and nobody else
+    ADMIN   what only an administrator sees
     ANY     objects of all kinds by their ids, tested by themselves
     """
 
@@ -215,6 +261,8 @@ QUERIES: dict[str, Query] = {
     "toolExecutions": Query("LIST", "ToolExecution"),
     "sandbox": Query("LOOKUP", "Sandbox"),
     "sandboxes": Query("LIST", "Sandbox"),
+    "sandboxRemovals": Query("ADMIN", "SandboxRemoval"),
+    "sandboxSnapshots": Query("LIST", "SandboxSnapshot"),
     "sandboxExecution": Query("LOOKUP", "SandboxExecution"),
     "sandboxTemplates": Query("SHARED", "SandboxTemplate"),
     # Files are read from inside a running sandbox: tested with sandboxes.
@@ -249,6 +297,10 @@ SUBSCRIPTIONS: dict[str, Subscription] = {
     "conversationEvents": Subscription("Conversation", "conversationId"),
     "planExecutionEvents": Subscription("PlanExecution", "executionId"),
     "sandboxExecutionOutput": Subscription("SandboxExecution", "executionId"),
+    "sandboxFileEvents": Subscription("Sandbox", "sandboxId"),
+    "sandboxUsage": Subscription(
+        "Sandbox", "sandboxId", selection="{ __typename sampledAt }", is_resumable=False
+    ),
     "viewerEvents": Subscription(),
     "conversationPresence": Subscription(
         "Conversation",
@@ -332,6 +384,7 @@ MUTATIONS: dict[str, Mutation] = {
     "userRolesSet": _by_input(
         "userRolesSet", "User", {"userId": "<User>", "roles": ["user"]}, **_ADMINS
     ),
+    "roleUpdate": _update("roleUpdate", "Role", {"description": "Somebody"}, **_ADMINS),
     "conversationCreate": _by_input(
         "conversationCreate", "Conversation", {"title": "Trees"}, **_WRITERS
     ),
@@ -352,15 +405,44 @@ MUTATIONS: dict[str, Mutation] = {
     "planExecute": _by_id("planExecute", "Plan"),
     "planExecutionCancel": _by_id("planExecutionCancel", "PlanExecution", admin=OK),
     "toolUpdate": _update("toolUpdate", "Tool", {"isEnabled": True}, **_ADMINS),
+    "sandboxTemplateCreate": _by_input(
+        "sandboxTemplateCreate", "SandboxTemplate", {"name": "<new>", "image": "x y"}, **_ADMINS
+    ),
+    "sandboxTemplateUpdate": _update(
+        "sandboxTemplateUpdate", "SandboxTemplate", {"description": "Somebody"}, **_ADMINS
+    ),
+    "sandboxTemplateDelete": _by_id("sandboxTemplateDelete", "SandboxTemplate", **_ADMINS),
     "sandboxCreate": _by_input("sandboxCreate", "Sandbox", {}, **_WRITERS),
     "sandboxExecute": _by_input(
         "sandboxExecute", "Sandbox", {"sandboxId": "<Sandbox>", "command": "true"}
     ),
     "sandboxExecutionCancel": _by_id("sandboxExecutionCancel", "SandboxExecution", admin=OK),
+    "sandboxExecutionWrite": _by_input(
+        "sandboxExecutionWrite",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "text": "a"},
+    ),
+    "sandboxExecutionSignal": _by_input(
+        "sandboxExecutionSignal",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "signal": "TERM"},
+    ),
+    "sandboxExecutionResize": _by_input(
+        "sandboxExecutionResize",
+        "SandboxExecution",
+        {"executionId": "<SandboxExecution>", "terminal": {"rows": 24, "cols": 80}},
+    ),
+    "sandboxProcessKill": _by_input(
+        "sandboxProcessKill", "Sandbox", {"sandboxId": "<Sandbox>", "pid": 2}
+    ),
+    "sandboxUpdate": _update("sandboxUpdate", "Sandbox", {"onExpiry": "STOP"}),
     "sandboxPause": _by_id("sandboxPause", "Sandbox", admin=OK),
     "sandboxResume": _by_id("sandboxResume", "Sandbox", admin=OK),
     "sandboxStop": _by_id("sandboxStop", "Sandbox", admin=OK),
+    "sandboxStart": _by_id("sandboxStart", "Sandbox"),
     "sandboxDelete": _by_id("sandboxDelete", "Sandbox", admin=OK),
+    "sandboxSnapshot": _by_input("sandboxSnapshot", "Sandbox", {"sandboxId": "<Sandbox>"}),
+    "sandboxSnapshotDelete": _by_id("sandboxSnapshotDelete", "SandboxSnapshot", admin=OK),
     "sandboxExtend": Mutation(
         "mutation($id: ID!) { sandboxExtend(id: $id, seconds: 60) {"
         " errors { code message path } } }",
@@ -369,7 +451,18 @@ MUTATIONS: dict[str, Mutation] = {
     "sandboxFileWrite": _by_input(
         "sandboxFileWrite", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "content": "b"}
     ),
+    "sandboxFileMakeDirectory": _by_input(
+        "sandboxFileMakeDirectory", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
+    ),
+    "sandboxFileRename": _by_input(
+        "sandboxFileRename", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "newPath": "b"}
+    ),
     "sandboxFileRemove": _by_input(
         "sandboxFileRemove", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
     ),
+    "sandboxPortOpen": _by_input(
+        "sandboxPortOpen", "Sandbox", {"sandboxId": "<Sandbox>", "port": 81}
+    ),
+    "sandboxPortClose": _by_id("sandboxPortClose", "SandboxPort"),
+    "sandboxPortShare": _update("sandboxPortShare", "SandboxPort", {"seconds": 60}),
 }

@@ -15,6 +15,7 @@ from graphql import (
 
 from tests.api.access.expectations import (
     ABSENT,
+    ADMINS,
     EVERYBODYS,
     FIELDS,
     FORBIDDEN,
@@ -63,6 +64,8 @@ def sees(who: str, type_: str) -> bool:
         return False
     if who == "admin":
         return type_ != "Session"
+    if type_ in ADMINS:
+        return False
     return who != "stranger" or type_ in EVERYBODYS
 
 
@@ -88,7 +91,7 @@ def selection(field: GraphQLField) -> str:
         if not is_composite_type(get_named_type(inner.type))
         and not any(is_required_argument(a) for a in inner.args.values())
     ]
-    return f"{{ {' '.join(plain)} }}"
+    return f"{{ {' '.join(plain) or '__typename'} }}"
 
 
 def fields_of(kinds: set[str]) -> list[tuple[str, str]]:
@@ -217,6 +220,15 @@ async def test_what_is_everybodys_needs_a_sign_in(world: World, name: str) -> No
     for who in WHO:
         found = ids_in(await world.api.run(document, world.person(who)))
         assert bool(found) == (who != "anonymous"), who
+
+
+@pytest.mark.parametrize("name", [n for n, q in QUERIES.items() if q.kind == "ADMIN"])
+async def test_what_is_for_administrators_is_for_nobody_else(world: World, name: str) -> None:
+    query = QUERIES[name]
+    document = f"{{ {name}{query.arguments} {query.selection} }}"
+    for who in WHO:
+        found = ids_in(await world.api.run(document, world.person(who)))
+        assert found == ({world.shared[query.type]} if who == "admin" else set()), who
 
 
 def prefix(world: World, type_: str) -> str:

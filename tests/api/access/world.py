@@ -18,15 +18,22 @@ from models.memories import Memory, MemoryRelation
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.sandboxes import (
     Sandbox,
+    SandboxConnection,
     SandboxExecution,
     SandboxFile,
+    SandboxFinding,
     SandboxPort,
+    SandboxRemoval,
     SandboxResources,
     SandboxSecurityPolicy,
+    SandboxSnapshot,
     SandboxTemplate,
+    SandboxTemplateVersion,
+    SandboxUsage,
     SandboxWorkspace,
 )
 from models.states import (
+    ConnectionVerdict,
     ExecutionReason,
     MemoryRelationType,
     MemoryType,
@@ -131,7 +138,17 @@ async def build(deps: Deps) -> World:
 
 
 async def shared_ids(deps: Deps) -> Ids:
-    """Give the ids of what is everybody's."""
+    """Give the ids of what is everybody's, the default template with a version and a variable."""
+    async with work(deps) as unit:
+        template = await unit.session.scalar(select(SandboxTemplate))
+        assert template is not None
+        template.security_config = {"env_variables": {"GREETING": "hello"}}
+        version = SandboxTemplateVersion(template_id=template.id, version=1)
+        unit.session.add(version)
+        removal = SandboxRemoval(node_id="n", kind="container", name="c", reason="r")
+        unit.session.add(removal)
+        await unit.session.flush()
+        version_id, removal_id = version.id, removal.id
     async with deps.db.reading() as connection:
 
         async def first(column: Any) -> str:
@@ -142,6 +159,8 @@ async def shared_ids(deps: Deps) -> Ids:
             "Tool": await first(ToolParameter.tool_id),
             "ToolParameter": await first(ToolParameter.id),
             "SandboxTemplate": await first(SandboxTemplate.id),
+            "SandboxTemplateVersion": version_id,
+            "SandboxRemoval": removal_id,
         }
 
 
@@ -293,6 +312,9 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
     await _add(unit, ids, "Sandbox", sandbox)
     inside: dict[str, Any] = {
         "SandboxWorkspace": SandboxWorkspace(),
+        "SandboxSnapshot": SandboxSnapshot(
+            user_id=ids["User"], node_id="local", name=secret, path="none", sha256="0" * 64
+        ),
         "SandboxExecution": SandboxExecution(
             user_id=ids["User"],
             command=secret,
@@ -301,19 +323,29 @@ async def _sandbox(unit: Work, ids: Ids, shared: Ids, secret: str) -> None:
             reason=ExecutionReason.EXITED,
             exit_code=0,
             resource_usage={"cpu_ms": 1.0},
+            environment={"TOKEN": secret},
+            terminal_rows=24,
+            terminal_cols=80,
         ),
         "SandboxResources": SandboxResources(
             cpu_limit=1, memory_limit=1, disk_limit=1, pids_limit=1, timeout_s=1
         ),
         "SandboxSecurityPolicy": SandboxSecurityPolicy(
-            network_policy={"mode": "none"},
+            network_policy={"mode": "allow", "rules": [{"host": f"{secret}.test", "ports": [80]}]},
             syscall_policy={},
             mount_policy={},
             env_variables={"TOKEN": secret},
             capabilities=[],
         ),
+        "SandboxUsage": SandboxUsage(),
         "SandboxFile": SandboxFile(path=f"{secret}.txt"),
+        "SandboxFinding": SandboxFinding(
+            user_id=ids["User"], path=f"{secret}.txt", rule=secret, engine="yara", sha256="0" * 64
+        ),
         "SandboxPort": SandboxPort(container_port=80, host_port=8080),
+        "SandboxNetworkAccess": SandboxConnection(
+            host=f"{secret}.test", port=80, verdict=ConnectionVerdict.DENIED
+        ),
     }
     for name, row in inside.items():
         row.sandbox_id = ids["Sandbox"]
@@ -364,6 +396,7 @@ async def _cross(deps: Deps, mine: Ids, theirs: Ids) -> None:
         (PlanExecution, "PlanExecution", {"plan_id": theirs["Plan"]}),
         (Sandbox, "Sandbox", {"conversation_id": theirs["Conversation"]}),
         (SandboxExecution, "SandboxExecution", {"user_id": theirs["User"]}),
+        (SandboxSnapshot, "SandboxSnapshot", {"sandbox_id": theirs["Sandbox"]}),
     ]
     async with work(deps) as unit:
         for table, name, values in points:

@@ -84,6 +84,7 @@ class Server:
         """Lose the process as SIGKILL would: nothing is settled, sandboxes of its own end."""
         host = self.host
         await host._tasks.aclose()
+        await host._attending.aclose()
         node = host._node
         assert node is not None
         await node._tasks.aclose()
@@ -105,7 +106,11 @@ async def launch(
     servers: list[Server] = []
 
     async def start(
-        kind: str | SandboxDriver = "bubblewrap", *, bus: Bus | None = None, **options: Any
+        kind: str | SandboxDriver = "bubblewrap",
+        *,
+        bus: Bus | None = None,
+        folder: str = "sandboxes",
+        **options: Any,
     ) -> Server:
         docker_url = None
         if kind == "docker":
@@ -117,8 +122,9 @@ async def launch(
         if bus is None:
             bus = LocalBus(tmp_path / "bus.sqlite")
             await bus.start()
-        chosen = Options(**{"text_checkpoint_s": 0.05, **options})
-        host = SandboxHost(driver=kind, docker_url=docker_url, state_dir=tmp_path / "sandboxes")
+        own = {"text_checkpoint_s": 0.05, "data_dir": tmp_path / "data"}
+        chosen = Options(**{**own, **options})
+        host = SandboxHost(driver=kind, docker_url=docker_url, state_dir=tmp_path / folder)
         deps = Deps(chosen, db, bus, cast("Any", None), cast("Any", None), host)
         async with work(deps) as unit:
             await sandboxes.seed(unit)

@@ -1,6 +1,7 @@
 """Commands: what they are given, what they write, how they end."""
 
 import asyncio
+import hashlib
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
@@ -13,9 +14,10 @@ from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState
 from services import system
 from services.base import Viewer, work
-from services.errors import UserError, UserErrorCode
+from services.errors import UserError, UserErrorCode, UserErrors
 from services.sandboxes import executions, lifecycle, output, rows
-from services.sandboxes.recording import MARK
+from services.sandboxes.recording import LIMIT_MARK, MARK
+from services.sandboxes.wishes import Security
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 pytestmark = pytest.mark.bubblewrap
@@ -105,6 +107,20 @@ BAD: list[tuple[dict[str, Any], UserErrorCode, str]] = [
     ({"timeout_s": 0}, UserErrorCode.INVALID, "timeout_seconds"),
     ({"timeout_s": -1}, UserErrorCode.INVALID, "timeout_seconds"),
     ({"timeout_s": 3601}, UserErrorCode.LIMIT, "timeout_seconds"),
+    ({"timeout_s": 86_401, "is_background": True}, UserErrorCode.LIMIT, "timeout_seconds"),
+    ({"command": None}, UserErrorCode.REQUIRED, "command"),
+    ({"argv": ["true"]}, UserErrorCode.INVALID, "argv"),
+    ({"command": None, "argv": []}, UserErrorCode.REQUIRED, "argv"),
+    ({"command": None, "argv": ["", "x"]}, UserErrorCode.REQUIRED, "argv"),
+    ({"command": None, "argv": ["echo", "\0"]}, UserErrorCode.INVALID, "argv"),
+    ({"command": None, "argv": ["echo", "\ud800"]}, UserErrorCode.INVALID, "argv"),
+    ({"command": None, "argv": ["echo"] * 4_097}, UserErrorCode.LIMIT, "argv"),
+    ({"command": None, "argv": ["echo", "x" * 65_533]}, UserErrorCode.LIMIT, "argv"),
+    ({"stdin": b"x" * 1_048_577}, UserErrorCode.LIMIT, "stdin"),
+    ({"terminal": (0, 80)}, UserErrorCode.INVALID, "terminal"),
+    ({"terminal": (24, 4097)}, UserErrorCode.INVALID, "terminal"),
+    ({"output_limit_bytes": 0}, UserErrorCode.INVALID, "output_limit_bytes"),
+    ({"output_limit_bytes": 2**30 + 1}, UserErrorCode.LIMIT, "output_limit_bytes"),
 ]
 
 
@@ -118,6 +134,81 @@ async def test_bad_arguments_are_refused_and_nothing_is_written(
         assert (caught.value.code, caught.value.path) == (code, (path,))
     async with server.deps.db.reading() as connection:
         assert await connection.scalar(select(func.count()).select_from(SandboxExecution)) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [
+        ({"9": "x"}, UserErrorCode.INVALID),
+        ({"A": "a\0b"}, UserErrorCode.INVALID),
+        ({"A": "\ud800"}, UserErrorCode.INVALID),
+        ({"A": "x" * 65_536}, UserErrorCode.LIMIT),
+    ],
+)
+async def test_an_environment_that_cannot_be_is_refused(
+    server: Server, ada: Viewer, box: Sandbox, variables: dict[str, str], code: UserErrorCode
+) -> None:
+    with pytest.raises(UserErrors) as caught:
+        await executions.execute(
+            server.deps, ada, sandbox_id=box.id, command="true", environment=variables
+        )
+    assert [(e.code, e.path) for e in caught.value.errors] == [(code, ("environment",))]
+
+
+async def spawned(server: Server, viewer: Viewer, box: Sandbox, *argv: str) -> SandboxExecution:
+    """Execute a program with its arguments and wait for its end."""
+    made = await executions.execute(server.deps, viewer, sandbox_id=box.id, argv=argv)
+    return await finished(server.deps, viewer, made.id)
+
+
+async def test_arguments_reach_the_program_as_they_are(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    words = ["", "a b", "$HOME", "'", '"; exit 9', "*", "é\n", "-n"]
+    program = "import sys; print(ascii(sys.argv[1:]))"
+    done = await spawned(server, ada, box, "python3", "-c", program, *words)
+    assert done.stdout == f"{words!a}\n"
+    assert done.argv == ["python3", "-c", program, *words]
+    # The same for a shell, to be read and run again.
+    assert (await ran(server.deps, ada, box.id, done.command)).stdout == done.stdout
+    absent = await spawned(server, ada, box, "no-such-program")
+    assert (absent.exit_code, absent.reason) == (126, ExecutionReason.EXITED)
+    assert "not found" in (absent.stderr or "")
+
+
+async def test_an_environment_is_of_one_execution(server: Server, ada: Viewer) -> None:
+    box = await lifecycle.create(
+        server.deps, ada, security=Security(env_variables={"ALL": "all", "ONE": "of the sandbox"})
+    )
+    look = 'echo "$ALL, $ONE, $TWO"'
+    done = await ran(server.deps, ada, box.id, look, environment={"ONE": "é=1", "TWO": ""})
+    assert (done.stdout, done.environment) == ("all, é=1, \n", {"ONE": "é=1", "TWO": ""})
+    after = await ran(server.deps, ada, box.id, look)
+    assert after.stdout == "all, of the sandbox, \n"
+
+
+async def test_input_of_bytes_arrives_exactly(server: Server, ada: Viewer, box: Sandbox) -> None:
+    data = bytes(range(256)) * 4096
+    assert len(data) == executions.STDIN_BYTES
+    done = await ran(server.deps, ada, box.id, "sha256sum", stdin=data)
+    assert (done.stdout or "").split()[0] == hashlib.sha256(data).hexdigest()
+    assert done.stdin_bytes == len(data)
+
+
+async def test_a_limit_of_output_ends_the_execution_and_is_marked(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    done = await ran(server.deps, ada, box.id, "echo oh >&2; yes é", output_limit_bytes=1000)
+    assert (done.status, done.reason) == (RunState.FAILED, ExecutionReason.OUTPUT_LIMIT)
+    text = ("é\n" * 334).encode()[:1000].decode("utf-8", "replace")
+    assert (done.stdout, done.stdout_bytes) == (text + LIMIT_MARK, 1000)
+    assert (done.stderr, done.is_truncated, done.output_limit) == ("oh\n", True, 1000)
+    # One who comes late is told the same, with nothing of the mark among the bytes.
+    late = await collect(server.deps, ada, done.id)
+    heard = b"".join(i.data for i in late if isinstance(i, output.Chunk) and i.stream == "STDOUT")
+    assert heard == ("é\n" * 334).encode()[:1000]
+    short = await ran(server.deps, ada, box.id, "echo 1234", output_limit_bytes=5)
+    assert (short.status, short.stdout) == (RunState.COMPLETED, "1234\n")
 
 
 async def test_the_longest_command_runs(server: Server, ada: Viewer, box: Sandbox) -> None:
@@ -202,6 +293,7 @@ async def test_endless_output_ends_the_execution(server: Server, ada: Viewer, bo
     done = await ran(server.deps, ada, box.id, "yes")
     assert (done.status, done.reason) == (RunState.FAILED, ExecutionReason.OUTPUT_LIMIT)
     assert done.stdout_bytes == 16 * 1_048_576
+    assert (done.stdout or "").endswith("y\n" + MARK + LIMIT_MARK)
     assert done.is_truncated
 
 

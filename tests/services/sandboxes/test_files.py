@@ -66,6 +66,8 @@ async def test_files_are_written_read_listed_and_removed(
     await files.write(deps, ada, sandbox_id=box.id, path="data.bin", content="short")
     assert await index(server) == [
         ("data.bin", 5, "application/octet-stream"),
+        ("src", 0, None),
+        ("src/a", 0, None),
         ("src/a/main.py", 20, "text/x-python"),
     ]
     assert await size(server) == 25
@@ -167,7 +169,7 @@ async def test_a_full_disk_is_the_users_to_mend(server: Server, ada: Viewer, box
     with pytest.raises(UserError) as caught:
         await files.write(server.deps, ada, sandbox_id=box.id, path="more", content="x" * 1_000_000)
     assert caught.value.code is UserErrorCode.LIMIT
-    assert await index(server) == []
+    assert "more" not in [path for path, _, _ in await index(server)]
 
 
 async def test_only_the_owner_touches_files(server: Server, ada: Viewer, box: Sandbox) -> None:
@@ -209,3 +211,71 @@ async def test_contents_of_one_operation_are_bounded(
     with pytest.raises(RequestError):
         await resolvers.content(entries, operation())
     assert await resolvers.content(entries[2:], operation()) == ["12345"]
+
+
+@BOTH_DATABASES
+async def test_directories_are_made_and_things_are_renamed(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    deps = server.deps
+    made = await files.make_directory(deps, ada, sandbox_id=box.id, path="/workspace/a//b/")
+    assert (made.path, made.is_directory, made.name) == ("a/b", True, "b")
+    again = await files.make_directory(deps, ada, sandbox_id=box.id, path="a/b")
+    assert again.path == "a/b"
+    assert [path for path, _, _ in await index(server)] == ["a", "a/b"]
+    for path in ("a/b/one.py", "a/b/under_score", "axb"):
+        await files.write(deps, ada, sandbox_id=box.id, path=path, content=path)
+    moved = await files.rename(deps, ada, sandbox_id=box.id, path="a", new_path="new/home")
+    assert (moved.path, moved.is_directory) == ("new/home", True)
+    assert [path for path, _, _ in await index(server)] == [
+        "axb", "new", "new/home", "new/home/b", "new/home/b/one.py", "new/home/b/under_score",
+    ]  # fmt: skip
+    # Over a file, and to another kind of name.
+    moved = await files.rename(
+        deps, ada, sandbox_id=box.id, path="new/home/b/one.py", new_path="axb"
+    )
+    assert (moved.path, moved.size_bytes) == ("axb", 10)
+    assert ("axb", 10, None) in await index(server)
+    (entry,) = (e for e in (await files.indexed(deps, [box], "."))[box.id] if e.path == "axb")
+    assert entry.content_hash == hashlib.sha256(b"a/b/one.py").hexdigest()
+    known = (await files.indexed(deps, [box], "new/home"))[box.id]
+    assert [(e.path, e.is_directory) for e in known] == [("new/home/b", True)]
+
+
+async def test_what_cannot_be_made_or_renamed_says_why(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    deps = server.deps
+    await files.write(deps, ada, sandbox_id=box.id, path="full/file", content="1")
+    await files.write(deps, ada, sandbox_id=box.id, path="other/file", content="1")
+
+    async def refused(work: Any) -> tuple[UserErrorCode, tuple[str, ...]]:
+        with pytest.raises(UserError) as caught:
+            await work
+        return caught.value.code, caught.value.path
+
+    def make(path: str, who: Viewer = ada) -> Any:
+        return files.make_directory(deps, who, sandbox_id=box.id, path=path)
+
+    def move(path: str, new_path: str, who: Viewer = ada) -> Any:
+        return files.rename(deps, who, sandbox_id=box.id, path=path, new_path=new_path)
+
+    assert await refused(make("full/file")) == (UserErrorCode.CONFLICT, ("path",))
+    assert await refused(make("../x")) == (UserErrorCode.INVALID, ("path",))
+    assert await refused(make("")) == (UserErrorCode.REQUIRED, ("path",))
+    assert await refused(move("nothing", "new/x")) == (UserErrorCode.NOT_FOUND, ("path",))
+    assert await refused(move(".", "x")) == (UserErrorCode.INVALID, ("path",))
+    assert await refused(move("full", ".")) == (UserErrorCode.INVALID, ("new_path",))
+    assert await refused(move("full", "/etc/x")) == (UserErrorCode.INVALID, ("new_path",))
+    assert await refused(move("full", "x" * 256)) == (UserErrorCode.LIMIT, ("new_path",))
+    assert await refused(move("full", "other")) == (UserErrorCode.CONFLICT, ("path",))
+    assert (await refused(move("full", "full/below")))[0] is UserErrorCode.INVALID
+    eve = await server.person("eve")
+    assert await refused(make("x", eve)) == (UserErrorCode.NOT_FOUND, ("sandbox_id",))
+    assert await refused(move("full", "x", eve)) == (UserErrorCode.NOT_FOUND, ("sandbox_id",))
+    reader = Viewer(ada.user_id, username="ada")
+    assert (await refused(make("x", reader)))[0] is UserErrorCode.FORBIDDEN
+    assert (await refused(move("full", "x", reader)))[0] is UserErrorCode.FORBIDDEN
+    assert [path for path, _, _ in await index(server)] == [
+        "full", "full/file", "other", "other/file",
+    ]  # fmt: skip

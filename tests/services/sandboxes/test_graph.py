@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -376,3 +377,91 @@ async def test_one_statement_a_level_whatever_the_number_of_sandboxes(
         counts.append(len([s for s in statements if s.startswith("SELECT")]))
     assert counts == [counts[0]] * 3
     assert counts[0] <= 11
+
+
+async def test_a_sandbox_is_changed_kept_started_and_made_again_through_the_graph(
+    engine: Engine, launch: Launch, tmp_path: Path
+) -> None:
+    server = await launch(data_dir=tmp_path / "data")
+    ada = await server.person("ada")
+    made = await ask(
+        engine,
+        server,
+        ada,
+        f"""mutation {{ sandboxCreate(input: {{isPersistent: true, idleTimeoutSeconds: 900,
+        onExpiry: PAUSE}}) {{ {BOX} }} }}""",
+    )
+    box = made["sandboxCreate"]["sandbox"]
+    changed = await ask(
+        engine,
+        server,
+        ada,
+        """mutation ($id: ID!) { sandboxUpdate(id: $id, input: {resources: {cpuMillis: 300},
+        idleTimeoutSeconds: null}) { sandbox { onExpiry idleTimeoutSeconds isPersistent
+        imageDigest templateVersion resources { cpuMillis pids } } errors { message } } }""",
+        id=box["id"],
+    )
+    assert changed["sandboxUpdate"] == {
+        "sandbox": {
+            "onExpiry": "PAUSE",
+            "idleTimeoutSeconds": None,
+            "isPersistent": True,
+            "imageDigest": None,
+            "templateVersion": 1,
+            "resources": {"cpuMillis": 300, "pids": 128},
+        },
+        "errors": [],
+    }
+    await files.write(server.deps, ada, sandbox_id=box["id"], path="a", content="kept")
+    taken = await ask(
+        engine,
+        server,
+        ada,
+        """mutation ($id: ID!) { sandboxSnapshot(input: {sandboxId: $id, name: "one"}) {
+        snapshot { id name isAutomatic entries sandbox { id } } errors { message } } }""",
+        id=box["id"],
+    )
+    snapshot = taken["sandboxSnapshot"]["snapshot"]
+    assert snapshot["sandbox"]["id"] == box["id"]
+    assert (snapshot["name"], snapshot["isAutomatic"]) == ("one", False)
+    for verb, status in (("Stop", "STOPPED"), ("Start", "RUNNING")):
+        answer = await ask(
+            engine,
+            server,
+            ada,
+            f"mutation ($id: ID!) {{ it: sandbox{verb}(id: $id) {{ {BOX} }} }}",
+            id=box["id"],
+        )
+        assert answer["it"]["errors"] == []
+        assert answer["it"]["sandbox"]["status"] == status
+    again = await ask(
+        engine,
+        server,
+        ada,
+        f"mutation ($id: ID!) {{ sandboxCreate(input: {{snapshotId: $id}}) {{ {BOX} }} }}",
+        id=snapshot["id"],
+    )
+    other = again["sandboxCreate"]["sandbox"]
+    for id_ in (box["id"], other["id"]):
+        assert await files.read(server.deps, ada, sandbox_id=id_, path="a") == b"kept"
+    listed = await ask(
+        engine,
+        server,
+        ada,
+        """{ sandboxSnapshots { nodes { id } } viewer: sandboxes(first: 9) { nodes { id
+        snapshots { nodes { id } } } } }""",
+    )
+    assert listed["sandboxSnapshots"] == {"nodes": [{"id": snapshot["id"]}]}
+    assert {node["id"]: node["snapshots"]["nodes"] for node in listed["viewer"]["nodes"]} == {
+        box["id"]: [{"id": snapshot["id"]}],
+        other["id"]: [],
+    }
+    gone = await ask(
+        engine,
+        server,
+        ada,
+        "mutation ($id: ID!) { sandboxSnapshotDelete(id: $id) { snapshot { id } errors "
+        "{ message } } }",
+        id=snapshot["id"],
+    )
+    assert gone["sandboxSnapshotDelete"] == {"snapshot": {"id": snapshot["id"]}, "errors": []}

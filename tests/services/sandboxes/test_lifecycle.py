@@ -246,7 +246,7 @@ async def test_the_environment_reaches_every_execution(server: Server, ada: View
     async with server.deps.db.reading() as connection:
         policy = (await connection.execute(select(SandboxSecurityPolicy.__table__))).one()
     assert policy.env_variables == {"GREETING": "안녕 world"}
-    assert policy.network_policy == {"mode": "none"}
+    assert policy.network_policy == {"mode": "none", "rules": []}
 
 
 @pytest.mark.bubblewrap

@@ -20,6 +20,7 @@ from services.errors import UserError, UserErrorCode
 from services.events.local import LocalBus
 from services.sandboxes import executions, housekeeping, lifecycle, output, rows
 from services.sandboxes.node import INSTALLATION_LABEL, installation
+from services.sandboxes.wishes import Security
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
 
@@ -232,6 +233,7 @@ class Surviving(BubblewrapDriver):
     """bubblewrap behaving as Docker does: its sandboxes outlive the server object."""
 
     name = "docker"
+    survives_server = True
 
     async def check(self) -> None:
         await self.start()
@@ -247,8 +249,9 @@ class Surviving(BubblewrapDriver):
 
 async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver) -> None:
     ada = await server.person("ada")
-    box = await lifecycle.create(server.deps, ada)
-    frozen = await lifecycle.create(server.deps, ada)
+    secret = Security(env_variables={"SECRET": "of the first"})
+    box = await lifecycle.create(server.deps, ada, security=secret)
+    frozen = await lifecycle.create(server.deps, ada, security=secret)
     made = await executions.execute(
         server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
     )
@@ -267,6 +270,8 @@ async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver)
     assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
     await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
     assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
+    for one in (box, frozen):
+        assert (await ran(again.deps, ada, one.id, "echo $SECRET")).stdout == "of the first\n"
     for one in (box, frozen):
         await lifecycle.delete(again.deps, ada, sandbox_id=one.id)
     node = await again.host.node()
@@ -345,7 +350,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
         patch.setattr(server.host, "ask", busy)
         with pytest.raises(UserError, match="busy"):
             await lifecycle.create(server.deps, ada)
-    (young,) = await housekeeping._live_rows(server.deps)
+    (young,) = await rows.living(server.deps)
     await housekeeping._reconcile(node)
     row = await rows.sandbox(server.deps, young.id)
     assert row is not None
@@ -354,7 +359,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
         await unit.session.execute(update(Sandbox).values(created_at=now() - timedelta(hours=1)))
     async with node.lock(young.id):
         await housekeeping._reconcile(node)
-        assert len(await housekeeping._live_rows(server.deps)) == 1
+        assert len(await rows.living(server.deps)) == 1
     await housekeeping._reconcile(node)
     row = await rows.sandbox(server.deps, young.id)
     assert row is not None

@@ -1,0 +1,96 @@
+"""Changing and measuring a sandbox of the embedded driver while it runs."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sandbox.base import HEADROOM_BYTES, Limits, ResourceUsage, SandboxState
+from sandbox.bubblewrap_box import Box, resized
+from sandbox.errors import ConflictError, InvalidArgumentError
+from sandbox.filesystems import use_of
+from sandbox.spawning import Spawner
+
+
+async def change(box: Box, limits: Limits, spawner: Spawner) -> None:
+    """Put new limits in force, all or none; `limits` differ only in what can change.
+
+    Raises InvalidArgumentError, ConflictError where more is in use, TimeoutError_,
+    DriverUnavailableError.
+    """
+    if box.uid is None:
+        _require_headroom(box, limits)
+    try:
+        await _change(box, limits, spawner)
+    except OSError as error:
+        raise ConflictError(
+            "The kernel refused the limits; more than that is in use.",
+            state=box.state,
+            engine=str(error),
+        ) from error
+    box.handle = replace(box.handle, limits=limits)
+    if box.uid is not None:
+        box.tmp_bytes = limits.tmp_bytes
+
+
+async def _change(box: Box, limits: Limits, spawner: Spawner) -> None:
+    """Files first when they shrink, for they count as memory; what was done is undone."""
+    before = box.handle.limits
+    mounted = [] if box.uid is None else resized(box, limits)
+    is_less = limits.disk_bytes + limits.tmp_bytes < before.disk_bytes + box.tmp_bytes
+    if is_less:
+        await _remount(box, mounted, spawner)
+    try:
+        if box.group is not None:
+            await asyncio.to_thread(box.group.update, limits)
+        if not is_less:
+            await _remount(box, mounted, spawner)
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(_undo(box, is_less, mounted, spawner)))
+        raise
+
+
+async def _undo(
+    box: Box, is_remounted: bool, mounted: Sequence[dict[str, str]], spawner: Spawner
+) -> None:
+    if box.group is not None:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(box.group.update, box.handle.limits)
+    if is_remounted:
+        with contextlib.suppress(OSError):
+            await _remount(
+                box,
+                [
+                    {"name": each["name"], "before": each["options"], "options": each["before"]}
+                    for each in mounted
+                ],
+                spawner,
+            )
+
+
+async def _remount(box: Box, mounted: Sequence[dict[str, str]], spawner: Spawner) -> None:
+    if mounted:
+        await spawner.remount(box.handle.sandbox_id, box.record.pid, box.record.start, mounted)
+
+
+def _require_headroom(box: Box, limits: Limits) -> None:
+    """Check against the /tmp that is there, where its size cannot follow that of memory."""
+    least = limits.disk_bytes + box.tmp_bytes + HEADROOM_BYTES
+    if limits.memory_bytes < least:
+        raise InvalidArgumentError(
+            f"memory_bytes is {limits.memory_bytes}; this sandbox needs at least {least}, because"
+            " its files count as memory."
+        )
+
+
+def usage(box: Box) -> ResourceUsage:
+    """Totals of the group, and use of the workspace where this process may look at it."""
+    found = ResourceUsage() if box.group is None else box.group.usage()
+    workspace = box.workspace()
+    if workspace is None or box.state is SandboxState.STOPPED:
+        return found
+    try:
+        disk_bytes, inodes = use_of(workspace)
+    except OSError:
+        return found
+    return replace(found, disk_bytes=disk_bytes, inodes=inodes)

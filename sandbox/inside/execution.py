@@ -1,0 +1,43 @@
+"""What the agent knows of one command."""
+
+import math
+import time
+
+from sandbox.inside.core import Agent
+from sandbox.inside.inputs import Input
+from sandbox.inside.processes import Request
+from sandbox.inside.wire import EXEC_BACKGROUND, EXEC_PTY, EXITED
+
+
+class Execution:
+    """One command and what is known of it."""
+
+    def __init__(self, agent: Agent, op: int, request: Request) -> None:
+        self.op = op
+        self.limit = request.limit
+        self.credit = request.credit
+        self.terminal = bool(request.flags & EXEC_PTY)
+        self.background = bool(request.flags & EXEC_BACKGROUND)
+        self.started = time.monotonic()
+        timeout_s = request.timeout_ms / 1000 if request.timeout_ms else math.inf
+        self.deadline = self.started + timeout_s
+        self.shim = 0
+        self.main = 0
+        self.report = -1
+        self.reports = 0
+        self.reported = False  # The shim said itself that nothing is left.
+        self.failed = 0  # The errno for which the program did not start.
+        self.input = Input(agent, op, -1, self.terminal)
+        self.streams: dict[int, int] = {}
+        self.counts = [0, 0]
+        self.truncated = False
+        self.reason = EXITED
+        self.status: int | None = None
+        self.usage = (0, 0)
+        self.ending = 0.0  # When the tree was first killed; 0 while it may live.
+        self.next_sweep = 0.0
+        self.empty = False
+        self.silent = False
+        self.crowded = False
+        self.settling = False
+        self.oom_before = 0

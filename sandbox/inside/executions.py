@@ -1,0 +1,419 @@
+"""Executions: one command each, with its shim, its pipes or terminal, and its limits."""
+
+import errno
+import math
+import os
+import select
+import signal
+import time
+
+from sandbox.inside.core import PARTS, Agent
+from sandbox.inside.execution import Execution
+from sandbox.inside.processes import (
+    REPORT,
+    Request,
+    descendants,
+    end_below,
+    is_dead,
+    processes,
+    read_file,
+    send_signal,
+)
+from sandbox.inside.shims import Shims
+from sandbox.inside.terminals import set_size
+from sandbox.inside.wire import (
+    AMOUNT,
+    CHUNK,
+    EXEC,
+    EXEC_STDIN,
+    EXITED,
+    KILLED,
+    MAX_PID,
+    OOM_KILLED,
+    OUTPUT,
+    OUTPUT_LIMIT,
+    RESIZE,
+    RESULT,
+    RESULT_BODY,
+    SIGNAL,
+    SIZE,
+    STARTED,
+    STDIN,
+    STDIN_CLOSE,
+    TIMED_OUT,
+    Refused,
+)
+
+MAX_REPORTS = 8  # Of one shim; it needs four.
+LINGER_S = 60.0  # How long output held open by others waits for its end, where no deadline ends it.
+
+
+class Executions:
+    """Starts, feeds, limits and ends executions."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.starting = Shims(agent)
+        self.running: dict[int, Execution] = {}
+        self.shims: dict[int, Execution] = {}
+        agent.operations[EXEC] = self.on_exec
+        agent.operations[STDIN] = self.on_stdin
+        agent.operations[STDIN_CLOSE] = self.on_stdin_close
+        agent.operations[SIGNAL] = self.on_signal
+        agent.operations[RESIZE] = self.on_resize
+        agent.reset_hooks.append(self.on_reset)
+        agent.room_hooks.append(self.on_room)
+        agent.due_hooks.append(self.next_due)
+        agent.tick_hooks.append(self.tick)
+
+    def on_reset(self) -> None:
+        for execution in list(self.running.values()):
+            execution.silent = True
+            if execution.empty:
+                self.finish(execution)
+            else:
+                self.end(execution, KILLED)
+        self.running.clear()
+
+    # Starting.
+
+    def on_exec(self, op: int, body: bytes) -> None:
+        request = Request(body)
+        execution = Execution(self.agent, op, request)
+        execution.oom_before = self.oom_kills()
+        pid, ours = self.starting.start(body, request)
+        execution.shim = pid
+        self.shims[pid] = execution
+        self.agent.children[pid] = lambda status: self.bury(execution)
+        self.running[op] = execution
+        if execution.terminal or request.flags & EXEC_STDIN:
+            execution.input.fd = ours[0]
+        else:
+            os.close(ours[0])
+        for index, fd in enumerate(ours[1:-1]):
+            execution.streams[fd] = index
+        execution.report = ours[-1]
+        self.agent.cancel_hooks[op] = lambda: self.on_cancel(execution)
+        self.agent.credit_hooks[op] = lambda amount: self.on_credit(execution, amount)
+        self.agent.watch(
+            execution.report, select.EPOLLIN, lambda events: self.on_report_ready(execution)
+        )
+        self.watch_streams(execution)
+
+    # Input.
+
+    def on_stdin(self, op: int, body: bytes) -> None:
+        execution = self.running.get(op)
+        if execution is not None:
+            execution.input.add(body)
+
+    def on_stdin_close(self, op: int, body: bytes) -> None:
+        execution = self.running.get(op)
+        if execution is not None:
+            execution.input.end()
+
+    def on_signal(self, op: int, body: bytes) -> None:
+        execution = self.running.get(op)
+        if execution is not None and execution.main and execution.status is None:
+            try:
+                os.killpg(execution.main, body[0])
+            except ProcessLookupError:
+                return
+
+    def on_resize(self, op: int, body: bytes) -> None:
+        rows, columns = SIZE.unpack(body)
+        execution = self.running.get(op)
+        if execution is not None and execution.terminal:
+            for fd in execution.streams:
+                set_size(fd, rows, columns)
+
+    # Output.
+
+    def on_credit(self, execution: Execution, amount: int) -> None:
+        execution.credit += amount
+        self.watch_streams(execution)
+
+    def on_room(self) -> None:
+        for execution in list(self.running.values()):
+            if execution.crowded:
+                self.watch_streams(execution)
+
+    def watch_streams(self, execution: Execution) -> None:
+        execution.crowded = self.agent.is_full()
+        for fd in execution.streams:
+            if execution.credit > 0 and not execution.crowded:
+                self.watch_stream(execution, fd)
+            else:
+                self.agent.unwatch(fd)
+
+    def watch_stream(self, execution: Execution, fd: int) -> None:
+        if fd not in self.agent.handlers:
+            self.agent.watch(fd, select.EPOLLIN, lambda events: self.on_ready(execution, fd))
+
+    def on_ready(self, execution: Execution, fd: int) -> None:
+        if fd in execution.streams:
+            self.on_stream(execution, fd)
+
+    def on_stream(self, execution: Execution, fd: int) -> bool:
+        """Forward one chunk; False when there is nothing more to read now or no credit."""
+        if execution.credit <= 0:
+            return False
+        index = execution.streams[fd]
+        room = execution.limit - execution.counts[index]
+        size = min(CHUNK, execution.credit, room + 1)
+        try:
+            data = os.read(fd, size)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""  # Nobody has the terminal open any more.
+        if not data:
+            del execution.streams[fd]
+            self.agent.close(fd)
+            self.settle(execution)
+            return False
+        if len(data) > room:
+            data = data[:room]
+            execution.truncated = True
+        execution.counts[index] += len(data)
+        execution.credit -= len(data)
+        if data and not execution.silent:
+            self.agent.send(OUTPUT, execution.op, bytes((index,)), data)
+        if execution.truncated:
+            self.end(execution, OUTPUT_LIMIT)
+            return False
+        if execution.credit <= 0 or self.agent.is_full():
+            self.watch_streams(execution)
+            return False
+        return True
+
+    # What the shim says.
+
+    def on_report_ready(self, execution: Execution) -> None:
+        if execution.report >= 0:
+            self.on_report(execution)
+
+    def on_report(self, execution: Execution) -> bool:
+        """Take in what the shim wrote; False when there is no more now.
+
+        Nothing here ends an execution, for user code may have found a way to write it.
+        """
+        try:
+            data = os.read(execution.report, REPORT.size * MAX_REPORTS)
+        except BlockingIOError:
+            return False
+        execution.reports += len(data) // REPORT.size
+        forged = bool(len(data) % REPORT.size) or execution.reports > MAX_REPORTS
+        if not forged:
+            for kind, value, cpu, peak in REPORT.iter_unpack(data):
+                forged = forged or not self.take_report(execution, kind, value, (cpu, peak))
+        if forged:
+            self.end(execution, KILLED)
+        if forged or not data:
+            self.agent.close(execution.report)
+            execution.report = -1
+        return execution.report >= 0
+
+    def take_report(
+        self, execution: Execution, kind: bytes, value: int, usage: tuple[int, int]
+    ) -> bool:
+        """False for what no shim says."""
+        if kind == b"S" and not execution.main and 1 < value <= MAX_PID:
+            execution.main = value
+            if not execution.silent:
+                self.agent.send(STARTED, execution.op, AMOUNT.pack(value))
+            if execution.ending:
+                # Ended before it began: what has just begun must not wait for the next sweep.
+                self.sweep(execution)
+        elif kind == b"X" and not execution.main and 0 < value <= 0xFFFF:
+            execution.failed = value
+        elif kind == b"M" and execution.main and value <= 0xFFFF:
+            execution.status = value
+            if not execution.background:
+                self.end(execution, execution.reason)
+        elif kind == b"E" and execution.main and value <= 0xFFFF:
+            execution.status = value
+            execution.usage = usage
+            execution.reported = True
+            if descendants({execution.shim}):
+                self.end(execution, KILLED)
+        else:
+            return False
+        return True
+
+    def not_started(self, execution: Execution, number: int) -> None:
+        if number == errno.ENOENT:
+            refused = Refused("NOT_STARTED", "The program or working directory was not found.")
+        elif number in (errno.EAGAIN, errno.ENOMEM):
+            refused = Refused("EXHAUSTED", "The sandbox has no room for another process.")
+        else:
+            refused = Refused("NOT_STARTED", os.strerror(number) + ".")
+        if not execution.silent:
+            self.agent.fail(execution.op, refused)
+        execution.silent = True
+        execution.empty = True
+        self.finish(execution)
+
+    # Ending.
+
+    def on_cancel(self, execution: Execution) -> None:
+        if execution.empty:
+            # Only unread output is left, and nobody wants it.
+            execution.truncated = True
+            self.finish(execution)
+        else:
+            self.end(execution, KILLED)
+
+    def end(self, execution: Execution, reason: int) -> None:
+        """Kill the tree of an execution; the first reason stands."""
+        if execution.ending or execution.empty:
+            return
+        execution.reason = reason
+        execution.ending = time.monotonic()
+        self.sweep(execution)
+
+    def sweep(self, execution: Execution) -> None:
+        if execution.shim not in self.shims:
+            return  # Reaped: its number may be another's by now.
+        now = time.monotonic()
+        end_below({execution.shim})
+        # Code of the same uid may have stopped the shim.
+        send_signal(execution.shim, signal.SIGCONT)
+        if now - execution.ending > 1.0:
+            send_signal(execution.shim, signal.SIGKILL)
+        execution.next_sweep = now + 0.005
+
+    def settle(self, execution: Execution, overdue: bool = False) -> None:
+        """Send the result once the processes are gone and the output is out.
+
+        Output of an execution that was ended by force, or whose deadline has passed, is sent as
+        far as the credit goes.
+        """
+        if not execution.empty or execution.settling:
+            return
+        forced = execution.ending and execution.reason != EXITED
+        if execution.silent or overdue or forced:
+            execution.settling = True
+            for fd in list(execution.streams):
+                while fd in execution.streams and self.on_stream(execution, fd):
+                    continue
+            execution.truncated = execution.truncated or bool(execution.streams)
+            self.finish(execution)
+        elif not execution.streams:
+            self.finish(execution)
+        elif execution.deadline == math.inf:
+            execution.deadline = time.monotonic() + LINGER_S
+
+    def finish(self, execution: Execution) -> None:
+        if self.running.get(execution.op) is execution:
+            del self.running[execution.op]
+            self.agent.forget(execution.op)
+        elif not execution.silent:
+            return
+        execution.input.close()
+        for fd in [*execution.streams, execution.report]:
+            if fd >= 0:
+                self.agent.close(fd)
+        execution.streams.clear()
+        execution.report = -1
+        if not execution.silent:
+            self.agent.send(RESULT, execution.op, self.result(execution))
+
+    def result(self, execution: Execution) -> bytes:
+        status = execution.status
+        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else -1
+        if status is None:
+            number = int(signal.SIGKILL)
+        reason = execution.reason
+        if reason == EXITED and number == signal.SIGKILL:
+            reason = KILLED
+        if reason in (EXITED, KILLED) and self.oom_kills() > execution.oom_before:
+            alone = not self.running
+            if number == signal.SIGKILL or code == 137 or (alone and code != 0):
+                reason = OOM_KILLED
+        wall = int((time.monotonic() - execution.started) * 1e6)
+        return RESULT_BODY.pack(
+            reason,
+            execution.truncated,
+            code,
+            number,
+            *execution.counts,
+            execution.usage[0],
+            wall,
+            execution.usage[1],
+        )
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed in this sandbox's cgroup (v1 and v2 spell it alike)."""
+        for path in self.agent.options.get("oom", "").split(","):
+            for line in read_file(path).splitlines():
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+    def bury(self, execution: Execution) -> None:
+        """The shim is gone, and with what it left behind the execution is over."""
+        del self.shims[execution.shim]
+        while execution.report >= 0 and self.on_report(execution):
+            continue
+        if execution.report >= 0:
+            # Someone else holds the other end.
+            self.agent.close(execution.report)
+            execution.report = -1
+        # What a killed shim guarded is ours now.
+        self.end_orphans()
+        if execution.failed and not execution.main:
+            self.not_started(execution, execution.failed)
+            return
+        if not execution.reported and not execution.ending:
+            execution.reason = KILLED
+            execution.ending = time.monotonic()
+        execution.empty = True
+        self.settle(execution)
+
+    def end_orphans(self) -> None:
+        """Kill children of process 1 that it did not make: their shim was killed."""
+        for _ in range(64):
+            table = processes()
+            mine = {p for p, fields in table.items() if int(fields[1]) == os.getpid()}
+            orphans = {p for p in mine - set(self.agent.children) if not is_dead(table[p])}
+            if not orphans:
+                return
+            end_below(orphans)
+            for pid in orphans:
+                send_signal(pid, signal.SIGKILL)
+
+    # Time.
+
+    def timed(self) -> list[Execution]:
+        """What lives, and what is over except for output that nobody has taken."""
+        return [*self.shims.values(), *(e for e in self.running.values() if e.empty)]
+
+    def next_due(self) -> float:
+        """The nearest deadline or sweep."""
+        nearest = math.inf
+        for execution in self.timed():
+            sweeping = execution.ending and not execution.empty
+            due = execution.next_sweep if sweeping else execution.deadline
+            nearest = min(nearest, due)
+        return nearest
+
+    def tick(self, now: float, lost: float) -> None:
+        for execution in self.timed():
+            if lost > 1.0:
+                # The whole sandbox was frozen: that time is not the execution's.
+                execution.deadline += lost
+            if execution.empty:
+                if now >= execution.deadline:
+                    self.settle(execution, overdue=True)
+            elif execution.ending:
+                if now >= execution.next_sweep:
+                    self.sweep(execution)
+            elif now >= execution.deadline:
+                self.end(execution, TIMED_OUT)
+
+
+PARTS.append(Executions)

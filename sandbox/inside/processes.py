@@ -1,0 +1,243 @@
+"""Processes inside: what there is, how a tree of them ends, and the shim above each execution.
+
+A shim is the subreaper of one execution, so that ending one execution ends its own daemons and
+not another's. What it reports is advice alone: an execution is over when the kernel says that its
+shim is gone and nothing is left below.
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+
+from sandbox.inside.wire import EXEC_HEAD, EXEC_PTY, SIZE, Refused, unpack
+
+REPORT = struct.Struct(">cIQQ")  # kind, value, CPU microseconds, peak bytes
+SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+
+
+def prctl(option: int, value: int) -> None:
+    if LIBC.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def read_file(path: str, most: int = 4096) -> bytes:
+    """The beginning of a small file; empty if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, most)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def processes() -> dict[int, list[bytes]]:
+    """Fields of /proc/…/stat from the state on (so the parent is [1]) of every process."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        line = read_file("/proc/" + name + "/stat")
+        # The name in parentheses may hold anything; the last parenthesis ends it.
+        fields = line[line.rfind(b")") + 2 :].split()
+        if len(fields) > 21:
+            found[int(name)] = fields
+    return found
+
+
+def is_dead(fields: list[bytes]) -> bool:
+    return fields[0] in (b"Z", b"X")
+
+
+def descendants(roots: set[int]) -> set[int]:
+    """Every living process below the roots, the roots not among them."""
+    table = processes()
+    children: dict[int, list[int]] = {}
+    for pid, fields in table.items():
+        children.setdefault(int(fields[1]), []).append(pid)
+    below: set[int] = set()
+    queue = list(roots)
+    while queue:
+        for pid in children.get(queue.pop(), ()):
+            if pid not in below:
+                below.add(pid)
+                queue.append(pid)
+    return {pid for pid in below if not is_dead(table[pid])}
+
+
+def send_signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return  # Already gone.
+
+
+def end_below(roots: set[int]) -> None:
+    """Stop everything below the roots until nothing new appears, then kill all of it.
+
+    A stopped process cannot fork, so the set settles even against a fork bomb.
+    """
+    seen: set[int] = set()
+    for _ in range(64):
+        fresh = descendants(roots) - seen
+        if not fresh:
+            break
+        for pid in fresh:
+            send_signal(pid, signal.SIGSTOP)
+        seen |= fresh
+    for pid in seen:
+        send_signal(pid, signal.SIGKILL)
+
+
+def search_path(program: bytes, env: dict[bytes, bytes]) -> bytes:
+    if b"/" in program:
+        return program
+    for folder in env.get(b"PATH", b"").split(b":"):
+        candidate = (folder or b".") + b"/" + program
+        if os.access(candidate, os.X_OK):
+            return candidate
+    raise FileNotFoundError(errno.ENOENT, "not found")
+
+
+class Request:
+    """What EXEC asks for. Raises Refused for what no process can be given."""
+
+    def __init__(self, body: bytes) -> None:
+        head = EXEC_HEAD.unpack_from(body)
+        self.timeout_ms, self.limit, self.credit, self.flags, count, pairs = head
+        at = EXEC_HEAD.size
+        self.rows = self.columns = 0
+        if self.flags & EXEC_PTY:
+            self.rows, self.columns = SIZE.unpack_from(body, at)
+            at += SIZE.size
+        strings = []
+        for _ in range(count + 1 + 2 * pairs):
+            value, at = unpack(body, at)
+            if b"\0" in value:
+                raise Refused("INVALID", "A NUL byte cannot be part of a command.")
+            strings.append(value)
+        if not count:
+            raise Refused("INVALID", "The command is empty.")
+        self.argv = strings[:count]
+        self.folder = strings[count]
+        self.env = dict(zip(strings[count + 1 :: 2], strings[count + 2 :: 2]))  # noqa: B905 - 3.8
+
+
+def read_all(fd: int) -> bytes:
+    data = b""
+    while True:
+        part = os.read(fd, 65536)
+        if not part:
+            return data
+        data += part
+
+
+def leave_agent(pipes: list[int]) -> None:
+    """In a forked child: hold nothing but these, as 0, 1, 2 and so on, in a session of its own."""
+    for target, fd in enumerate(pipes):
+        os.dup2(fd, target, inheritable=target < 3)
+    os.closerange(len(pipes), 1024)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+
+
+def shim(root: bytes, pipes: list[int], body: bytes | None) -> None:
+    """Become the reaper of one execution: start it, outlive all its descendants, report.
+
+    A spare shim has no body yet: it waits for one on the fifth pipe, and ends when that closes
+    without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains).
+    """
+    leave_agent(pipes)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if body is None:
+        body = read_all(4)
+        os.close(4)
+        if not body:
+            return
+    # Only a dumpable process may open its own score. Not for a moment longer than that: code of the
+    # same uid could open the descriptor of the reports, and the memory.
+    prctl(PR_SET_DUMPABLE, 1)
+    score = open_oom_score()
+    prctl(PR_SET_DUMPABLE, 0)
+    set_oom_score(score, b"1000")
+    try:
+        main = spawn(root, Request(body))
+    except OSError as error:
+        os.write(3, REPORT.pack(b"X", error.errno or errno.EIO, 0, 0))
+        return
+    os.write(3, REPORT.pack(b"S", main, 0, 0))
+    set_oom_score(score, b"0")
+    null = os.open("/dev/null", os.O_RDWR)
+    for target in (0, 1, 2):
+        os.dup2(null, target)
+    status = 0
+    flags = 0
+    while True:
+        try:
+            pid, ended = os.waitpid(-1, flags)
+        except ChildProcessError:
+            break
+        if pid == main:
+            status = ended
+            flags = os.WNOHANG
+        elif pid == 0:
+            os.write(3, REPORT.pack(b"M", status, 0, 0))
+            flags = 0
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = int((used.ru_utime + used.ru_stime) * 1e6)
+    os.write(3, REPORT.pack(b"E", status, cpu, used.ru_maxrss * 1024))
+
+
+def spawn(root: bytes, request: Request) -> int:
+    """Start the program; on a terminal it leads a session whose controlling terminal that is."""
+    os.chdir(os.path.join(root, request.folder))
+    path = search_path(request.argv[0], request.env)
+    if not request.flags & EXEC_PTY:
+        return os.posix_spawn(
+            path, request.argv, request.env, setpgroup=0, setsigmask=[], setsigdef=SIGNALS
+        )
+    # The first terminal that the leader of a new session opens becomes its controlling one.
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.ttyname(0), os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
+    try:
+        return os.posix_spawn(
+            path,
+            request.argv,
+            request.env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=SIGNALS,
+        )
+    except NotImplementedError:
+        raise OSError(errno.ENOSYS, "setsid") from None
+
+
+def open_oom_score() -> int:
+    """A descriptor that no program inherits; -1 where there is none."""
+    try:
+        return os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    except OSError:
+        return -1
+
+
+def set_oom_score(fd: int, value: bytes) -> None:
+    """User code goes first when memory runs out, so that the agent lives to tell."""
+    try:
+        os.write(fd, value)
+    except OSError:
+        return

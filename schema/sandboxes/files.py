@@ -1,0 +1,162 @@
+"""Files of sandboxes."""
+
+from datetime import datetime
+from typing import Annotated
+
+import strawberry
+
+from resolvers import sandboxes
+from resolvers.base import Info
+from schema.base import BigInt, Payload, arg, attr, described_enum, field, mutation
+from schema.sandboxes.shared import answer
+from services.sandboxes import files
+from services.sandboxes.files import FileEncoding
+
+described_enum(
+    FileEncoding,
+    "How the bytes of a file stand in text.",
+    {
+        FileEncoding.UTF8: "As they are; for text.",
+        FileEncoding.BASE64: "In base64; for anything.",
+    },
+    name="SandboxFileEncoding",
+)
+
+
+@strawberry.type(description="A file or directory of a sandbox's workspace.")
+class SandboxFile:
+    path: str = attr("Its path, relative to the workspace.")
+    name: str = attr("Its name: the last part of the path.")
+    is_directory: bool = attr("Whether it is a directory.")
+    size_bytes: BigInt = attr("Its size.")
+    modified_at: datetime = attr("When it was last written.")
+    mime_type: str | None = attr("What its name says of its content.")
+    content_hash: str | None = attr(
+        "SHA-256 of what was written through the API, in hexadecimal; null when it is not known."
+    )
+    content: str | None = field(
+        sandboxes.content,
+        "Its content. Null for a directory, in a sandbox that does not run, for a file too large, "
+        "and with UTF8 for what is no text: ask for BASE64.",
+    )
+
+
+@strawberry.type
+class SandboxFilesQuery:
+    @strawberry.field(description="A file of a running sandbox of yours; null when there is none.")
+    async def sandbox_file(
+        self,
+        info: Info,
+        sandbox_id: Annotated[strawberry.ID, arg("Which sandbox.")],
+        path: Annotated[str, arg("Its path, relative to the workspace.")],
+    ) -> SandboxFile | None:
+        return await sandboxes.file(info, sandbox_id, path)  # type: ignore[return-value]
+
+
+@strawberry.input(description="A file to write.")
+class SandboxFileWriteInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace, at most 255 characters.")
+    content: str = attr("Its content, at most 10 MiB.")
+    encoding: FileEncoding = strawberry.field(
+        default=FileEncoding.UTF8, description="How the content stands in the text."
+    )
+
+
+@strawberry.input(description="A file to remove.")
+class SandboxFileRemoveInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace.")
+    is_recursive: bool = strawberry.field(
+        default=False, description="Whether a directory goes with all that is in it."
+    )
+
+
+@strawberry.input(description="A directory to make.")
+class SandboxFileMakeDirectoryInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace, at most 255 characters.")
+
+
+@strawberry.input(description="A file or directory to give another path.")
+class SandboxFileRenameInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace.")
+    new_path: str = attr("Its new path, relative to the workspace, at most 255 characters.")
+
+
+@strawberry.type(description="Answer to `sandboxFileWrite`.")
+class SandboxFileWritePayload(Payload):
+    file: SandboxFile | None = answer("The file.")
+
+
+@strawberry.type(description="Answer to `sandboxFileRemove`.")
+class SandboxFileRemovePayload(Payload):
+    file: SandboxFile | None = answer("The file as it was.")
+
+
+@strawberry.type(description="Answer to `sandboxFileMakeDirectory`.")
+class SandboxFileMakeDirectoryPayload(Payload):
+    file: SandboxFile | None = answer("The directory.")
+
+
+@strawberry.type(description="Answer to `sandboxFileRename`.")
+class SandboxFileRenamePayload(Payload):
+    file: SandboxFile | None = answer("The file or directory, at its new path.")
+
+
+async def _write(info: Info, input: SandboxFileWriteInput) -> dict[str, object]:
+    file = await files.write(
+        info.context.deps,
+        info.context.viewer,
+        sandbox_id=input.sandbox_id,
+        path=input.path,
+        content=input.content,
+        encoding=input.encoding,
+    )
+    return {"file": file}
+
+
+async def _remove(info: Info, input: SandboxFileRemoveInput) -> dict[str, object]:
+    file = await files.remove(
+        info.context.deps,
+        info.context.viewer,
+        sandbox_id=input.sandbox_id,
+        path=input.path,
+        is_recursive=input.is_recursive,
+    )
+    return {"file": file}
+
+
+async def _make_directory(info: Info, input: SandboxFileMakeDirectoryInput) -> dict[str, object]:
+    file = await files.make_directory(
+        info.context.deps, info.context.viewer, sandbox_id=input.sandbox_id, path=input.path
+    )
+    return {"file": file}
+
+
+async def _rename(info: Info, input: SandboxFileRenameInput) -> dict[str, object]:
+    file = await files.rename(
+        info.context.deps,
+        info.context.viewer,
+        sandbox_id=input.sandbox_id,
+        path=input.path,
+        new_path=input.new_path,
+    )
+    return {"file": file}
+
+
+@strawberry.type
+class SandboxFilesMutation:
+    sandbox_file_write = mutation(
+        SandboxFileWritePayload, "Write a file as a whole, with the directories above it."
+    )(_write)
+    sandbox_file_remove = mutation(SandboxFileRemovePayload, "Remove a file or directory.")(_remove)
+    sandbox_file_make_directory = mutation(
+        SandboxFileMakeDirectoryPayload,
+        "Make a directory, with those above it; one that is there already stays as it is.",
+    )(_make_directory)
+    sandbox_file_rename = mutation(
+        SandboxFileRenamePayload,
+        "Give a file or directory another path, replacing a file that stands there.",
+    )(_rename)

@@ -1,0 +1,263 @@
+"""The clients and executions of the sandboxes of one node, and the rows that tell of them."""
+
+import asyncio
+import logging
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select, update
+
+from models.base import now
+from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
+from models.states import RunState, SandboxStatus
+from sandbox.base import Limits, Policy, SandboxDriver
+from sandbox.client import SandboxClient
+from services.base import Deps, work
+from services.errors import UserError, UserErrorCode
+from services.events.calls import TaskSet
+from services.sandboxes import rows, running
+from services.sandboxes.live import Live
+from services.sandboxes.running import Run
+
+log = logging.getLogger("noosphere.sandboxes")
+DRIVER_S = 30.0
+KILL_S = 2.0
+SETTLE_S = 10.0
+_OOM_RECENT_S = 10.0
+
+
+class Hosting(ABC):
+    """What is live on a node, and what runs in it.
+
+    `on_added` is told of a sandbox whenever a client begins to serve it: made, taken up, resumed
+    after a restart. `on_ending` is told before it ends or is let go of. They neither wait nor
+    raise. `preparing` is awaited before anything runs in it, then and whenever it is resumed.
+    """
+
+    def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
+        self.deps = deps
+        self.driver = driver
+        self.live: dict[str, Live] = {}
+        # Whether the driver may have something left that housekeeping should look for.
+        self.is_untidy = False
+        self.on_added: list[Callable[[Live], None]] = []
+        self.on_ending: list[Callable[[Live], None]] = []
+        self.preparing: list[Callable[[Live], Awaitable[None]]] = []
+        self._tasks = TaskSet()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._ooms: dict[str, float] = {}
+
+    @property
+    def survives(self) -> bool:
+        """Whether sandboxes of the driver outlive this process."""
+        return self.driver.survives_server
+
+    def lock(self, sandbox_id: str) -> asyncio.Lock:
+        """Give the lock under which the state of a sandbox changes."""
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await action
+            except Exception:
+                log.exception("%s failed", name)
+
+        self._tasks.start(guarded(), name=name)
+
+    # Rows.
+
+    async def _row(self, sandbox_id: str) -> Sandbox:
+        row = await rows.sandbox(self.deps, sandbox_id)
+        if row is None:
+            raise rows.absent("id")
+        return row
+
+    async def _terms(self, sandbox_id: str) -> tuple[Limits, Policy]:
+        async with self.deps.db.reading() as connection:
+            limits = (
+                await connection.execute(
+                    select(SandboxResources).where(SandboxResources.sandbox_id == sandbox_id)
+                )
+            ).one()
+            policy = (
+                await connection.execute(
+                    select(
+                        SandboxSecurityPolicy.network_policy, SandboxSecurityPolicy.env_variables
+                    ).where(SandboxSecurityPolicy.sandbox_id == sandbox_id)
+                )
+            ).one()
+        return (
+            Limits(
+                cpu_millis=limits.cpu_limit,
+                memory_bytes=limits.memory_limit,
+                disk_bytes=limits.disk_limit,
+                pids=limits.pids_limit,
+                inodes=limits.inodes_limit,
+                # Not `network_limit`: what is let out holds that one, not the driver.
+            ),
+            Policy.from_json({"network": policy.network_policy, "env": policy.env_variables}),
+        )
+
+    async def _set(
+        self,
+        sandbox_id: str,
+        status: SandboxStatus,
+        expected: Sequence[SandboxStatus],
+        **values: Any,
+    ) -> bool:
+        """Change the row of a sandbox, and say so; not one of another node or in another state."""
+        async with work(self.deps) as unit:
+            changed = await unit.session.execute(
+                update(Sandbox)
+                .where(
+                    Sandbox.id == sandbox_id,
+                    Sandbox.node_id == self.deps.bus.node_id,
+                    Sandbox.status.in_(expected),
+                )
+                .values(status=status, **values)
+            )
+            return bool(changed.rowcount)  # type: ignore[attr-defined]
+
+    async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
+        for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
+            if row.status is RunState.RUNNING or not keep_pending:
+                await settle_lost(self.deps, row)
+
+    # Clients and executions.
+
+    async def _connect(self, name: str, env: Mapping[str, str]) -> SandboxClient:
+        channel = await self.driver.open_channel(name)
+        return await SandboxClient.connect(channel, env)
+
+    def _add(self, live: Live) -> None:
+        self.live[live.sandbox_id] = live
+        if live.client is not None:
+            self._serve(live, live.client)
+
+    def _serve(self, live: Live, client: SandboxClient) -> None:
+        self._watch(live, client)
+        for tell in self.on_added:
+            tell(live)
+
+    async def _prepare(self, live: Live) -> None:
+        for prepare in self.preparing:
+            await prepare(live)
+
+    def _watch(self, live: Live, client: SandboxClient) -> None:
+        async def watch() -> None:
+            await client.wait_lost()
+            if not live.is_ending:
+                await self.lose(live.sandbox_id, self._why(live.driver_id))
+
+        self._spawn(watch(), f"watch {live.sandbox_id}")
+
+    def note_oom(self, name: str) -> None:
+        """Remember that a sandbox ran out of memory, to say so if it ends now."""
+        at = time.monotonic()
+        self._ooms = {key: t for key, t in self._ooms.items() if at - t < _OOM_RECENT_S}
+        self._ooms[name] = at
+
+    def _why(self, name: str) -> str:
+        if time.monotonic() - self._ooms.get(name, float("-inf")) < _OOM_RECENT_S:
+            return "The sandbox ran out of memory and ended."
+        return "The sandbox ended unexpectedly."
+
+    def begin(self, live: Live, execution_id: str) -> None:
+        """Run an execution beside the caller, unless it runs already."""
+        if execution_id in live.runs or live.is_ending or live.client is None:
+            return
+        current = live.runs[execution_id] = Run(execution_id)
+        self._spawn(self._run(live, live.client, current), f"run {execution_id}")
+
+    async def begin_pending(self, live: Live) -> None:
+        """Run what was asked for while the sandbox could not run it."""
+        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
+            if row.status is RunState.PENDING:
+                self.begin(live, row.id)
+
+    async def _run(self, live: Live, client: SandboxClient, current: Run) -> None:
+        try:
+            await running.run(self.deps, client, current)
+        except Exception:
+            log.exception("execution failed", extra={"id": current.execution_id})
+            await running.settle(self.deps, current.execution_id, running.LOST)
+        finally:
+            current.done.set()
+            live.runs.pop(current.execution_id, None)
+
+    async def settle(self, execution_id: str) -> None:
+        """End an execution that nothing runs any more, if it has not ended."""
+        row = await rows.standing(self.deps, execution_id)
+        if row is not None:
+            await settle_lost(self.deps, row)
+
+    async def cancel(self, sandbox_id: str, execution_id: str) -> None:
+        """End an execution, and give it a moment to end. Idempotent."""
+        live = self.live.get(sandbox_id)
+        current = live.runs.get(execution_id) if live is not None else None
+        if live is None or current is None:
+            await self.settle(execution_id)
+            return
+        await current.cancel()
+        if not live.is_paused:
+            await self._wait_for(current)
+
+    async def _wait_for(self, current: Run) -> None:
+        try:
+            async with asyncio.timeout(KILL_S):
+                await current.done.wait()
+        except TimeoutError:
+            log.info("an execution takes its time to end", extra={"id": current.execution_id})
+
+    def client(self, sandbox_id: str) -> SandboxClient:
+        """Give the client of a running sandbox, which counts as use. Raises UserError CONFLICT."""
+        live = self.live.get(sandbox_id)
+        if live is None or live.client is None or live.is_ending:
+            raise gone()
+        live.used_at = now()
+        return live.client
+
+    def touch(self, sandbox_id: str) -> None:
+        """Note that a sandbox is being used, so that it does not count as idle."""
+        live = self.live.get(sandbox_id)
+        if live is not None:
+            live.used_at = now()
+
+    async def _wait(self, live: Live, timeout_s: float) -> None:
+        """Wait until the runs of a sandbox are settled, at most so long."""
+        waits = [asyncio.ensure_future(current.done.wait()) for current in live.runs.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=timeout_s)
+            for wait in late:
+                wait.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _tell_ending(self, live: Live) -> None:
+        if not live.is_ending:
+            live.is_ending = True
+            for tell in self.on_ending:
+                tell(live)
+
+    @abstractmethod
+    async def lose(self, sandbox_id: str, why: str) -> None:
+        """Note that a sandbox ended by itself; its executions end with it."""
+
+
+def driver_id(row: Sandbox) -> str:
+    """Give the name the driver knows a sandbox by: its own id unless it came out of the pool."""
+    return row.container_id or row.id
+
+
+async def settle_lost(deps: Deps, row: rows.Standing) -> None:
+    """End an execution that nothing runs any more, with the output it had."""
+    is_canceled = row.cancel_requested_at is not None
+    await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)
+
+
+def gone() -> UserError:
+    """Give the answer for a sandbox that has ended meanwhile."""
+    return UserError(UserErrorCode.CONFLICT, "The sandbox has ended; create another one.", ("id",))

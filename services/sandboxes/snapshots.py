@@ -1,0 +1,172 @@
+"""Snapshots of workspaces, and sandboxes that keep theirs while they are stopped."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from models.base import now
+from models.sandboxes import (
+    Sandbox,
+    SandboxResources,
+    SandboxSnapshot,
+    SandboxWorkspace,
+)
+from models.states import SandboxStatus
+from services.base import Deps, Viewer, work
+from services.errors import UserError, UserErrorCode
+from services.events.base import Json
+from services.events.calls import TaskSet
+from services.sandboxes import keeping, operations, quotas, rows
+from services.sandboxes.operations import operation
+from services.sandboxes.quotas import Quota
+from services.text import clean
+
+if TYPE_CHECKING:
+    from services.sandboxes.node import Node
+
+log = logging.getLogger("noosphere.sandboxes")
+NAME_CHARS = 100
+_TIDY_S = 600.0
+_ENDED = (SandboxStatus.STOPPED, SandboxStatus.FAILED)
+
+
+async def take(
+    deps: Deps, viewer: Viewer, *, sandbox_id: str, name: str | None = None
+) -> SandboxSnapshot:
+    """Keep the workspace of a running sandbox of the viewer as it is now.
+
+    Files that are being written are kept as far as they are. Goes on when the caller is cancelled.
+    Raises UserError NOT_FOUND, CONFLICT unless it is RUNNING, QUOTA for too many snapshots or too
+    little disk left, UNAVAILABLE when its host does not answer.
+    """
+    viewer.require("sandboxes:write")
+    if name is not None:
+        clean(name, "name", max_chars=NAME_CHARS, multiline=False)
+    async with work(deps) as unit:
+        sandbox = await rows.own(unit, viewer, sandbox_id, path="sandbox_id")
+        rows.require_running(sandbox, path="sandbox_id")
+        await keeping.require_count(unit, viewer.id)
+        row = sandbox.frozen()
+    answer = await deps.sandboxes.ask(row, "snapshot", name=name)
+    found = await keeping.find(deps, answer["snapshot_id"])
+    if found is None:
+        raise _absent("id")
+    return found
+
+
+@operation("snapshot")
+async def _snapshot(node: "Node", sandbox_id: str, request: Json) -> Mapping[str, Any]:
+    row = await rows.sandbox(node.deps, sandbox_id)
+    if row is None:
+        raise rows.absent("sandbox_id")
+    client = node.client(sandbox_id)
+    written = await keeping.pack(node.deps, client, most=await keeping.room(node.deps, row.user_id))
+    # What cannot be written down after all is a stray, which goes by itself.
+    async with work(node.deps) as unit:
+        await keeping.add(unit, row, written, name=request["name"])
+    return {"snapshot_id": written.snapshot_id}
+
+
+async def delete(deps: Deps, viewer: Viewer, *, snapshot_id: str) -> SandboxSnapshot:
+    """Take a snapshot away. Raises UserError NOT_FOUND."""
+    viewer.require("sandboxes:write")
+    async with work(deps) as unit:
+        snapshot = await unit.lock(SandboxSnapshot, snapshot_id)
+        if snapshot is None or not rows.may_manage(viewer, snapshot.user_id):
+            raise _absent("id")
+        gone = snapshot.frozen()
+        await keeping.drop(unit, gone)
+    return gone
+
+
+def _absent(path: str) -> UserError:
+    return UserError(UserErrorCode.NOT_FOUND, "There is no such snapshot.", (path,))
+
+
+async def own(deps: Deps, viewer: Viewer, snapshot_id: str) -> SandboxSnapshot:
+    """Give a snapshot of the viewer. Raises UserError NOT_FOUND."""
+    found = await keeping.find(deps, snapshot_id)
+    if found is None or found.user_id != viewer.id:
+        raise _absent("snapshot_id")
+    return found
+
+
+async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
+    """Let a stopped sandbox that kept its workspace go on, with a whole life before it.
+
+    A running one stays as it is. Raises UserError NOT_FOUND, CONFLICT for one that has nothing to
+    go on with, QUOTA, UNAVAILABLE when the server that has its workspace is not running, and what
+    the driver refuses: it is then FAILED, and can be started again.
+    """
+    viewer.require("sandboxes:write")
+    known = await rows.sandbox(deps, sandbox_id)
+    if known is None or known.user_id != viewer.id:
+        raise rows.absent("id")
+    driver = (await deps.sandboxes.node()).driver
+    snapshot = await _kept(deps, sandbox_id)
+    node_id = await keeping.host_of(deps, snapshot) if snapshot is not None else None
+    async with work(deps) as unit:
+        sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
+        if sandbox.status is SandboxStatus.RUNNING:
+            return sandbox.frozen()
+        if sandbox.status not in _ENDED or node_id is None:
+            raise _cannot_start(sandbox)
+        limits = await unit.session.scalar(
+            select(SandboxResources).where(SandboxResources.sandbox_id == sandbox.id)
+        )
+        if limits is None:
+            raise rows.absent("id")
+        adding = Quota(1, limits.cpu_limit, limits.memory_limit, limits.disk_limit)
+        await quotas.require(unit, viewer.id, adding)
+        at = now()
+        sandbox.status, sandbox.driver = SandboxStatus.CREATING, driver.name
+        sandbox.node_id, sandbox.container_id = node_id, None
+        sandbox.failure = sandbox.stopped_at = sandbox.paused_at = None
+        sandbox.last_active_at = at
+        sandbox.expires_at = at + timedelta(seconds=limits.timeout_s)
+        await unit.session.flush()
+        row = sandbox.frozen()
+    await deps.sandboxes.ask(row, "create", demanded=[])
+    return await rows.sandbox(deps, row.id) or row
+
+
+def _cannot_start(sandbox: Sandbox) -> UserError:
+    return UserError(
+        UserErrorCode.CONFLICT,
+        "Only a stopped sandbox whose workspace was kept can be started; this one is "
+        f"{sandbox.status}.",
+        ("id",),
+    )
+
+
+async def _kept(deps: Deps, sandbox_id: str) -> SandboxSnapshot | None:
+    """Give what a sandbox that has ended can go on with."""
+    async with deps.db.reading() as connection:
+        snapshot_id = await connection.scalar(
+            select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == sandbox_id)
+        )
+    return await keeping.find(deps, snapshot_id) if snapshot_id else None
+
+
+@operations.attachment
+@asynccontextmanager
+async def _tidying(node: "Node") -> AsyncIterator[None]:
+    async def tidy() -> None:
+        while True:
+            try:
+                await keeping.tidy(node.deps)
+            except Exception:
+                log.exception("archives were not cleared away; trying again")
+            await asyncio.sleep(_TIDY_S)
+
+    tasks = TaskSet()
+    tasks.start(tidy(), name="tidy snapshots")
+    try:
+        yield
+    finally:
+        await tasks.aclose()

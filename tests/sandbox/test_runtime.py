@@ -1,0 +1,114 @@
+"""A runtime other than the engine's default, and what an engine's account of itself is worth."""
+
+from typing import Any
+
+import aiodocker
+import pytest
+
+from sandbox import docker_engine
+from sandbox.base import Enforcement, SandboxSpec
+from sandbox.docker import DockerDriver
+from sandbox.errors import DriverUnavailableError
+from tests.sandbox.conftest import Boxes, docker_settings
+
+ENGINE = {
+    "OSType": "linux",
+    "SecurityOptions": ["name=seccomp,profile=default"],
+    "Runtimes": {"runc": {"path": "runc"}, "runsc": {"path": "/usr/local/bin/runsc"}},
+    "DefaultRuntime": "runc",
+    "CgroupDriver": "systemd",
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "CpuCfsPeriod": True,
+    "CpuCfsQuota": True,
+    "PidsLimit": True,
+}
+FULL, NONE = Enforcement.ENFORCED, Enforcement.UNAVAILABLE
+
+
+def items(runtime: str = "", **changes: Any) -> dict[str, Enforcement]:
+    return dict(docker_engine.report("docker", ENGINE | changes, runtime).items)
+
+
+@pytest.mark.docker
+async def test_a_runtime_that_the_engine_lacks_is_refused_with_instructions() -> None:
+    driver = DockerDriver(url=docker_settings()[0], runtime="noosphere-absent")
+    try:
+        with pytest.raises(DriverUnavailableError) as caught:
+            await driver.check()
+        assert "'noosphere-absent'" in caught.value.message
+        assert "runc" in caught.value.message
+        assert "daemon.json" in caught.value.message
+        assert (await driver.capabilities()).unavailable == caught.value.message
+        with pytest.raises(DriverUnavailableError):
+            await driver.create(SandboxSpec("never", docker_settings()[1]))
+        assert all(info.sandbox_id != "never" for info in await driver.list({}))
+    finally:
+        await driver.aclose()
+
+
+@pytest.mark.docker
+async def test_the_runtime_asked_for_runs_the_sandbox(docked: Boxes) -> None:
+    url, _ = docker_settings()
+    async with aiodocker.Docker(url=url) as docker:
+        info = await docker.system.info()
+        others = sorted(set(info["Runtimes"]) - {info["DefaultRuntime"]})
+        others = [name for name in others if info["Runtimes"][name].get("path") == "runc"]
+        if not others:
+            pytest.skip("This engine has one runtime only.")
+        driver = DockerDriver(url=url, runtime=others[-1])
+        spec = docked.spec()
+        try:
+            await driver.create(spec)
+            found = await (await docker.containers.get(f"noosphere-{spec.sandbox_id}")).show()
+            assert found["HostConfig"]["Runtime"] == others[-1]
+            assert any(others[-1] in note for note in (await driver.capabilities()).notes)
+        finally:
+            await driver.remove(spec.sandbox_id)
+            await driver.aclose()
+
+
+def test_an_engine_that_can_do_everything_says_so() -> None:
+    found = items()
+    assert {name for name, state in found.items() if state is not FULL} == {
+        "disk_image",
+        "network_bandwidth",
+    }
+    assert items("runsc") == {**found, "inodes": NONE, "pids": NONE}
+    notes = docker_engine.report("docker", ENGINE, "runsc").notes
+    assert any("runsc" in note and "inodes" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"CpuCfsQuota": False}, {"cpu"}),
+        ({"CpuCfsPeriod": False}, {"cpu"}),
+        ({"MemoryLimit": False}, {"memory"}),
+        ({"SwapLimit": False}, {"memory"}),
+        ({"PidsLimit": False}, {"pids"}),
+        ({"CgroupDriver": "none"}, {"memory", "cpu", "pids", "pause"}),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, {"uid"}),
+        ({"SecurityOptions": ["name=seccomp", "name=userns"]}, {"uid"}),
+    ],
+)
+def test_what_an_engine_lacks_is_not_called_enforced(
+    changes: dict[str, Any], lost: set[str]
+) -> None:
+    assert {name for name, state in items(**changes).items() if state is not items()[name]} == lost
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"OSType": "windows"}, "Linux"),
+        ({"SecurityOptions": []}, "seccomp"),
+        ({"Runtimes": {}}, "it has none"),
+    ],
+)
+def test_an_engine_that_cannot_hold_a_sandbox_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    docker_engine.check(ENGINE, "runsc")
+    with pytest.raises(DriverUnavailableError, match=said):
+        docker_engine.check(ENGINE | changes, "runsc")

@@ -1,0 +1,336 @@
+"""Changing a live sandbox: limits that hold at once, and what becomes of it by itself."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from models.base import now
+from models.sandboxes import Sandbox, SandboxRemoval, SandboxResources
+from models.states import ExecutionReason, SandboxExpiry, SandboxStatus
+from sandbox.base import Limits, SandboxSpec
+from sandbox.errors import PolicyUnsupportedError, SandboxError
+from services.base import Viewer, work
+from services.errors import UserError, UserErrorCode, UserErrors
+from services.sandboxes import changing, executions, files, housekeeping, lifecycle, quotas, rows
+from services.sandboxes.quotas import Quota
+from services.sandboxes.sweeping import Sweep
+from services.sandboxes.wishes import Resources
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
+
+pytestmark = pytest.mark.bubblewrap
+MIB = 1_048_576
+HUNGRY = "python3 -c 'data = b\"x\" * (200 << 20); print(len(data))'"
+SMALL = Resources(memory_bytes=400 * MIB, disk_bytes=8 * MIB)
+
+
+async def limits(server: Server, sandbox_id: str) -> tuple[int, ...]:
+    async with server.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(
+                SandboxResources.cpu_limit,
+                SandboxResources.memory_limit,
+                SandboxResources.disk_limit,
+                SandboxResources.pids_limit,
+            ).where(SandboxResources.sandbox_id == sandbox_id)
+        )
+        return tuple(found.one())
+
+
+async def present(server: Server, sandbox_id: str) -> Sandbox:
+    row = await rows.sandbox(server.deps, sandbox_id)
+    assert row is not None
+    return row
+
+
+async def put(server: Server, sandbox_id: str, **values: Any) -> None:
+    """Move a sandbox in time."""
+    async with work(server.deps) as unit:
+        await unit.session.execute(update(Sandbox).where(Sandbox.id == sandbox_id).values(**values))
+
+
+async def test_less_memory_holds_for_what_runs_next(server: Server, ada: Viewer) -> None:
+    box = await lifecycle.create(server.deps, ada, resources=SMALL)
+    assert (await ran(server.deps, ada, box.id, HUNGRY)).stdout == f"{200 << 20}\n"
+
+    wish = Resources(memory_bytes=128 * MIB, cpu_millis=500, pids=16)
+    changed = await changing.change(
+        server.deps, ada, sandbox_id=box.id, changes={"resources": wish}
+    )
+
+    assert changed.status is SandboxStatus.RUNNING
+    assert await limits(server, box.id) == (500, 128 * MIB, 8 * MIB, 16)
+    starved = await ran(server.deps, ada, box.id, HUNGRY)
+    assert starved.reason is ExecutionReason.OOM_KILLED
+    held = await quotas.of_users(server.deps, [ada.id])
+    assert held[ada.id].used == Quota(1, 500, 128 * MIB, 8 * MIB)
+
+    grown = {"resources": Resources(memory_bytes=400 * MIB)}
+    await changing.change(server.deps, ada, sandbox_id=box.id, changes=grown)
+    assert (await ran(server.deps, ada, box.id, HUNGRY)).stdout == f"{200 << 20}\n"
+    assert await limits(server, box.id) == (500, 400 * MIB, 8 * MIB, 16)
+
+
+@pytest.mark.parametrize(
+    ("wish", "code", "name"),
+    [
+        (Resources(cpu_millis=10), UserErrorCode.INVALID, "cpu_millis"),
+        (Resources(pids=10_000), UserErrorCode.LIMIT, "pids"),
+        (Resources(memory_bytes=2**40), UserErrorCode.LIMIT, "memory_bytes"),
+        (Resources(memory_bytes=96 * MIB), UserErrorCode.INVALID, "disk_bytes"),
+        (Resources(disk_bytes=390 * MIB), UserErrorCode.INVALID, "disk_bytes"),
+        (Resources(memory_bytes=600 * MIB), UserErrorCode.QUOTA, "memory_bytes"),
+        (
+            Resources(network_bytes_per_second=1),
+            UserErrorCode.INVALID,
+            "network_bytes_per_second",
+        ),
+    ],
+)
+async def test_limits_that_cannot_be_change_nothing(
+    launch: Launch, wish: Resources, code: UserErrorCode, name: str
+) -> None:
+    server = await launch(sandbox_user_memory_bytes=500 * MIB)
+    ada = await server.person("ada")
+    start = Resources(memory_bytes=400 * MIB, disk_bytes=100 * MIB)
+    box = await lifecycle.create(server.deps, ada, resources=start)
+    before = await limits(server, box.id)
+    with pytest.raises((UserError, UserErrors)) as caught:
+        await changing.change(
+            server.deps,
+            ada,
+            sandbox_id=box.id,
+            changes={"resources": wish, "on_expiry": SandboxExpiry.PAUSE},
+        )
+    errors = caught.value.errors if isinstance(caught.value, UserErrors) else [caught.value]
+    assert [(error.code, error.path) for error in errors] == [(code, ("resources", name))]
+    assert await limits(server, box.id) == before
+    assert (await present(server, box.id)).on_expiry is SandboxExpiry.STOP
+
+
+async def test_what_the_driver_refuses_is_not_in_the_row(
+    server: Server, ada: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = await lifecycle.create(server.deps, ada, resources=SMALL)
+    before = await limits(server, box.id)
+    node = await server.host.node()
+    reserved: list[tuple[int, ...]] = []
+
+    async def refuse(sandbox_id: str, *, limits: Limits) -> Limits:
+        reserved.append(await globals()["limits"](server, sandbox_id))
+        raise PolicyUnsupportedError("A running sandbox cannot change this here.")
+
+    monkeypatch.setattr(node.driver, "update", refuse)
+    wish = Resources(memory_bytes=450 * MIB, cpu_millis=500)
+    with pytest.raises(UserError, match="cannot change this"):
+        await changing.change(server.deps, ada, sandbox_id=box.id, changes={"resources": wish})
+    # While it was tried, what it would grow to was taken already, and nothing was given back.
+    assert reserved == [(before[0], 450 * MIB, *before[2:])]
+    assert await limits(server, box.id) == before
+
+
+async def test_only_its_owner_changes_a_sandbox_and_only_while_it_lives(
+    server: Server, ada: Viewer
+) -> None:
+    box = await lifecycle.create(server.deps, ada)
+    bob = await server.person("bob", "everything:manage")
+    changes = {"on_expiry": SandboxExpiry.PAUSE}
+    with pytest.raises(UserError) as caught:
+        await changing.change(server.deps, bob, sandbox_id=box.id, changes=changes)
+    assert caught.value.code is UserErrorCode.NOT_FOUND
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    with pytest.raises(UserError, match="this one is STOPPED") as caught:
+        await changing.change(server.deps, ada, sandbox_id=box.id, changes=changes)
+    assert caught.value.code is UserErrorCode.CONFLICT
+
+
+@BOTH_DATABASES
+async def test_one_nobody_uses_ends_and_one_in_use_does_not(launch: Launch) -> None:
+    server = await launch(sandbox_idle_timeout_s=300)
+    ada = await server.person("ada")
+    node = await server.host.node()
+    idle, busy, read, own = [
+        await lifecycle.create(server.deps, ada, idle_timeout_s=seconds)
+        for seconds in (None, None, None, 3000)
+    ]
+    assert [box.idle_timeout_s for box in (idle, busy, read, own)] == [300, 300, 300, 3000]
+    await files.write(server.deps, ada, sandbox_id=read.id, path="a", content="b")
+    run = await executions.execute(server.deps, ada, sandbox_id=busy.id, command="sleep 600")
+    long_ago = now() - timedelta(seconds=301)
+    for box in (idle, busy, read, own):
+        await put(server, box.id, last_active_at=long_ago)
+        node.live[box.id].used_at = node.live[box.id].told_use_at = long_ago
+    await files.read(server.deps, ada, sandbox_id=read.id, path="a")
+
+    await housekeeping._note_use(node)
+    await housekeeping._rest(node)
+
+    ended = await present(server, idle.id)
+    assert ended.status is SandboxStatus.STOPPED
+    assert ended.failure == "It was not used for 300 seconds."
+    for box in (busy, read, own):
+        row = await present(server, box.id)
+        assert row.status is SandboxStatus.RUNNING
+        assert row.last_active_at is not None
+        # Reading is use, and so is running.
+        assert (row.last_active_at > long_ago) == (box is not own)
+    await executions.cancel(server.deps, ada, execution_id=run.id)
+
+
+async def test_one_that_shall_be_paused_when_idle_goes_on_when_resumed(
+    server: Server, ada: Viewer
+) -> None:
+    node = await server.host.node()
+    box = await lifecycle.create(server.deps, ada, idle_timeout_s=60, on_expiry=SandboxExpiry.PAUSE)
+    long_ago = now() - timedelta(seconds=61)
+    await put(server, box.id, last_active_at=long_ago)
+    node.live[box.id].used_at = long_ago
+    await housekeeping._rest(node)
+    assert (await present(server, box.id)).status is SandboxStatus.PAUSED
+
+    await lifecycle.resume(server.deps, ada, sandbox_id=box.id)
+    await housekeeping._rest(node)
+    assert (await present(server, box.id)).status is SandboxStatus.RUNNING
+    changed = await changing.change(
+        server.deps, ada, sandbox_id=box.id, changes={"idle_timeout_s": None}
+    )
+    assert changed.idle_timeout_s is None
+    await put(server, box.id, last_active_at=long_ago)
+    node.live[box.id].used_at = long_ago
+    await housekeeping._rest(node)
+    assert (await present(server, box.id)).status is SandboxStatus.RUNNING
+
+
+async def test_one_whose_time_is_over_can_be_paused_and_extended(
+    server: Server, ada: Viewer
+) -> None:
+    node = await server.host.node()
+    box = await lifecycle.create(server.deps, ada, on_expiry=SandboxExpiry.PAUSE)
+    await files.write(server.deps, ada, sandbox_id=box.id, path="a", content="kept")
+    await put(server, box.id, expires_at=now() - timedelta(seconds=5))
+
+    await housekeeping._expire(node)
+    paused = await present(server, box.id)
+    assert (paused.status, paused.failure) == (SandboxStatus.PAUSED, None)
+    await housekeeping._expire(node)
+    assert (await present(server, box.id)).status is SandboxStatus.PAUSED
+    with pytest.raises(UserError, match="no time left; extend it first") as caught:
+        await lifecycle.resume(server.deps, ada, sandbox_id=box.id)
+    assert caught.value.code is UserErrorCode.CONFLICT
+
+    await lifecycle.extend(server.deps, ada, sandbox_id=box.id, seconds=600)
+    resumed = await lifecycle.resume(server.deps, ada, sandbox_id=box.id)
+    assert resumed.status is SandboxStatus.RUNNING
+    assert resumed.expires_at is not None
+    left_s = (resumed.expires_at - now()).total_seconds()
+    assert 0 < left_s <= 600
+    assert await files.read(server.deps, ada, sandbox_id=box.id, path="a") == b"kept"
+
+
+async def test_one_that_cannot_be_paused_ends_with_its_time(
+    server: Server, ada: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await server.host.node()
+
+    async def refuse(_: str) -> None:
+        raise PolicyUnsupportedError("Nothing here can be frozen.")
+
+    monkeypatch.setattr(node.driver, "pause", refuse)
+    box = await lifecycle.create(server.deps, ada, on_expiry=SandboxExpiry.PAUSE)
+    await put(server, box.id, expires_at=now() - timedelta(seconds=5))
+    await housekeeping._expire(node)
+    ended = await present(server, box.id)
+    assert (ended.status, ended.failure) == (
+        SandboxStatus.STOPPED,
+        "It reached the end of its time.",
+    )
+
+
+async def test_what_is_paused_for_too_long_ends(launch: Launch) -> None:
+    server = await launch(sandbox_pause_max_s=1000)
+    ada = await server.person("ada")
+    node = await server.host.node()
+    old, young = [await lifecycle.create(server.deps, ada) for _ in range(2)]
+    for box, seconds in ((old, 1001), (young, 900)):
+        await lifecycle.pause(server.deps, ada, sandbox_id=box.id)
+        await put(server, box.id, paused_at=now() - timedelta(seconds=seconds))
+    await housekeeping._expire(node)
+    ended = await present(server, old.id)
+    assert ended.status is SandboxStatus.STOPPED
+    assert ended.failure == "It was paused for longer than sandboxes may be."
+    assert (await present(server, young.id)).status is SandboxStatus.PAUSED
+    assert {info.sandbox_id for info in await node.driver.list({})} == {young.id}
+
+
+# Clearing away.
+
+
+async def removed(server: Server) -> list[tuple[str, str, str]]:
+    async with server.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(SandboxRemoval.kind, SandboxRemoval.name, SandboxRemoval.reason)
+        )
+        return [tuple(row) for row in found]
+
+
+@BOTH_DATABASES
+async def test_what_could_not_be_removed_is_removed_later_and_recorded(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await launch()
+    ada = await server.person("ada")
+    node = await server.host.node()
+    gone, kept = [await lifecycle.create(server.deps, ada) for _ in range(2)]
+    remove = node.driver.remove
+
+    async def refuse(_: str) -> None:
+        raise SandboxError("The engine does not answer.")
+
+    monkeypatch.setattr(node.driver, "remove", refuse)
+    await lifecycle.stop(server.deps, ada, sandbox_id=gone.id)
+    assert (await present(server, gone.id)).status is SandboxStatus.STOPPED
+    assert node.is_untidy
+    sweep = Sweep(node)
+    await sweep.look()
+    await sweep.look()
+    assert {info.sandbox_id for info in await node.driver.list({})} == {gone.id, kept.id}
+    assert node.is_untidy
+
+    monkeypatch.setattr(node.driver, "remove", remove)
+    await sweep.look()
+    assert {info.sandbox_id for info in await node.driver.list({})} == {kept.id}
+    assert not node.is_untidy
+    assert await removed(server) == [
+        ("container", gone.id, "No sandbox of this installation is in it.")
+    ]
+    await sweep.look()
+    assert len(await removed(server)) == 1
+
+
+async def test_one_look_alone_removes_nothing(server: Server) -> None:
+    node = await server.host.node()
+    await node.driver.create(SandboxSpec("sbx_stray", "host"))
+    sweep = Sweep(node)
+    await sweep.look()
+    assert {info.sandbox_id for info in await node.driver.list({})} == {"sbx_stray"}
+    assert node.is_untidy
+    await sweep.look()
+    assert await node.driver.list({}) == []
+
+
+async def test_an_engine_that_is_away_does_not_end_housekeeping(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await server.host.node()
+    asked = asyncio.Event()
+
+    async def away(_: Any) -> Any:
+        asked.set()
+        raise SandboxError("The engine does not answer.")
+
+    monkeypatch.setattr(node.driver, "list", away)
+    await Sweep(node).look()
+    assert asked.is_set()
+    assert await removed(server) == []
