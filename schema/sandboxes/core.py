@@ -76,9 +76,9 @@ described_enum(
 @strawberry.type(description="The writable directory of a sandbox.")
 class SandboxWorkspace(Node, row=tables.SandboxWorkspace):
     root_path: str = attr("Its path inside the sandbox.")
-    size_bytes: BigInt = attr("Bytes of the files written through the API.")
+    size_bytes: BigInt = attr("Bytes of its files, a moment ago.")
     created_at: datetime = attr("When it was made.")
-    modified_at: datetime = attr("When a file was last written or removed through the API.")
+    modified_at: datetime = attr("When a file was last written or removed.")
 
 
 @strawberry.type(description="The limits of a sandbox.")
@@ -132,8 +132,8 @@ class Sandbox(Node, row=tables.Sandbox):
     ports: list[SandboxPort] = field(sandboxes.ports, "Its ports that are reachable.")
     files: list[SandboxFile] | None = field(
         sandboxes.files,
-        "Files of a directory, by name: as they are while it runs, else those written through the "
-        "API. Null when there is no such directory, or the sandbox does not answer.",
+        "Files of a directory, by name: as they are while it runs, else as they were last, 10,000 "
+        "at most. Null when there is no such directory, or the sandbox does not answer.",
     )
     connections: Connection[SandboxNetworkAccess] = connection(
         sandbox_ports.connections,
