@@ -123,9 +123,14 @@ class Files:
         """Entries of a directory by name; FileError TOO_LARGE beyond 10,000."""
         return await self._entries(wire.LIST, path, PurePosixPath(path))
 
-    async def stat(self, path: str) -> FileInfo:
-        """One entry; symbolic links are followed while they stay inside."""
-        entries = await self._entries(wire.STAT, path, PurePosixPath(path).parent)
+    async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
+        """One entry; symbolic links are followed while they stay inside.
+
+        Without `follow` a link at the end of the path is described itself, wherever it leads.
+        """
+        entries = await self._entries(
+            wire.STAT, path, PurePosixPath(path).parent, b"" if follow else b"\1"
+        )
         if len(entries) != 1:
             raise self._client.distrust("not one entry")
         entry = entries[0]
@@ -214,10 +219,12 @@ class Files:
         async with self._client.ask(kind, body, path=path) as answers:
             await answers.finish()
 
-    async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> Entries:
+    async def _entries(
+        self, kind: int, path: str, parent: PurePosixPath, options: bytes = b""
+    ) -> Entries:
         data = bytearray()
         window = ENTRY_BYTES * (wire.MAX_ENTRIES if kind == wire.LIST else 1)
-        body = wire.pack(encode_path(path))
+        body = wire.pack(encode_path(path)) + options
         async with self._client.ask(kind, body, window=window, path=path) as answers:
             async for chunk in answers:
                 data += chunk

@@ -223,8 +223,9 @@ class Files:
         return batches
 
     def on_stat(self, op: int, body: bytes) -> None:
-        path, _ = unpack(body, 0)
-        folder, name = self.workspace.walk(path, True)
+        path, at = unpack(body, 0)
+        # A byte after the path asks for a link itself, wherever it leads.
+        folder, name = self.workspace.walk(path, not any(body[at:]))
         try:
             entry = self.workspace.entry(folder, name, name)
         finally:

@@ -159,13 +159,16 @@ def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
 async def remove(
     deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, is_recursive: bool = False
 ) -> Entry:
-    """Remove a file, or a directory (an empty one, unless `is_recursive`); gives what it was."""
+    """Remove a file, a link (not its target), or a directory (an empty one, unless `is_recursive`).
+
+    Gives what it was.
+    """
     viewer.require("sandboxes:write")
     wanted = inside(path)
     if wanted == ".":
         raise UserError(UserErrorCode.INVALID, "The workspace itself cannot be removed.", ("path",))
     host = await running(deps, viewer, sandbox_id)
-    (entry,) = await _entries(deps, host, "stat", wanted)
+    (entry,) = await _entries(deps, host, "stat", wanted, follow=False)
     await deps.sandboxes.ask(host, "remove", path=wanted, recursive=is_recursive)
     async with work(deps) as unit:
         if await unit.lock(Sandbox, host.id) is not None:
@@ -189,8 +192,9 @@ async def make_directory(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: s
 async def rename(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, new_path: str) -> Entry:
     """Give a file or directory another path, replacing a file that stands there.
 
-    Directories above the new path are made. Raises UserError as `write` does, NOT_FOUND when there
-    is nothing at `path`, CONFLICT when a directory that is not empty stands at `new_path`.
+    A link is renamed itself. Directories above the new path are made. Raises UserError as `write`
+    does, NOT_FOUND when there is nothing at `path`, CONFLICT when a directory that is not empty
+    stands at `new_path`.
     """
     viewer.require("sandboxes:write")
     source, target = inside(path), inside(new_path, name="new_path")
@@ -316,10 +320,10 @@ async def _make_directory(node: "Node", sandbox_id: str, request: Json) -> Json:
 async def _rename(node: "Node", sandbox_id: str, request: Json) -> Json:
     files = node.client(sandbox_id).files
     # Nothing is made for what is not there.
-    await files.stat(request["path"])
+    await files.stat(request["path"], follow=False)
     await make_folders(files, request["target"])
     await files.rename(request["path"], request["target"])
-    return {"entries": [_entry(await files.stat(request["target"]))]}
+    return {"entries": [_entry(await files.stat(request["target"], follow=False))]}
 
 
 @operation("read")
@@ -330,7 +334,8 @@ async def _read(node: "Node", sandbox_id: str, request: Json) -> Json:
 
 @operation("stat")
 async def _stat(node: "Node", sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.stat(request["path"])
+    files = node.client(sandbox_id).files
+    found = await files.stat(request["path"], follow=request.get("follow", True))
     return {"entries": [_entry(found)]}
 
 

@@ -102,6 +102,30 @@ async def test_removing_a_link_leaves_its_target(box: Box) -> None:
     assert await refusal(box.client.files.read("loop")) is FileErrorCode.DENIED
 
 
+async def test_links_that_lead_out_are_described_renamed_and_removed_themselves(box: Box) -> None:
+    files = box.client.files
+    await box.run("ln -s /etc/passwd out; ln -s nowhere none; ln -s / root; touch file")
+    for name, target in (("out", "/etc/passwd"), ("none", "nowhere"), ("root", "/")):
+        info = await files.stat(name, follow=False)
+        assert (info.is_symlink, info.is_directory, info.name) == (True, False, name)
+        await files.rename(name, f"{name}-2")
+        assert (await box.run(f"readlink {name}-2"))[1].decode() == f"{target}\n"
+        assert await refusal(files.stat(f"{name}-2")) in (
+            FileErrorCode.OUTSIDE,
+            FileErrorCode.NOT_FOUND,
+        )
+        # Over a link the link goes, not what it leads to.
+        await files.rename("file", f"{name}-2")
+        assert not (await files.stat(f"{name}-2", follow=False)).is_symlink
+        await files.rename(f"{name}-2", "file")
+        await box.run(f"ln -s {target} {name}")
+        await files.remove(name, recursive=True)
+        assert await refusal(files.stat(name, follow=False)) is FileErrorCode.NOT_FOUND
+    await box.run("ln -s / root")
+    # What is on the way to the name is never outside.
+    assert await refusal(files.stat("root/etc", follow=False)) is FileErrorCode.OUTSIDE
+
+
 async def test_a_raced_symlink_never_leads_out(box: Box) -> None:
     await box.run("mkdir inside outside; ln -s /etc sly; echo safe > inside/passwd")
     flip = "while :; do mv -T inside aside; mv -T sly inside; mv -T inside sly; mv -T aside inside"
