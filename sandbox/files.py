@@ -182,16 +182,22 @@ class Files:
         return watching.walk(self._client, encode_path(path), path)
 
     def pack(
-        self, path: str, style: ArchiveFormat, *, most: int = archives.MOST_BYTES
+        self,
+        path: str,
+        style: ArchiveFormat,
+        *,
+        most: int = archives.MOST_BYTES,
+        content: int | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """An archive of what is below a directory, or of one file, as it is made; consume it by
         `aclosing`.
 
         A slow reader makes it wait. Links stay links; sockets, pipes and devices are left out.
-        FileError TOO_LARGE beyond `most` bytes, PolicyUnsupportedError when the Python inside
+        FileError TOO_LARGE beyond `most` bytes, or for files of more than `content` bytes, which
+        counts holes: they are packed as zeros. PolicyUnsupportedError when the Python inside
         cannot compress.
         """
-        return archives.pack(self._client, encode_path(path), path, style, most)
+        return archives.pack(self._client, encode_path(path), path, style, most, content)
 
     async def unpack(
         self,

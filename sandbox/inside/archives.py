@@ -60,7 +60,7 @@ class Archives:
         agent.operations[UNPACK_OPEN] = self.on_unpack
 
     def on_pack(self, op: int, body: bytes) -> None:
-        _, most, credit = READ_HEAD.unpack_from(body)
+        content, most, credit = READ_HEAD.unpack_from(body)
         style = body[READ_HEAD.size]
         path, _ = unpack(body, READ_HEAD.size + 1)
         check_style(style)
@@ -71,11 +71,12 @@ class Archives:
             os.close(folder)
 
         def work(output: int, _: int) -> None:
-            self.pack(path, style, Packed(output, style, most))
+            self.pack(path, style, Packed(output, style, most), content)
 
         self.agent.fork_worker(op, work, credit)
 
-    def pack(self, path: bytes, style: int, packed: "Packed") -> None:
+    def pack(self, path: bytes, style: int, packed: "Packed", content: int) -> None:
+        """Pack files of at most `content` bytes, holes counted; 0: however many."""
         writer: Any = ZipWriter(packed.write) if style == ZIP else TarWriter(packed.write)
         folder, name = self.workspace.walk(path, True)
         info = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -83,10 +84,15 @@ class Archives:
         if stat.S_ISDIR(info.st_mode):
             found = tree(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder))
         links: dict[tuple[int, int], bytes] = {}
+        taken = 0
         for where, base, shown, entry in found:
             item = as_item(where, base, shown, entry, None if style == ZIP else links)
-            if item is not None:
-                writer.add(item)
+            if item is None:
+                continue
+            taken += item.size
+            if 0 < content < taken:
+                raise oversized(shown, content)
+            writer.add(item)
         writer.finish()
         packed.finish()
 
@@ -200,6 +206,15 @@ def tree(
             yield from tree(inner, above + name + b"/", depth + 1)
         finally:
             os.close(inner)
+
+
+def oversized(shown: bytes, content: int) -> Refused:
+    """Holes are packed as the zeros they read as: a file of few blocks may have no end in sight."""
+    return Refused(
+        "TOO_LARGE",
+        f"The files come to more than {content} bytes, holes in them counted; the last one looked "
+        "at is " + shown[:200].decode("utf-8", "replace"),
+    )
 
 
 def unreadable(shown: bytes) -> Refused:

@@ -496,6 +496,23 @@ async def test_packing_waits_for_its_reader_and_ends_with_it(box: Box) -> None:
     assert caught.value.code is FileErrorCode.TOO_LARGE
 
 
+@pytest.mark.parametrize("style", list(ArchiveFormat))
+async def test_a_file_of_holes_without_end_is_refused_at_once(
+    box: Box, style: ArchiveFormat
+) -> None:
+    await box.run("mkdir d; echo one >d/a; truncate -s 1000000 d/b; truncate -s 1T d/c")
+    with pytest.raises(FileError, match=r"holes in them counted.*is c") as caught:
+        await packed(box, "d", style, content=16 * MIB)
+    assert caught.value.code is FileErrorCode.TOO_LARGE
+    await box.run("rm d/c")
+    data = await packed(box, "d", style, content=16 * MIB)
+    assert content(data, style)["b"][1] == bytes(1_000_000)
+    with pytest.raises(FileError):
+        await packed(box, "d", style, content=1_000_000)
+    with pytest.raises(InvalidArgumentError):
+        await packed(box, "d", style, content=0)
+
+
 async def test_packing_what_cannot_be_packed_says_so(box: Box) -> None:
     await box.run("ln -s /etc out; mkdir -p a/secret; chmod 0 a/secret")
     for path, code in (("nothing", "NOT_FOUND"), ("out", "OUTSIDE"), ("../x", "OUTSIDE")):
