@@ -13,6 +13,7 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from app.sandbox_paths import REST, read_path
 from app.sandbox_ranges import is_met, read_range
 from app.sandbox_transfer import Handler, Places, Transfer, answer
 from resolvers.base import Context
@@ -42,9 +43,10 @@ class SandboxFiles:
         file = self._endpoint({"GET": _get_file, "HEAD": _get_file, "PUT": _put_file})
         archive = self._endpoint({"GET": _get_archive, "PUT": _put_archive})
         return [
-            Route("/sandboxes/{id}/files/{path:path}", file),
+            Route("/sandboxes/{id}/files", file),
+            Route(f"/sandboxes/{{id}}/files/{REST}", file),
             Route("/sandboxes/{id}/archive", archive),
-            Route("/sandboxes/{id}/archive/{path:path}", archive),
+            Route(f"/sandboxes/{{id}}/archive/{REST}", archive),
         ]
 
     def _endpoint(self, handlers: dict[str, Handler]) -> "_Endpoint":
@@ -181,8 +183,8 @@ def _style(transfer: Transfer) -> ArchiveFormat:
 
 
 def _names(transfer: Transfer) -> dict[str, Any]:
-    parameters = transfer.scope["path_params"]
-    return {"sandbox_id": parameters["id"], "path": parameters.get("path") or "."}
+    scope = transfer.scope
+    return {"sandbox_id": scope["path_params"]["id"], "path": read_path(scope)}
 
 
 __all__ = ["SandboxFiles"]

@@ -337,6 +337,62 @@ async def test_what_cannot_be_done_says_why(site: Site) -> None:
     assert await status("GET", ".", "archive") == (409, "CONFLICT")
 
 
+async def test_names_that_break_lines_are_names(site: Site) -> None:
+    for name in ("new%0aline", "%0a", "a%0d%0ab/c%0a", "tab%09%7f"):
+        assert (await site.ask("PUT", name, content=name.encode())).status_code == 201
+        assert (await site.ask("GET", name)).content == name.encode()
+        head = await site.ask("HEAD", name)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(name)))
+    packed = await site.ask("GET", "a%0d%0ab", "archive")
+    with tarfile.open(fileobj=io.BytesIO(packed.content)) as archive:
+        assert archive.getnames() == ["c\n"]
+    assert sorted(await site.names()) == ["\n", "a\r\nb", "new\nline", "tab\t\x7f"]
+
+
+@pytest.mark.parametrize("name", ["%ff", "%fe", "a/%c3%28", "%ed%a0%80", "%c0%ae%c0%ae/x"])
+async def test_names_that_are_no_text_are_refused(site: Site, name: str) -> None:
+    asked = [("GET", "files"), ("HEAD", "files"), ("PUT", "files")]
+    for method, kind in [*asked, ("GET", "archive"), ("PUT", "archive")]:
+        found = await site.ask(method, name, kind, content=b"1" if method == "PUT" else None)
+        assert found.status_code == 400
+        if method != "HEAD":
+            assert found.json()["error"]["code"] == "INVALID"
+            assert "UTF-8" in found.json()["error"]["message"]
+    assert await site.names() == []
+    # The character that stands for what cannot be read is one like any other.
+    assert (await site.ask("PUT", "%ef%bf%bd", content=b"1")).status_code == 201
+    assert await site.names() == ["\ufffd"]
+
+
+async def test_nothing_leads_where_the_host_header_says(site: Site) -> None:
+    box = f"/sandboxes/{site.box}"
+    evil = {"host": "evil.example"}
+    async with httpx.AsyncClient(timeout=60) as client:
+        for path, status, code in (
+            (f"{box}/files", 401, "UNAUTHENTICATED"),
+            (f"{box}/files/", 401, "UNAUTHENTICATED"),
+            (f"{box}/archive/", 401, "UNAUTHENTICATED"),
+            (f"{box}/ports", 404, "NOT_FOUND"),
+            (f"{box}/ports/80/a%0ab", 401, "UNAUTHENTICATED"),
+            (f"{box}/", 404, "NOT_FOUND"),
+            ("/healthz/", 404, "NOT_FOUND"),
+            ("/graphql/", 404, "NOT_FOUND"),
+            ("/nothing%0a", 404, "NOT_FOUND"),
+        ):
+            found = await client.get(f"{site.origin}{path}", headers=evil)
+            assert (found.status_code, found.json()["error"]["code"]) == (status, code), path
+            assert "location" not in found.headers
+            assert "evil" not in str(found.headers) + found.text
+        found = await client.get(f"{site.origin}{box}/files", headers={**evil, **site.token})
+        assert (found.status_code, found.json()["error"]["code"]) == (400, "INVALID")
+        assert "directory" in found.json()["error"]["message"]
+        found = await client.post(f"{site.origin}/healthz")
+        assert (found.status_code, found.json()["error"]["code"]) == (405, "BAD_REQUEST")
+        assert "GET" in found.headers["allow"]
+        found = await client.get(f"{site.origin}{box}/ports/80", headers=evil)
+        assert found.headers["location"] == f"{box}/ports/80/"
+
+
 async def test_too_much_is_refused_whoever_still_sends(site: Site) -> None:
     for content in (bytes(61 * MIB), in_pieces(bytes(61 * MIB), MIB)):
         found = await site.ask("PUT", "f", content=content)
@@ -492,6 +548,26 @@ async def test_what_cannot_be_packed_to_its_end_is_broken_off(site: Site) -> Non
     found = await site.ask("GET", "b", "archive")
     assert (found.status_code, found.json()["error"]["code"]) == (400, "INVALID")
     assert "may not be read: z" in found.json()["error"]["message"]
+
+
+async def test_what_is_broken_off_is_no_error_of_the_server(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, kind in (("file", "files"), (".", "archive")):
+        await site.ask("PUT", "file", content=bytes(16 * MIB))
+        async with (
+            httpx.AsyncClient(timeout=60) as client,
+            client.stream("GET", site.url(path, kind), headers=site.token) as found,
+        ):
+            chunks = found.aiter_raw(65_536)
+            await anext(chunks)
+            await lifecycle.delete(site.deps, site.ada.viewer, sandbox_id=site.box)
+            with pytest.raises(httpx.TransportError):
+                async for _ in chunks:
+                    pass
+        site.box = (await lifecycle.create(site.deps, site.ada.viewer, resources=SMALL)).id
+    errors = [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert [record.getMessage() for record in errors] == []
 
 
 async def test_a_download_ends_with_the_sign_in(site: Site) -> None:
