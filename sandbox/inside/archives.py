@@ -210,11 +210,9 @@ def tree(
 
 def oversized(shown: bytes, content: int) -> Refused:
     """Holes are packed as the zeros they read as: a file of few blocks may have no end in sight."""
-    return Refused(
-        "TOO_LARGE",
-        f"The files come to more than {content} bytes, holes in them counted; the last one looked "
-        "at is " + shown[:200].decode("utf-8", "replace"),
-    )
+    name = shown[:200].decode("utf-8", "replace")
+    why = f"The files as far as {name} come to more than {content} bytes, holes in them counted."
+    return Refused("TOO_LARGE", why)
 
 
 def unreadable(shown: bytes) -> Refused:
