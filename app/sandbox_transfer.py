@@ -34,6 +34,7 @@ from services.errors import (
     UserErrors,
 )
 from services.events.calls import TaskSet
+from services.sandboxes import conditions
 from services.sandboxes.transfers import TransferError
 
 log = logging.getLogger("noosphere.server")
@@ -351,6 +352,8 @@ async def _refuse(transfer: Transfer, error: UserError) -> None:
     status = _STATUS[error.code]
     if isinstance(error, TransferError) and error.reason in _REASONS:
         status = _REASONS[error.reason]
+    elif error.code is UserErrorCode.CONFLICT and error.path == conditions.PATH:
+        status = 412
     elif error.code is UserErrorCode.LIMIT and error.path == ("path",):
         status = 400
     retry = {"retry-after": "1"} if status in (429, 503) else None

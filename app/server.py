@@ -220,8 +220,10 @@ def create_app(settings: Settings) -> Application:
                 allow_headers=[
                     "Authorization",
                     "Content-Type",
+                    "If-Match",
                     "If-None-Match",
                     "If-Range",
+                    "If-Unmodified-Since",
                     "Last-Event-ID",
                     "Range",
                     "X-GraphQL-Preflight",
