@@ -444,6 +444,8 @@ class Unpacking:
 
     def add_symlink(self, item: Item, name: bytes, depth: int) -> None:
         self.count(len(item.target))
+        if not item.target or b"\0" in item.target:
+            raise damaged("a link in it leads to no name.")
         if not self.keeps:
             check_target(item, depth)
         os.symlink(item.target, name, dir_fd=self.folder)
@@ -490,8 +492,7 @@ def check_target(item: Item, depth: int) -> None:
     ups = 0
     while ups < len(parts) and parts[ups] == b"..":
         ups += 1
-    is_absolute = item.target.startswith(b"/") or b"\0" in item.target or not item.target
-    if is_absolute or ups > depth or b".." in parts[ups:]:
+    if item.target.startswith(b"/") or ups > depth or b".." in parts[ups:]:
         raise Refused("OUTSIDE", "A link of the archive leads out of its folder: " + shown(item))
 
 

@@ -266,7 +266,11 @@ async def unpack(
 ) -> Unpacked:
     """Unpack an archive into a directory, which is made if it is not there.
 
-    All of it or nothing is: see `sandbox.files.Files.unpack`. Raises as `upload` does.
+    All of it or nothing is: see `sandbox.files.Files.unpack`. Symbolic links are kept as they
+    are, wherever they lead, as programs inside may make them too: what is packed here comes back
+    the same. Nothing is ever unpacked through a link, of the archive or one that was there, and
+    no file is read or written later through one that leads out of the workspace. Raises as
+    `upload` does.
     """
     viewer.require("sandboxes:write")
     wanted = files.inside(path)
@@ -290,7 +294,7 @@ async def _unpack(node: "Node", sandbox_id: str, request: Json) -> Inflow:
 
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
         style = ArchiveFormat(request["style"])
-        made = await inside.unpack(request["path"], chunks, style, limits)
+        made = await inside.unpack(request["path"], chunks, style, limits, keep_links=True)
         return {"bytes": made.bytes, "entries": made.entries}
 
     return Inflow(consume)
