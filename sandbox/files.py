@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandbox.client import SandboxClient
 
 READ_LIMIT_BYTES = 64 * 1024 * 1024
+LIST_LIMIT = wire.MAX_ENTRIES
 WINDOW_BYTES = 1024 * 1024
 NAME_BYTES = 255  # The longest name that Linux knows.
 ENTRY_BYTES = wire.ENTRY.size + 4 + NAME_BYTES
@@ -119,9 +120,18 @@ class Files:
             await answers.finish()
         return size
 
-    async def list(self, path: str = ".") -> Entries:
-        """Entries of a directory by name; FileError TOO_LARGE beyond 10,000."""
-        return await self._entries(wire.LIST, path, PurePosixPath(path))
+    async def list(
+        self, path: str = ".", *, first: int | None = None, after: str | None = None
+    ) -> Entries:
+        """Entries of a directory by name; FileError TOO_LARGE beyond 10,000.
+
+        Asked for the `first` ones (10,000 at most) `after` a name, it may have any number.
+        """
+        options = b""
+        if first is not None or after is not None:
+            most = LIST_LIMIT if first is None else max(0, min(first, LIST_LIMIT))
+            options = wire.LIST_PAGE.pack(most) + wire.pack(encode_path(after) if after else b"")
+        return await self._entries(wire.LIST, path, PurePosixPath(path), options)
 
     async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
         """One entry; symbolic links are followed while they stay inside.

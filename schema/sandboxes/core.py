@@ -133,7 +133,8 @@ class Sandbox(Node, row=tables.Sandbox):
     files: list[SandboxFile] | None = field(
         sandboxes.files,
         "Files of a directory, by name: as they are while it runs, else as they were last, 10,000 "
-        "at most. Null when there is no such directory, or the sandbox does not answer.",
+        "at most; of more, ask for pages. Null when there is no such directory, or the sandbox "
+        "does not answer.",
     )
     connections: Connection[SandboxNetworkAccess] = connection(
         sandbox_ports.connections,

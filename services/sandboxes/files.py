@@ -16,7 +16,7 @@ from sqlalchemy import select
 from models.base import now, row_columns, rows_of
 from models.sandboxes import Sandbox, SandboxFile
 from sandbox.base import WORKSPACE
-from sandbox.files import FileInfo, Files
+from sandbox.files import LIST_LIMIT, FileInfo, Files
 from services import access
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
@@ -138,7 +138,10 @@ async def note(deps: Deps, entry: Entry) -> None:
 
 def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
     too_large = UserError(
-        UserErrorCode.LIMIT, f"A file may have at most {most:,} bytes.", ("content",)
+        UserErrorCode.LIMIT,
+        f"A file may have at most {most:,} bytes here; PUT larger ones to "
+        "/sandboxes/{id}/files/{path}.",
+        ("content",),
     )
     if len(content) > most * 2:
         raise too_large
@@ -236,14 +239,53 @@ async def stat(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str) -> Ent
     return entry
 
 
-async def listing(deps: Deps, host: Sandbox, path: str) -> list[Entry]:
-    """Give the entries of a directory of a running sandbox whose row the viewer was shown."""
-    return await _entries(deps, host, "list", inside(path))
+async def listing(
+    deps: Deps, host: Sandbox, path: str, *, first: int | None = None, after: str | None = None
+) -> list[Entry]:
+    """Give the entries of a directory of a running sandbox whose row the viewer was shown.
 
-
-async def indexed(deps: Deps, hosts: Sequence[Sandbox], path: str) -> dict[str, list[Entry]]:
-    """Give what is known of a directory of sandboxes that do not run, in one statement."""
+    By name: the `first` ones that come `after` a name. Raises UserError as `inside` does,
+    NOT_FOUND, and LIMIT for more than 10,000 of which no page was asked for.
+    """
     wanted = inside(path)
+    check_page(first)
+    after = None if after is None else after.encode("utf-8", "replace").decode()
+    try:
+        return await _entries(deps, host, "list", wanted, first=first, after=after)
+    except UserError as error:
+        if error.code is not UserErrorCode.LIMIT:
+            raise
+        raise UserError(
+            error.code,
+            f"{error.message} Ask for them in pages, by `first` and `after`.",
+            error.path,
+        ) from error
+
+
+def check_page(first: int | None) -> None:
+    """Refuse a page that cannot be. Raises UserError INVALID."""
+    if first is not None and not 1 <= first <= LIST_LIMIT:
+        raise UserError(
+            UserErrorCode.INVALID,
+            f"`first` must be between 1 and {LIST_LIMIT:,}; {first:,} is not.",
+            ("first",),
+        )
+
+
+async def indexed(
+    deps: Deps,
+    hosts: Sequence[Sandbox],
+    path: str,
+    *,
+    first: int | None = None,
+    after: str | None = None,
+) -> dict[str, list[Entry]]:
+    """Give what is known of a directory of sandboxes that do not run, in one statement.
+
+    `first` and `after` are as those of `listing`.
+    """
+    wanted = inside(path)
+    check_page(first)
     prefix = "" if wanted == "." else f"{wanted}/"
     found: dict[str, dict[str, Entry]] = {host.id: {} for host in hosts}
     async with deps.db.reading() as connection:
@@ -270,7 +312,13 @@ async def indexed(deps: Deps, hosts: Sequence[Sandbox], path: str) -> dict[str, 
                     row.modified_at,
                     row.content_hash,
                 )
-    return {sandbox_id: list(known.values()) for sandbox_id, known in found.items()}
+    return {
+        sandbox_id: sorted(
+            (entry for entry in known.values() if entry.name > (after or "")),
+            key=lambda entry: entry.name,
+        )[:first]
+        for sandbox_id, known in found.items()
+    }
 
 
 async def _entries(
@@ -341,7 +389,9 @@ async def _stat(node: "Node", sandbox_id: str, request: Json) -> Json:
 
 @operation("list")
 async def _list(node: "Node", sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.list(request["path"])
+    found = await node.client(sandbox_id).files.list(
+        request["path"], first=request["first"], after=request["after"]
+    )
     return {"entries": [_entry(info) for info in found]}
 
 

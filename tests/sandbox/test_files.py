@@ -61,6 +61,27 @@ async def test_directories_are_made_moved_and_removed(box: Box) -> None:
     assert [e.name for e in await files.list("/workspace")] == ["two"]
 
 
+async def test_directories_are_listed_in_pages(box: Box) -> None:
+    files = box.client.files
+    # More of them are listed by a worker; names need not be UTF-8.
+    for count in (3, 300):
+        made = f"for n in range({count}): open(b'\\xfe%04d' % n, 'w').close()\n"
+        await box.python(made + "open('a', 'w').close(); open('é', 'w').close()")
+        whole = [entry.name for entry in await files.list()]
+        assert len(whole) == count + 2
+        for size in (1, 2, count + 1, 20_000):
+            seen: list[str] = []
+            while page := await files.list(first=size, after=seen[-1] if seen else None):
+                assert len(page) <= size
+                seen += [entry.name for entry in page]
+                if count == 300 and size < 3 and len(seen) >= 5:
+                    break
+            assert seen == whole[: len(seen)]
+            assert len(seen) >= 5
+        assert await files.list(after=whole[-1]) == []
+        assert await files.list(first=0) == []
+
+
 async def test_mistakes_have_names(box: Box) -> None:
     files = box.client.files
     await files.write("file", b"12345678")

@@ -272,6 +272,43 @@ async def test_errors_name_the_argument_at_fault(engine: Engine, server: Server)
         assert answer["errors"] == [{"code": "NOT_FOUND", "path": ["id"]}]
 
 
+LISTED = """query ($id: ID!, $path: String = ".", $first: Int, $after: String) {
+  sandbox(id: $id) { files(path: $path, first: $first, after: $after) { name path } } }"""
+
+
+async def test_a_directory_of_any_size_is_listed_in_pages(
+    engine: Engine, server: Server, ada: Viewer
+) -> None:
+    box = await lifecycle.create(server.deps, ada)
+    await ran(server.deps, ada, box.id, "mkdir many; cd many; seq -f %05.0f 20000 | xargs touch")
+    context = Context(server.deps, ada)
+    whole = {"id": box.id, "path": "many"}
+    for given, code in (({}, "LIMIT"), ({"first": 0}, "BAD_USER_INPUT"), ({"first": 20_000}, None)):
+        result = await engine.execute(prepared(engine, LISTED, whole | given), context)
+        (error,) = result.errors or ()
+        assert error["extensions"]["code"] == (code or "BAD_USER_INPUT")
+        assert "`first`" in error["message"]
+        assert "10,000" in error["message"]
+    seen: list[str] = []
+    while True:
+        more = {"first": 8000, "after": seen[-1] if seen else None}
+        found = (await ask(engine, server, ada, LISTED, **whole, **more))["sandbox"]["files"]
+        if not found:
+            break
+        assert found[0]["path"] == f"many/{found[0]['name']}"
+        seen += [file["name"] for file in found]
+    assert seen == [f"{number:05}" for number in range(1, 20_001)]
+    for name in ("b", "a", "c/d"):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=f"few/{name}", content="")
+    for _ in ("running", "stopped"):
+        few = {"id": box.id, "path": "few", "after": "a"}
+        page = await ask(engine, server, ada, LISTED, **few, first=1)
+        assert page["sandbox"]["files"] == [{"name": "b", "path": "few/b"}]
+        page = await ask(engine, server, ada, LISTED, **few)
+        assert [file["name"] for file in page["sandbox"]["files"]] == ["b", "c"]
+        await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+
+
 async def test_refused_changes_name_the_argument_at_fault(launch: Launch, engine: Engine) -> None:
     server = await launch(sandbox_network_allowed=True)
     ada = await server.person("ada")
