@@ -700,6 +700,45 @@ async def test_a_person_has_only_so_many_transfers(site: Site) -> None:
     assert len((await site.ask("GET", "file")).content) == 16 * MIB
 
 
+async def test_a_mutation_says_what_it_carries_and_where_more_goes(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, sandbox_driver="bubblewrap", file_max_bytes=1000)
+    assert settings.max_body_bytes == 2 * MIB
+    write = (
+        "mutation($input: SandboxFileWriteInput!)"
+        " { sandboxFileWrite(input: $input) { file { sizeBytes } errors { code message path } } }"
+    )
+    async with listening(settings) as (deps, port), httpx.AsyncClient(timeout=60) as client:
+        api = Api(deps)
+        ada = await api.person("ada")
+        box = await lifecycle.create(deps, ada.viewer, resources=SMALL)
+        site = Site(deps, port, api, ada, box.id)
+
+        async def send(size: int) -> httpx.Response:
+            given = {"sandboxId": box.id, "path": "f", "content": "x" * size}
+            body = {"query": write, "variables": {"input": given}}
+            return await client.post(f"{site.origin}/graphql", json=body, headers=site.token)
+
+        kept = (await send(1000)).json()["data"]["sandboxFileWrite"]
+        assert kept == {"file": {"sizeBytes": 1000}, "errors": []}
+        larger = (await send(1001)).json()["data"]["sandboxFileWrite"]
+        assert larger["file"] is None
+        assert larger["errors"][0]["code"] == "LIMIT"
+        assert "1,000 bytes" in larger["errors"][0]["message"]
+        much = await send(3 * MIB)
+        assert much.status_code == 413
+        told = [larger["errors"][0]["message"], much.json()["errors"][0]["message"]]
+        assert "2,097,152 bytes" in told[1]
+        asked = '{ __type(name: "SandboxFileWriteInput") { inputFields { name description } } }'
+        fields = (await api.run(asked, ada))["inputFields"]
+        told += [field["description"] for field in fields if field["name"] == "content"]
+        assert "2 MiB" in told[2]
+        for words in told:
+            # What all of them name is the way that takes it.
+            assert "PUT" in words
+            assert "/sandboxes/{id}/files/{path}" in words
+        assert (await site.ask("PUT", "f", content=b"x" * (3 * MIB))).status_code == 200
+
+
 @pytest.mark.redis
 async def test_either_node_serves_the_sandboxes_of_the_other(
     tmp_path: Path, redis_url: str
