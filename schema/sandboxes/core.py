@@ -97,7 +97,9 @@ class SandboxResources(Node, row=tables.SandboxResources):
 class Sandbox(Node, row=tables.Sandbox):
     status: SandboxStatus = attr("Where it stands in its life.")
     driver: str = attr("What runs it: `bubblewrap` or `docker`.")
-    failure: str | None = attr("Why it failed, or ended without being asked to.")
+    failure: str | None = attr(
+        "Why it failed, or ended without being asked to, and why its workspace was not kept."
+    )
     created_at: datetime = attr("When it was asked for.")
     started_at: datetime | None = attr("When it was ready.")
     last_active_at: datetime | None = attr("When it was last used.")
@@ -110,7 +112,8 @@ class Sandbox(Node, row=tables.Sandbox):
     )
     on_expiry: SandboxExpiry = attr("What becomes of it when its time is over.")
     is_persistent: bool = attr(
-        "Whether its workspace is kept when it is stopped, so that `sandboxStart` lets it go on."
+        "Whether its workspace is kept when it is stopped, so that `sandboxStart` lets it go on. "
+        "What was last kept stays until something newer is."
     )
     user: Annotated["User", strawberry.lazy("schema.accounts")] | None = field(
         sandboxes.user, "Whose it is."
@@ -357,10 +360,12 @@ class SandboxesMutation:
     sandbox_resume = mutation(SandboxResumePayload, "Let a paused sandbox go on.")(_resume)
     sandbox_stop = mutation(
         SandboxStopPayload,
-        "End a sandbox and all that runs in it; its files are gone, unless it is persistent.",
+        "End a sandbox and all that runs in it; its files are gone, unless it is persistent. It "
+        "ends even if they cannot be kept; `failure` says so then.",
     )(_stop)
     sandbox_start = mutation(
-        SandboxStartPayload, "Let a stopped sandbox that was persistent go on with its files."
+        SandboxStartPayload,
+        "Let a persistent sandbox that has ended go on with its files as they were last kept.",
     )(_start)
     sandbox_delete = mutation(
         SandboxDeletePayload, "Take a sandbox out of your lists, ending it if it lives."
