@@ -223,8 +223,9 @@ class Files:
         Files replace files; folders are merged. Nothing changes unless all of it can be unpacked:
         no entry leads out of the target, nor is anything unpacked through a link; symbolic links
         that lead out are refused, or with `keep_links` made as they are. There are no devices; bits
-        beyond 0o777 are dropped. FileError TOO_LARGE beyond the limits, OUTSIDE, EXISTS, NO_SPACE; InvalidArgumentError for what is no such archive;
-        PolicyUnsupportedError when the Python inside cannot compress.
+        beyond 0o777 are dropped. FileError TOO_LARGE beyond the limits, OUTSIDE, EXISTS, NO_SPACE;
+        InvalidArgumentError for what is no such archive; PolicyUnsupportedError when the Python
+        inside cannot compress.
         """
         path = encode_path(target)
         return await archives.unpack(
