@@ -228,7 +228,9 @@ class Settings(BaseSettings):
         2, ge=1, le=16, description="Sandboxes made for the pool at once."
     )
     sandbox_usage_interval: float = Field(
-        5.0, ge=0.1, description="Seconds between two samples of what a sandbox uses."
+        5.0,
+        ge=0.1,
+        description="Seconds between two samples of a sandbox's use; 12 times that if none looks.",
     )
     sandbox_usage_retention: int = Field(
         7 * 86400, ge=60, description="Seconds samples of use are kept."

@@ -285,7 +285,8 @@ class GraphQLHTTP:
 
     def _too_large(self) -> BadRequestError:
         return BadRequestError(
-            f"The body is larger than {self._max_body_bytes} bytes, which is the limit.",
+            f"The body is larger than {self._max_body_bytes:,} bytes, which is the limit. Files of "
+            "sandboxes may have any size: PUT /sandboxes/{id}/files/{path}.",
             status=413,
             code="LIMIT",
         )

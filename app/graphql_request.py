@@ -1,5 +1,6 @@
 """What HTTP and WebSocket requests have in common: parameters, ids, origins."""
 
+import asyncio
 import re
 import uuid
 from collections.abc import Collection
@@ -11,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_GONE_S = 5.0
 
 
 class BadRequestError(Exception):
@@ -121,9 +123,29 @@ def is_origin_trusted(origin: str, host: str | None, allowed: Collection[str]) -
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
 
 
-def abort(receive: Receive) -> None:
-    """Drop a connection without flushing. ASGI has no word for that, uvicorn's protocols do."""
+def abort(receive: Receive) -> bool:
+    """Drop a connection without flushing, if the server can. ASGI has no word for that.
+
+    Uvicorn's protocols can.
+    """
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
     drop = getattr(transport, "abort", None)
-    if drop is not None:
-        drop()
+    if drop is None:
+        return False
+    drop()
+    return True
+
+
+async def break_off(receive: Receive) -> None:
+    """Drop a connection, and wait until the server knows that it is gone.
+
+    To a server that does not, an answer without an end is a mistake of the application's.
+    """
+    if not abort(receive):
+        return
+    try:
+        async with asyncio.timeout(_GONE_S):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        return

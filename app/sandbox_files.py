@@ -13,13 +13,15 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from app.sandbox_ranges import is_met, read_range
+from app.sandbox_paths import REST, read_path
+from app.sandbox_ranges import is_met, read_condition, read_range
 from app.sandbox_transfer import Handler, Places, Transfer, answer
 from resolvers.base import Context
 from sandbox.archives import ArchiveFormat
 from services.base import Deps
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import transfers
+from services.sandboxes.conditions import version
 from services.sandboxes.files import Entry
 
 _TYPES = {
@@ -42,9 +44,10 @@ class SandboxFiles:
         file = self._endpoint({"GET": _get_file, "HEAD": _get_file, "PUT": _put_file})
         archive = self._endpoint({"GET": _get_archive, "PUT": _put_archive})
         return [
-            Route("/sandboxes/{id}/files/{path:path}", file),
+            Route("/sandboxes/{id}/files", file),
+            Route(f"/sandboxes/{{id}}/files/{REST}", file),
             Route("/sandboxes/{id}/archive", archive),
-            Route("/sandboxes/{id}/archive/{path:path}", archive),
+            Route(f"/sandboxes/{{id}}/archive/{REST}", archive),
         ]
 
     def _endpoint(self, handlers: dict[str, Handler]) -> "_Endpoint":
@@ -83,6 +86,7 @@ async def _get_file(transfer: Transfer, context: Context) -> None:
     deps, viewer, names = context.deps, context.viewer, _names(transfer)
     if transfer.method == "HEAD":
         entry = await transfers.look(deps, viewer, **names)
+        _require(transfer, entry)
         headers = {**_described(entry), "content-length": str(entry.size_bytes)}
         status = 304 if is_met(transfer.headers, _tag(entry)) is False else 200
         await transfer.empty(status, headers)
@@ -90,6 +94,7 @@ async def _get_file(transfer: Transfer, context: Context) -> None:
     part = read_range(transfer.headers)
     async with transfers.download(deps, viewer, part=part, **names) as found:
         entry, span, headers = found.entry, found.span, _described(found.entry)
+        _require(transfer, entry)
         if is_met(transfer.headers, _tag(entry)) is False:
             await transfer.empty(304, headers)
         elif span is None:
@@ -107,10 +112,18 @@ async def _get_file(transfer: Transfer, context: Context) -> None:
             await transfer.send_all(status, headers, found.chunks, length=span.length)
 
 
+def _require(transfer: Transfer, entry: Entry) -> None:
+    """Raise UserError CONFLICT unless the file is the one that is asked for."""
+    condition = read_condition(transfer.headers, is_write=False)
+    if condition is not None:
+        condition.require((entry.size_bytes, entry.modified_at))
+
+
 async def _put_file(transfer: Transfer, context: Context) -> None:
+    condition = read_condition(transfer.headers, is_write=True)
     chunks = transfer.body(context.deps.options.sandbox_upload_max_bytes or None)
     entry, is_new = await transfers.upload(
-        context.deps, context.viewer, chunks=chunks, **_names(transfer)
+        context.deps, context.viewer, chunks=chunks, condition=condition, **_names(transfer)
     )
     told = {
         "path": entry.path,
@@ -124,7 +137,7 @@ async def _put_file(transfer: Transfer, context: Context) -> None:
 
 
 def _tag(entry: Entry) -> str:
-    return f'"{transfers.version(entry.size_bytes, entry.modified_at)}"'
+    return f'"{version(entry.size_bytes, entry.modified_at)}"'
 
 
 def _described(entry: Entry) -> dict[str, str]:
@@ -161,6 +174,12 @@ async def _get_archive(transfer: Transfer, context: Context) -> None:
 
 async def _put_archive(transfer: Transfer, context: Context) -> None:
     style = _style(transfer)
+    if read_condition(transfer.headers, is_write=True) is not None:
+        raise UserError(
+            UserErrorCode.INVALID,
+            "Directories have no versions: archives are unpacked without conditions.",
+            ("version",),
+        )
     made = await transfers.unpack(
         context.deps, context.viewer, style=style, chunks=transfer.body(None), **_names(transfer)
     )
@@ -181,8 +200,8 @@ def _style(transfer: Transfer) -> ArchiveFormat:
 
 
 def _names(transfer: Transfer) -> dict[str, Any]:
-    parameters = transfer.scope["path_params"]
-    return {"sandbox_id": parameters["id"], "path": parameters.get("path") or "."}
+    scope = transfer.scope
+    return {"sandbox_id": scope["path_params"]["id"], "path": read_path(scope)}
 
 
 __all__ = ["SandboxFiles"]

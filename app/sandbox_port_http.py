@@ -7,7 +7,7 @@ from typing import Any
 import httptools
 from starlette.types import Receive, Scope, Send
 
-from app.graphql_request import abort
+from app.graphql_request import break_off
 from app.sandbox_port_headers import Place, inward, outward
 from services.errors import UserError
 from services.sandboxes.relay import Pipe
@@ -102,7 +102,7 @@ class Exchange:
 
     async def drop(self) -> None:
         """Break off an answer that has begun, so that nobody takes it for whole."""
-        abort(self._receive)
+        await break_off(self._receive)
 
     # Inward.
 

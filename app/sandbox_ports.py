@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app import auth
 from app.graphql_request import client_host
+from app.sandbox_paths import REST
 from app.sandbox_port_headers import Place
 from app.sandbox_port_http import Exchange, GoneError, UpstreamError
 from app.sandbox_port_socket import SocketExchange
@@ -57,7 +58,7 @@ class SandboxPorts:
 
     def routes(self) -> list[BaseRoute]:
         """Give the routes."""
-        paths = ("/sandboxes/{id}/ports/{port}", "/sandboxes/{id}/ports/{port}/{rest:path}")
+        paths = ("/sandboxes/{id}/ports/{port}", f"/sandboxes/{{id}}/ports/{{port}}/{REST}")
         return [Route(path, self) for path in paths] + [
             WebSocketRoute(path, self) for path in paths
         ]

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import auth
-from app.graphql_request import abort, request_id, request_info
+from app.graphql_request import break_off, request_id, request_info
 from resolvers.base import Context
 from sandbox.errors import FileErrorCode
 from services.base import Deps
@@ -34,6 +34,7 @@ from services.errors import (
     UserErrors,
 )
 from services.events.calls import TaskSet
+from services.sandboxes import conditions
 from services.sandboxes.transfers import TransferError
 
 log = logging.getLogger("noosphere.server")
@@ -169,7 +170,7 @@ class Transfer:
     ) -> None:
         """Answer with an error, or break the answer off if it has begun."""
         if self.is_started:
-            self.drop()
+            await self.drop()
             return
         told = dict(headers or {})
         if status == 401:
@@ -232,9 +233,9 @@ class Transfer:
             raise ClientGoneError
         await self._send({"type": "http.response.body", "body": b""})
 
-    def drop(self) -> None:
+    async def drop(self) -> None:
         """Break the connection off."""
-        abort(self._receive)
+        await break_off(self._receive)
 
 
 def _check_size(size: int, most: int | None) -> None:
@@ -286,7 +287,7 @@ async def answer(
         with places.place(context.viewer.id):
             await _within_sign_in(transfer, context, handler)
     except ClientGoneError:
-        transfer.drop()
+        await transfer.drop()
     except BadTransferError as error:
         await transfer.refuse(error.status, error.code, error.message)
     except RequestError as error:
@@ -351,6 +352,8 @@ async def _refuse(transfer: Transfer, error: UserError) -> None:
     status = _STATUS[error.code]
     if isinstance(error, TransferError) and error.reason in _REASONS:
         status = _REASONS[error.reason]
+    elif error.code is UserErrorCode.CONFLICT and error.path == conditions.PATH:
+        status = 412
     elif error.code is UserErrorCode.LIMIT and error.path == ("path",):
         status = 400
     retry = {"retry-after": "1"} if status in (429, 503) else None

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -176,6 +177,18 @@ async def _probe(name: str, probe: Callable[[], Awaitable[object]]) -> dict[str,
     return {"status": "up", "detail": detail} if isinstance(detail, str) else {"status": "up"}
 
 
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Answer what no route takes."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        code, message = "NOT_FOUND", "There is nothing at that path."
+    else:
+        code, message = "BAD_REQUEST", f"{request.method} is not taken there."
+    body = {"error": {"code": code, "message": message}}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
 class Application(Starlette):
     """The routes of one process, with a short way to the sockets.
 
@@ -207,8 +220,10 @@ def create_app(settings: Settings) -> Application:
                 allow_headers=[
                     "Authorization",
                     "Content-Type",
+                    "If-Match",
                     "If-None-Match",
                     "If-Range",
+                    "If-Unmodified-Since",
                     "Last-Event-ID",
                     "Range",
                     "X-GraphQL-Preflight",
@@ -227,7 +242,14 @@ def create_app(settings: Settings) -> Application:
                 max_age=86400,
             )
         )
-    app = Application(routes=server.routes(), middleware=middleware, lifespan=server.lifespan)
+    app = Application(
+        routes=server.routes(),
+        middleware=middleware,
+        lifespan=server.lifespan,
+        exception_handlers={HTTPException: _refuse},
+    )
+    # It would lead wherever the Host header of a request says.
+    app.router.redirect_slashes = False
     app.state.server = server
     app.sockets = server.sockets
     return app

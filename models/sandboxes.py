@@ -125,7 +125,7 @@ class Sandbox(Record):
 class SandboxWorkspace(Record):
     """The writable directory of a sandbox; `root_path` is the path inside.
 
-    `snapshot_id` is where its content lies while a persistent sandbox is stopped.
+    `snapshot_id` is where its content lies as it was when a persistent sandbox was last stopped.
     """
 
     __tablename__ = "sandbox_workspaces"
@@ -283,7 +283,7 @@ class SandboxSnapshot(Record):
     """The content of a workspace at some time: an archive of `size_bytes` on the server's disk.
 
     `path` is relative to the directory of snapshots. One with `is_automatic` was taken when a
-    persistent sandbox stopped, and goes when it starts again.
+    persistent sandbox stopped, and goes when a newer one is.
     """
 
     __tablename__ = "sandbox_snapshots"

@@ -204,27 +204,45 @@ async def files(
     path: Annotated[
         str, strawberry.argument(description="A directory, relative to the workspace.")
     ] = ".",
+    first: Annotated[
+        int | None,
+        strawberry.argument(
+            description="At most so many, up to 10,000; a directory of more is given in pages only."
+        ),
+    ] = None,
+    after: Annotated[
+        str | None, strawberry.argument(description="The name of the last one you have.")
+    ] = None,
 ) -> list[list[Entry] | None]:
-    """Files of sandboxes: told by those that run, else as last written; None for no directory."""
+    """Files of sandboxes: told by those that run, else as last written; None for no directory.
+
+    Raises RequestError BAD_USER_INPUT, and LIMIT for a directory that is given in pages only.
+    """
     deps = info.context.deps
     try:
         service.inside(path)
+        service.check_page(first)
     except UserError as error:
         raise RequestError("BAD_USER_INPUT", error.message) from error
     still = [s for s in sandboxes if s.status is not SandboxStatus.RUNNING]
-    indexed = await service.indexed(deps, still, path) if still else {}
+    indexed = await service.indexed(deps, still, path, first=first, after=after) if still else {}
+    too_many: list[UserError] = []
 
     async def tell(sandbox: Sandbox) -> list[Entry] | None:
         if sandbox.id in indexed:
             return indexed[sandbox.id]
         try:
-            return await service.listing(deps, sandbox, path)
-        except UserError:
+            return await service.listing(deps, sandbox, path, first=first, after=after)
+        except UserError as error:
+            if error.code is UserErrorCode.LIMIT:
+                too_many.append(error)
             # No such directory, or the sandbox ended since its row was read.
             return None
 
     async with asyncio.TaskGroup() as group:
         told = [group.create_task(tell(sandbox)) for sandbox in sandboxes]
+    if too_many:
+        raise RequestError("LIMIT", too_many[0].message)
     return [task.result() for task in told]
 
 

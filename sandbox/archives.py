@@ -66,12 +66,20 @@ def require_zlib(client: "SandboxClient", style: ArchiveFormat) -> int:
 
 
 async def pack(
-    client: "SandboxClient", path: bytes, shown: str, style: ArchiveFormat, most: int
+    client: "SandboxClient",
+    path: bytes,
+    shown: str,
+    style: ArchiveFormat,
+    most: int,
+    content: int | None,
 ) -> AsyncGenerator[bytes, None]:
     """The bytes of an archive; see `Files.pack`."""
     if not 0 <= most <= MOST_BYTES:
         raise InvalidArgumentError("most is out of range.")
-    head = wire.READ_HEAD.pack(0, most, WINDOW_BYTES) + bytes((require_zlib(client, style),))
+    if content is not None and not 0 < content <= MOST_BYTES:
+        raise InvalidArgumentError("content is out of range.")
+    head = wire.READ_HEAD.pack(content or 0, most, WINDOW_BYTES)
+    head += bytes((require_zlib(client, style),))
     asking = client.ask(
         wire.PACK,
         head + wire.pack(path),

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from sandbox.base import HEADROOM_BYTES, Limits, ResourceUsage, SandboxState
 from sandbox.bubblewrap_box import Box, resized
-from sandbox.errors import ConflictError, InvalidArgumentError
+from sandbox.errors import ConflictError, InvalidArgumentError, SandboxError
 from sandbox.filesystems import use_of
 from sandbox.spawning import Spawner
 
@@ -23,14 +25,41 @@ async def change(box: Box, limits: Limits, spawner: Spawner) -> None:
     try:
         await _change(box, limits, spawner)
     except OSError as error:
-        raise ConflictError(
-            "The kernel refused the limits; more than that is in use.",
-            state=box.state,
-            engine=str(error),
-        ) from error
+        raise _refused(box, limits, error) from error
     box.handle = replace(box.handle, limits=limits)
     if box.uid is not None:
         box.tmp_bytes = limits.tmp_bytes
+
+
+def _refused(box: Box, limits: Limits, error: OSError) -> SandboxError:
+    """Why the kernel refused new limits: mostly because they leave no room for what is in use."""
+    if error.errno == errno.ESRCH:
+        return ConflictError("The sandbox has ended.", state=SandboxState.STOPPED)
+    if error.errno not in (errno.EINVAL, errno.EBUSY):
+        what = os.strerror(error.errno or errno.EIO)
+        return ConflictError(f"The kernel refused the limits: {what}.", state=box.state)
+    place = box.workspace() if box.disk == "memory" else None
+    used = (0, 0)
+    if place is not None:
+        with contextlib.suppress(OSError):
+            used = use_of(place)
+    for count, most, what in (
+        (used[0], limits.disk_bytes, "bytes"),
+        (used[1], limits.inodes, "files and directories"),
+    ):
+        if count > most:
+            return ConflictError(
+                f"The workspace holds {count:,} {what}; with these limits it would hold at most"
+                f" {most:,}. Remove files, or ask for more.",
+                state=box.state,
+                limit="disk_bytes",
+            )
+    return ConflictError(
+        f"Programs and files, such as those in /tmp, use more than {limits.memory_bytes:,} bytes of"
+        " memory leave room for. End programs or remove files, or ask for more.",
+        state=box.state,
+        limit="memory_bytes",
+    )
 
 
 async def _change(box: Box, limits: Limits, spawner: Spawner) -> None:

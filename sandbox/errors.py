@@ -34,11 +34,17 @@ class InvalidArgumentError(SandboxError):
 
 
 class ConflictError(SandboxError):
-    """The sandbox is in a state that does not allow this; `state` names it."""
+    """The sandbox is in a state that does not allow this; `state` names it.
 
-    def __init__(self, message: str, *, state: str, engine: str = "") -> None:
+    `limit` is the field of `Limits` that could not be changed because of it.
+    """
+
+    def __init__(
+        self, message: str, *, state: str, limit: str | None = None, engine: str = ""
+    ) -> None:
         super().__init__(message, engine=engine)
         self.state = state
+        self.limit = limit
 
 
 class Resource(StrEnum):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandbox.client import SandboxClient
 
 READ_LIMIT_BYTES = 64 * 1024 * 1024
+LIST_LIMIT = wire.MAX_ENTRIES
 WINDOW_BYTES = 1024 * 1024
 NAME_BYTES = 255  # The longest name that Linux knows.
 ENTRY_BYTES = wire.ENTRY.size + 4 + NAME_BYTES
@@ -119,13 +120,27 @@ class Files:
             await answers.finish()
         return size
 
-    async def list(self, path: str = ".") -> Entries:
-        """Entries of a directory by name; FileError TOO_LARGE beyond 10,000."""
-        return await self._entries(wire.LIST, path, PurePosixPath(path))
+    async def list(
+        self, path: str = ".", *, first: int | None = None, after: str | None = None
+    ) -> Entries:
+        """Entries of a directory by name; FileError TOO_LARGE beyond 10,000.
 
-    async def stat(self, path: str) -> FileInfo:
-        """One entry; symbolic links are followed while they stay inside."""
-        entries = await self._entries(wire.STAT, path, PurePosixPath(path).parent)
+        Asked for the `first` ones (10,000 at most) `after` a name, it may have any number.
+        """
+        options = b""
+        if first is not None or after is not None:
+            most = LIST_LIMIT if first is None else max(0, min(first, LIST_LIMIT))
+            options = wire.LIST_PAGE.pack(most) + wire.pack(encode_path(after) if after else b"")
+        return await self._entries(wire.LIST, path, PurePosixPath(path), options)
+
+    async def stat(self, path: str, *, follow: bool = True) -> FileInfo:
+        """One entry; symbolic links are followed while they stay inside.
+
+        Without `follow` a link at the end of the path is described itself, wherever it leads.
+        """
+        entries = await self._entries(
+            wire.STAT, path, PurePosixPath(path).parent, b"" if follow else b"\1"
+        )
         if len(entries) != 1:
             raise self._client.distrust("not one entry")
         entry = entries[0]
@@ -177,16 +192,22 @@ class Files:
         return watching.walk(self._client, encode_path(path), path)
 
     def pack(
-        self, path: str, style: ArchiveFormat, *, most: int = archives.MOST_BYTES
+        self,
+        path: str,
+        style: ArchiveFormat,
+        *,
+        most: int = archives.MOST_BYTES,
+        content: int | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """An archive of what is below a directory, or of one file, as it is made; consume it by
         `aclosing`.
 
         A slow reader makes it wait. Links stay links; sockets, pipes and devices are left out.
-        FileError TOO_LARGE beyond `most` bytes, PolicyUnsupportedError when the Python inside
+        FileError TOO_LARGE beyond `most` bytes, or for files of more than `content` bytes, which
+        counts holes: they are packed as zeros. PolicyUnsupportedError when the Python inside
         cannot compress.
         """
-        return archives.pack(self._client, encode_path(path), path, style, most)
+        return archives.pack(self._client, encode_path(path), path, style, most, content)
 
     async def unpack(
         self,
@@ -200,10 +221,11 @@ class Files:
         """Unpack an archive into a directory, which is made if it is not there.
 
         Files replace files; folders are merged. Nothing changes unless all of it can be unpacked:
-        no entry leads out of the target, nor does a link (unless `keep_links`, for archives of our
-        own); there are no devices; bits beyond 0o777 are dropped. FileError TOO_LARGE beyond the
-        limits, OUTSIDE, EXISTS, NO_SPACE; InvalidArgumentError for what is no such archive;
-        PolicyUnsupportedError when the Python inside cannot compress.
+        no entry leads out of the target, nor is anything unpacked through a link; symbolic links
+        that lead out are refused, or with `keep_links` made as they are. There are no devices; bits
+        beyond 0o777 are dropped. FileError TOO_LARGE beyond the limits, OUTSIDE, EXISTS, NO_SPACE;
+        InvalidArgumentError for what is no such archive; PolicyUnsupportedError when the Python
+        inside cannot compress.
         """
         path = encode_path(target)
         return await archives.unpack(
@@ -214,10 +236,12 @@ class Files:
         async with self._client.ask(kind, body, path=path) as answers:
             await answers.finish()
 
-    async def _entries(self, kind: int, path: str, parent: PurePosixPath) -> Entries:
+    async def _entries(
+        self, kind: int, path: str, parent: PurePosixPath, options: bytes = b""
+    ) -> Entries:
         data = bytearray()
         window = ENTRY_BYTES * (wire.MAX_ENTRIES if kind == wire.LIST else 1)
-        body = wire.pack(encode_path(path))
+        body = wire.pack(encode_path(path)) + options
         async with self._client.ask(kind, body, window=window, path=path) as answers:
             async for chunk in answers:
                 data += chunk

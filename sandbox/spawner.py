@@ -106,7 +106,7 @@ def remount(request: dict[str, Any]) -> None:
             signal.set_wakeup_fd(-1)
             resize(request)
         except OSError as error:
-            os.write(write, json.dumps([error.errno or errno.EIO, str(error)]).encode())
+            os.write(write, json.dumps([error.errno or errno.EIO, error.strerror]).encode())
         except BaseException as error:  # noqa: BLE001 - the child must end here.
             os.write(write, json.dumps([errno.EIO, repr(error)]).encode())
         os._exit(0)
@@ -243,7 +243,7 @@ def main() -> None:
                 else:
                     answer = {"id": request["id"], "pid": spawn(request, fds)}
             except OSError as error:
-                answer = {"id": request["id"], "error": str(error), "errno": error.errno}
+                answer = {"id": request["id"], "error": error.strerror, "errno": error.errno}
             control.sendall(json.dumps(answer).encode())
             for each in fds:
                 os.close(each)

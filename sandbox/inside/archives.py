@@ -60,7 +60,7 @@ class Archives:
         agent.operations[UNPACK_OPEN] = self.on_unpack
 
     def on_pack(self, op: int, body: bytes) -> None:
-        _, most, credit = READ_HEAD.unpack_from(body)
+        content, most, credit = READ_HEAD.unpack_from(body)
         style = body[READ_HEAD.size]
         path, _ = unpack(body, READ_HEAD.size + 1)
         check_style(style)
@@ -71,11 +71,12 @@ class Archives:
             os.close(folder)
 
         def work(output: int, _: int) -> None:
-            self.pack(path, style, Packed(output, style, most))
+            self.pack(path, style, Packed(output, style, most), content)
 
         self.agent.fork_worker(op, work, credit)
 
-    def pack(self, path: bytes, style: int, packed: "Packed") -> None:
+    def pack(self, path: bytes, style: int, packed: "Packed", content: int) -> None:
+        """Pack files of at most `content` bytes, holes counted; 0: however many."""
         writer: Any = ZipWriter(packed.write) if style == ZIP else TarWriter(packed.write)
         folder, name = self.workspace.walk(path, True)
         info = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -83,10 +84,15 @@ class Archives:
         if stat.S_ISDIR(info.st_mode):
             found = tree(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder))
         links: dict[tuple[int, int], bytes] = {}
+        taken = 0
         for where, base, shown, entry in found:
             item = as_item(where, base, shown, entry, None if style == ZIP else links)
-            if item is not None:
-                writer.add(item)
+            if item is None:
+                continue
+            taken += item.size
+            if 0 < content < taken:
+                raise oversized(shown, content)
+            writer.add(item)
         writer.finish()
         packed.finish()
 
@@ -200,6 +206,13 @@ def tree(
             yield from tree(inner, above + name + b"/", depth + 1)
         finally:
             os.close(inner)
+
+
+def oversized(shown: bytes, content: int) -> Refused:
+    """Holes are packed as the zeros they read as: a file of few blocks may have no end in sight."""
+    name = shown[:200].decode("utf-8", "replace")
+    why = f"The files as far as {name} come to more than {content} bytes, holes in them counted."
+    return Refused("TOO_LARGE", why)
 
 
 def unreadable(shown: bytes) -> Refused:
@@ -431,6 +444,8 @@ class Unpacking:
 
     def add_symlink(self, item: Item, name: bytes, depth: int) -> None:
         self.count(len(item.target))
+        if not item.target or b"\0" in item.target:
+            raise damaged("a link in it leads to no name.")
         if not self.keeps:
             check_target(item, depth)
         os.symlink(item.target, name, dir_fd=self.folder)
@@ -477,8 +492,7 @@ def check_target(item: Item, depth: int) -> None:
     ups = 0
     while ups < len(parts) and parts[ups] == b"..":
         ups += 1
-    is_absolute = item.target.startswith(b"/") or b"\0" in item.target or not item.target
-    if is_absolute or ups > depth or b".." in parts[ups:]:
+    if item.target.startswith(b"/") or ups > depth or b".." in parts[ups:]:
         raise Refused("OUTSIDE", "A link of the archive leads out of its folder: " + shown(item))
 
 

@@ -31,6 +31,7 @@ class Execution:
         self.streams: dict[int, int] = {}
         self.counts = [0, 0]
         self.truncated = False
+        self.killed = False  # The client asked for its SIGKILL; a program may send its own.
         self.reason = EXITED
         self.status: int | None = None
         self.usage = (0, 0)

@@ -119,6 +119,7 @@ class Executions:
                 os.killpg(execution.main, body[0])
             except ProcessLookupError:
                 return
+            execution.killed = execution.killed or body[0] == signal.SIGKILL
 
     def on_resize(self, op: int, body: bytes) -> None:
         rows, columns = SIZE.unpack(body)
@@ -328,7 +329,7 @@ class Executions:
         if status is None:
             number = int(signal.SIGKILL)
         reason = execution.reason
-        if reason == EXITED and number == signal.SIGKILL:
+        if reason == EXITED and number == signal.SIGKILL and execution.killed:
             reason = KILLED
         if reason in (EXITED, KILLED) and self.oom_kills() > execution.oom_before:
             alone = not self.running

@@ -12,6 +12,7 @@ from sandbox.inside.wire import (
     DATA,
     DONE,
     LIST,
+    LIST_PAGE,
     MAKE_DIR,
     MAX_ENTRIES,
     MEASURE,
@@ -189,14 +190,19 @@ class Files:
     # Directories.
 
     def on_list(self, op: int, body: bytes) -> None:
-        path, _ = unpack(body, 0)
+        path, at = unpack(body, 0)
+        most, after = MAX_ENTRIES, b""
+        is_page = at < len(body)
+        if is_page:
+            most = min(LIST_PAGE.unpack_from(body, at)[0], MAX_ENTRIES)
+            after, _ = unpack(body, at + LIST_PAGE.size)
         fd = self.workspace.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             names = os.listdir(fd)
-            if len(names) > MAX_ENTRIES:
-                raise Refused("TOO_LARGE", "The directory has more than 10000 entries.")
+            if len(names) > MAX_ENTRIES and not is_page:
+                raise Refused("TOO_LARGE", "The directory has more than 10,000 entries.")
             if len(names) <= FEW_ENTRIES:
-                for batch in self.entries(fd, names):
+                for batch in self.entries(fd, page(names, after, most)):
                     self.agent.send(DATA, op, batch)
                 self.agent.send(DONE, op)
                 return
@@ -205,15 +211,17 @@ class Files:
 
         def work(output: int, _: int) -> None:
             inner = self.workspace.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            for batch in self.entries(inner, os.listdir(inner)[:MAX_ENTRIES]):
+            for batch in self.entries(inner, page(os.listdir(inner), after, most)):
                 write_all(output, batch)
 
         self.agent.fork_worker(op, work, WHOLE_LIST)
 
-    def entries(self, folder: int, names: list[str]) -> list[bytes]:
-        """Entries by name, packed into pieces that each fit a frame; at least one piece."""
+    def entries(self, folder: int, names: list[bytes]) -> list[bytes]:
+        """Entries in the order of the names, packed into pieces that each fit a frame; one at
+        least.
+        """
         batches = [b""]
-        for name in sorted(map(os.fsencode, names)):
+        for name in names:
             try:
                 batches[-1] += self.workspace.entry(folder, name, name)
             except FileNotFoundError:
@@ -223,8 +231,9 @@ class Files:
         return batches
 
     def on_stat(self, op: int, body: bytes) -> None:
-        path, _ = unpack(body, 0)
-        folder, name = self.workspace.walk(path, True)
+        path, at = unpack(body, 0)
+        # A byte after the path asks for a link itself, wherever it leads.
+        folder, name = self.workspace.walk(path, not any(body[at:]))
         try:
             entry = self.workspace.entry(folder, name, name)
         finally:
@@ -312,6 +321,13 @@ class Files:
         used = (found.f_blocks - found.f_bfree) * found.f_frsize
         self.agent.send(DATA, op, USED.pack(used, max(0, found.f_files - found.f_ffree)))
         self.agent.send(DONE, op)
+
+
+def page(names: list[str], after: bytes, most: int) -> list[bytes]:
+    """The first names after one, in the order of what is shown of them: that is valid UTF-8."""
+    known = sorted((raw.decode("utf-8", "replace"), raw) for raw in map(os.fsencode, names))
+    last = after.decode("utf-8", "replace")
+    return [raw for shown, raw in known if shown > last][:most]
 
 
 PARTS.append(Files)

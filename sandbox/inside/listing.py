@@ -1,6 +1,7 @@
 """The processes inside, listed and signalled one by one."""
 
 import os
+import signal
 import time
 
 from sandbox.inside.core import PARTS, Agent
@@ -87,6 +88,9 @@ class Listing:
             os.kill(pid, number)
         except ProcessLookupError:
             raise Refused("NOT_FOUND", "There is no such process.") from None
+        for execution in self.executions.running.values():
+            if execution.main == pid and number == signal.SIGKILL:
+                execution.killed = True
         self.agent.send(DONE, op)
 
 

@@ -53,6 +53,7 @@ MAX_COMMAND_LINE = 4096
 MAX_PROCESSES = 8192  # Of one listing.
 KILL_BODY = struct.Struct(">IB")  # pid, signal
 READ_HEAD = struct.Struct(">QQI")  # offset, limit, credit
+LIST_PAGE = struct.Struct(">I")  # most entries; behind the path, then the name they come after
 ENTRY = struct.Struct(">BQdI")  # is directory, size, modification time, mode
 USED = struct.Struct(">QQ")  # bytes, inodes
 WATCH_HEAD = struct.Struct(">BI")  # recursive, credit

@@ -76,9 +76,9 @@ described_enum(
 @strawberry.type(description="The writable directory of a sandbox.")
 class SandboxWorkspace(Node, row=tables.SandboxWorkspace):
     root_path: str = attr("Its path inside the sandbox.")
-    size_bytes: BigInt = attr("Bytes of the files written through the API.")
+    size_bytes: BigInt = attr("Bytes of its files, a moment ago.")
     created_at: datetime = attr("When it was made.")
-    modified_at: datetime = attr("When a file was last written or removed through the API.")
+    modified_at: datetime = attr("When a file was last written or removed.")
 
 
 @strawberry.type(description="The limits of a sandbox.")
@@ -97,7 +97,9 @@ class SandboxResources(Node, row=tables.SandboxResources):
 class Sandbox(Node, row=tables.Sandbox):
     status: SandboxStatus = attr("Where it stands in its life.")
     driver: str = attr("What runs it: `bubblewrap` or `docker`.")
-    failure: str | None = attr("Why it failed, or ended without being asked to.")
+    failure: str | None = attr(
+        "Why it failed, or ended without being asked to, and why its workspace was not kept."
+    )
     created_at: datetime = attr("When it was asked for.")
     started_at: datetime | None = attr("When it was ready.")
     last_active_at: datetime | None = attr("When it was last used.")
@@ -110,7 +112,8 @@ class Sandbox(Node, row=tables.Sandbox):
     )
     on_expiry: SandboxExpiry = attr("What becomes of it when its time is over.")
     is_persistent: bool = attr(
-        "Whether its workspace is kept when it is stopped, so that `sandboxStart` lets it go on."
+        "Whether its workspace is kept when it is stopped, so that `sandboxStart` lets it go on. "
+        "What was last kept stays until something newer is."
     )
     user: Annotated["User", strawberry.lazy("schema.accounts")] | None = field(
         sandboxes.user, "Whose it is."
@@ -132,8 +135,9 @@ class Sandbox(Node, row=tables.Sandbox):
     ports: list[SandboxPort] = field(sandboxes.ports, "Its ports that are reachable.")
     files: list[SandboxFile] | None = field(
         sandboxes.files,
-        "Files of a directory, by name: as they are while it runs, else those written through the "
-        "API. Null when there is no such directory, or the sandbox does not answer.",
+        "Files of a directory, by name: as they are while it runs, else as they were last, 10,000 "
+        "at most; of more, ask for pages. Null when there is no such directory, or the sandbox "
+        "does not answer.",
     )
     connections: Connection[SandboxNetworkAccess] = connection(
         sandbox_ports.connections,
@@ -356,10 +360,12 @@ class SandboxesMutation:
     sandbox_resume = mutation(SandboxResumePayload, "Let a paused sandbox go on.")(_resume)
     sandbox_stop = mutation(
         SandboxStopPayload,
-        "End a sandbox and all that runs in it; its files are gone, unless it is persistent.",
+        "End a sandbox and all that runs in it; its files are gone, unless it is persistent. It "
+        "ends even if they cannot be kept; `failure` says so then.",
     )(_stop)
     sandbox_start = mutation(
-        SandboxStartPayload, "Let a stopped sandbox that was persistent go on with its files."
+        SandboxStartPayload,
+        "Let a persistent sandbox that has ended go on with its files as they were last kept.",
     )(_start)
     sandbox_delete = mutation(
         SandboxDeletePayload, "Take a sandbox out of your lists, ending it if it lives."

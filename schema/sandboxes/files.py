@@ -57,7 +57,11 @@ class SandboxFilesQuery:
 class SandboxFileWriteInput:
     sandbox_id: strawberry.ID = attr("Where.")
     path: str = attr("Its path, relative to the workspace, at most 255 characters.")
-    content: str = attr("Its content, at most 10 MiB.")
+    content: str = attr(
+        "Its content. The file may have 10 MiB (NOOSPHERE_FILE_MAX_BYTES), and the body that "
+        "carries it, base64 and all, 2 MiB (NOOSPHERE_MAX_BODY_BYTES), unless the operator says "
+        "otherwise. Larger files go up by HTTP: PUT /sandboxes/{id}/files/{path}."
+    )
     encoding: FileEncoding = strawberry.field(
         default=FileEncoding.UTF8, description="How the content stands in the text."
     )

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from models.base import now, row_columns, rows_of
 from models.sandboxes import Sandbox, SandboxFile
 from sandbox.base import WORKSPACE
-from sandbox.files import FileInfo, Files
+from sandbox.files import LIST_LIMIT, FileInfo, Files
 from services import access
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
@@ -138,7 +138,10 @@ async def note(deps: Deps, entry: Entry) -> None:
 
 def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
     too_large = UserError(
-        UserErrorCode.LIMIT, f"A file may have at most {most:,} bytes.", ("content",)
+        UserErrorCode.LIMIT,
+        f"A file may have at most {most:,} bytes here; PUT larger ones to "
+        "/sandboxes/{id}/files/{path}.",
+        ("content",),
     )
     if len(content) > most * 2:
         raise too_large
@@ -159,13 +162,16 @@ def _bytes(content: str, encoding: FileEncoding, most: int) -> bytes:
 async def remove(
     deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, is_recursive: bool = False
 ) -> Entry:
-    """Remove a file, or a directory (an empty one, unless `is_recursive`); gives what it was."""
+    """Remove a file, a link (not its target), or a directory (an empty one, unless `is_recursive`).
+
+    Gives what it was.
+    """
     viewer.require("sandboxes:write")
     wanted = inside(path)
     if wanted == ".":
         raise UserError(UserErrorCode.INVALID, "The workspace itself cannot be removed.", ("path",))
     host = await running(deps, viewer, sandbox_id)
-    (entry,) = await _entries(deps, host, "stat", wanted)
+    (entry,) = await _entries(deps, host, "stat", wanted, follow=False)
     await deps.sandboxes.ask(host, "remove", path=wanted, recursive=is_recursive)
     async with work(deps) as unit:
         if await unit.lock(Sandbox, host.id) is not None:
@@ -189,8 +195,9 @@ async def make_directory(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: s
 async def rename(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, new_path: str) -> Entry:
     """Give a file or directory another path, replacing a file that stands there.
 
-    Directories above the new path are made. Raises UserError as `write` does, NOT_FOUND when there
-    is nothing at `path`, CONFLICT when a directory that is not empty stands at `new_path`.
+    A link is renamed itself. Directories above the new path are made. Raises UserError as `write`
+    does, NOT_FOUND when there is nothing at `path`, CONFLICT when a directory that is not empty
+    stands at `new_path`.
     """
     viewer.require("sandboxes:write")
     source, target = inside(path), inside(new_path, name="new_path")
@@ -232,14 +239,53 @@ async def stat(deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str) -> Ent
     return entry
 
 
-async def listing(deps: Deps, host: Sandbox, path: str) -> list[Entry]:
-    """Give the entries of a directory of a running sandbox whose row the viewer was shown."""
-    return await _entries(deps, host, "list", inside(path))
+async def listing(
+    deps: Deps, host: Sandbox, path: str, *, first: int | None = None, after: str | None = None
+) -> list[Entry]:
+    """Give the entries of a directory of a running sandbox whose row the viewer was shown.
 
-
-async def indexed(deps: Deps, hosts: Sequence[Sandbox], path: str) -> dict[str, list[Entry]]:
-    """Give what is known of a directory of sandboxes that do not run, in one statement."""
+    By name: the `first` ones that come `after` a name. Raises UserError as `inside` does,
+    NOT_FOUND, and LIMIT for more than 10,000 of which no page was asked for.
+    """
     wanted = inside(path)
+    check_page(first)
+    after = None if after is None else after.encode("utf-8", "replace").decode()
+    try:
+        return await _entries(deps, host, "list", wanted, first=first, after=after)
+    except UserError as error:
+        if error.code is not UserErrorCode.LIMIT:
+            raise
+        raise UserError(
+            error.code,
+            f"{error.message} Ask for them in pages, by `first` and `after`.",
+            error.path,
+        ) from error
+
+
+def check_page(first: int | None) -> None:
+    """Refuse a page that cannot be. Raises UserError INVALID."""
+    if first is not None and not 1 <= first <= LIST_LIMIT:
+        raise UserError(
+            UserErrorCode.INVALID,
+            f"`first` must be between 1 and {LIST_LIMIT:,}; {first:,} is not.",
+            ("first",),
+        )
+
+
+async def indexed(
+    deps: Deps,
+    hosts: Sequence[Sandbox],
+    path: str,
+    *,
+    first: int | None = None,
+    after: str | None = None,
+) -> dict[str, list[Entry]]:
+    """Give what is known of a directory of sandboxes that do not run, in one statement.
+
+    `first` and `after` are as those of `listing`.
+    """
+    wanted = inside(path)
+    check_page(first)
     prefix = "" if wanted == "." else f"{wanted}/"
     found: dict[str, dict[str, Entry]] = {host.id: {} for host in hosts}
     async with deps.db.reading() as connection:
@@ -266,7 +312,13 @@ async def indexed(deps: Deps, hosts: Sequence[Sandbox], path: str) -> dict[str, 
                     row.modified_at,
                     row.content_hash,
                 )
-    return {sandbox_id: list(known.values()) for sandbox_id, known in found.items()}
+    return {
+        sandbox_id: sorted(
+            (entry for entry in known.values() if entry.name > (after or "")),
+            key=lambda entry: entry.name,
+        )[:first]
+        for sandbox_id, known in found.items()
+    }
 
 
 async def _entries(
@@ -316,10 +368,10 @@ async def _make_directory(node: "Node", sandbox_id: str, request: Json) -> Json:
 async def _rename(node: "Node", sandbox_id: str, request: Json) -> Json:
     files = node.client(sandbox_id).files
     # Nothing is made for what is not there.
-    await files.stat(request["path"])
+    await files.stat(request["path"], follow=False)
     await make_folders(files, request["target"])
     await files.rename(request["path"], request["target"])
-    return {"entries": [_entry(await files.stat(request["target"]))]}
+    return {"entries": [_entry(await files.stat(request["target"], follow=False))]}
 
 
 @operation("read")
@@ -330,13 +382,16 @@ async def _read(node: "Node", sandbox_id: str, request: Json) -> Json:
 
 @operation("stat")
 async def _stat(node: "Node", sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.stat(request["path"])
+    files = node.client(sandbox_id).files
+    found = await files.stat(request["path"], follow=request.get("follow", True))
     return {"entries": [_entry(found)]}
 
 
 @operation("list")
 async def _list(node: "Node", sandbox_id: str, request: Json) -> Json:
-    found = await node.client(sandbox_id).files.list(request["path"])
+    found = await node.client(sandbox_id).files.list(
+        request["path"], first=request["first"], after=request["after"]
+    )
     return {"entries": [_entry(info) for info in found]}
 
 

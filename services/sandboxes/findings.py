@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from services.base import Deps, work
 from services.changes import ChangeKind
 from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
-from services.sandboxes import removals
+from services.sandboxes import conditions, removals
 from services.sandboxes.removals import Kind
 from services.sandboxes.scanning import Intake, Scanner, Verdict, scanner
 
@@ -39,21 +39,28 @@ async def write(
     path: str,
     chunks: AsyncIterator[bytes],
     mode: int = 0o644,
+    *,
+    allow: Callable[[], Awaitable[None]] | None = None,
 ) -> Verdict:
     """Write a file of a live sandbox, if a scan lets it: nothing appears before.
 
-    Raises what `Files.write_stream` and `chunks` raise; UserError INVALID, naming the rule, for
-    what is harmful, which then is in quarantine; UserError UNAVAILABLE as `Scanner.find` does.
+    Once all of it has come, `allow` may raise what keeps it from being written; nobody else writes
+    that file between then and the end. Raises what `Files.write_stream` and `chunks` raise;
+    UserError INVALID, naming the rule, for what is harmful, which then is in quarantine; UserError
+    UNAVAILABLE as `Scanner.find` does.
     """
     files = node.client(sandbox_id).files
-    async with scanner(node.deps).intake() as intake:
+    async with scanner(node.deps).intake() as intake, AsyncExitStack() as held:
         judged: list[Verdict] = []
 
         async def passing() -> AsyncGenerator[bytes, None]:
             async for chunk in chunks:
                 await intake.add(chunk)
                 yield chunk
-            # What is raised here, before the end is told inside, leaves all as it was.
+            # What is raised from here on, before the end is told inside, leaves all as it was.
+            await held.enter_async_context(conditions.alone(sandbox_id, path))
+            if allow is not None:
+                await allow()
             judged.append(await intake.judge())
             if judged[0].is_infected:
                 await note(node.deps, sandbox_id, path, intake, judged[0])

@@ -242,6 +242,17 @@ class SandboxHost:
             raise found[0] if len(found) == 1 else UserErrors(found)
         return dict(answer["result"])
 
+    def tell(self, sandbox: Sandbox, operation: str, **arguments: Any) -> None:
+        """Let the node that hosts the sandbox do something, and wait for no answer."""
+
+        async def telling() -> None:
+            try:
+                await self.ask(sandbox, operation, **arguments)
+            except (UserError, UserErrors, CallError, BusUnavailableError) as error:
+                log.info("%s was not heard: %s", operation, error, extra={"id": sandbox.id})
+
+        self._tasks.start(telling(), name=f"tell {operation}")
+
     async def _answer(self, request: Json) -> Json:
         try:
             node = await self.node()

@@ -18,8 +18,9 @@ from sandbox.client import SandboxClient
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
-from services.sandboxes import rows, running
+from services.sandboxes import removals, rows, running
 from services.sandboxes.live import Live
+from services.sandboxes.removals import Kind
 from services.sandboxes.running import Run
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -107,9 +108,14 @@ class Hosting(ABC):
         sandbox_id: str,
         status: SandboxStatus,
         expected: Sequence[SandboxStatus],
+        *,
+        cleared: str | None = None,
         **values: Any,
     ) -> bool:
-        """Change the row of a sandbox, and say so; not one of another node or in another state."""
+        """Change the row of a sandbox, and say so; not one of another node or in another state.
+
+        `cleared` says why nobody asked for its end, for the record of cleaning up.
+        """
         async with work(self.deps) as unit:
             changed = await unit.session.execute(
                 update(Sandbox)
@@ -120,7 +126,10 @@ class Hosting(ABC):
                 )
                 .values(status=status, **values)
             )
-            return bool(changed.rowcount)  # type: ignore[attr-defined]
+            is_changed = bool(changed.rowcount)  # type: ignore[attr-defined]
+            if is_changed and cleared:
+                removals.record(unit, Kind.SANDBOX, sandbox_id, cleared, sandbox_id=sandbox_id)
+            return is_changed
 
     async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
         for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):

@@ -15,7 +15,7 @@ from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError
 from services.events.base import BusUnavailableError
-from services.sandboxes import rows, sweeping
+from services.sandboxes import removals, rows, sweeping
 from services.sandboxes.hosting import settle_lost
 from services.sandboxes.node import (
     EXPIRED,
@@ -25,6 +25,7 @@ from services.sandboxes.node import (
     PAUSED_TOO_LONG,
     Node,
 )
+from services.sandboxes.removals import Kind
 from services.sandboxes.sweeping import Sweep
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -56,6 +57,7 @@ async def _take(deps: Deps, node: Node | None, row: Sandbox) -> None:
             .where(Sandbox.id == row.id, Sandbox.status.in_(rows.LIVE))
             .values(status=SandboxStatus.FAILED, failure=HOST_GONE, stopped_at=now())
         )
+        removals.record(unit, Kind.SANDBOX, row.id, HOST_GONE, sandbox_id=row.id)
     for execution in await rows.unfinished(deps, sandbox_id=row.id):
         await settle_lost(deps, execution)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +19,7 @@ from sandbox.archives import MOST_BYTES, ArchiveFormat, ArchiveLimits
 from sandbox.client import SandboxClient
 from services.base import Deps, Work, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import quotas, removals
+from services.sandboxes import quotas, removals, rows
 from services.sandboxes.quotas import Quota
 from services.sandboxes.removals import Kind
 
@@ -50,14 +50,22 @@ def folder(deps: Deps) -> Path:
     return deps.options.data_dir / "snapshots"
 
 
-async def pack(deps: Deps, client: SandboxClient, *, most: int) -> Written:
+async def pack(
+    deps: Deps,
+    client: SandboxClient,
+    *,
+    most: int,
+    content: int | None = None,
+    snapshot_id: str | None = None,
+) -> Written:
     """Write the workspace of a running sandbox into an archive of at most `most` bytes.
 
-    Raises SandboxError (FileError TOO_LARGE beyond), OSError for the server's own disk. Nothing is
+    Its files may be `content` bytes, holes in them counted: that much is unpacked again. Raises
+    SandboxError (FileError TOO_LARGE beyond either), OSError for the server's own disk. Nothing is
     left of one that is broken off.
     """
     style = ArchiveFormat.TAR_GZ if client.has_zlib else ArchiveFormat.TAR
-    snapshot_id = new_id(SandboxSnapshot.prefix)
+    snapshot_id = snapshot_id or new_id(SandboxSnapshot.prefix)
     place = folder(deps) / f"{snapshot_id}.{style.value}"
     await asyncio.to_thread(place.parent.mkdir, 0o700, True, True)
     digest, size, is_whole = hashlib.sha256(), 0, False
@@ -65,7 +73,8 @@ async def pack(deps: Deps, client: SandboxClient, *, most: int) -> Written:
     try:
         async with asyncio.timeout(_PACK_S):
             usage = await client.files.measure()
-            async with aclosing(_gathered(client.files.pack(".", style, most=most))) as blocks:
+            chunks = client.files.pack(".", style, most=most, content=content)
+            async with aclosing(_gathered(chunks)) as blocks:
                 async for block in blocks:
                     await asyncio.to_thread(_store, file, digest, block)
                     size += len(block)
@@ -142,7 +151,7 @@ async def add(
 ) -> SandboxSnapshot:
     """Write down an archive. Raises UserError QUOTA when there is no room for it any more.
 
-    Of a sandbox that ends (`is_automatic`) the workspace gives way to the archive.
+    That of a sandbox that ends (`is_automatic`) is not refused: its workspace gives way to it.
     """
     if not is_automatic:
         await quotas.require(unit, row.user_id, Quota(disk_bytes=written.size_bytes))
@@ -164,6 +173,43 @@ async def add(
     unit.session.add(snapshot)
     await unit.session.flush()
     return snapshot
+
+
+async def keep(unit: Work, row: Sandbox, written: Written) -> None:
+    """Write down the workspace of a sandbox that ends, in place of what was kept of it before."""
+    await forget(unit, row.id)
+    kept_for = timedelta(seconds=unit.deps.options.snapshot_retention_s)
+    await add(unit, row, written, is_automatic=True, expires_at=now() + kept_for)
+    await unit.session.execute(
+        update(SandboxWorkspace)
+        .where(SandboxWorkspace.sandbox_id == row.id)
+        .values(snapshot_id=written.snapshot_id)
+    )
+
+
+async def kept(deps: Deps, sandbox_id: str) -> SandboxSnapshot | None:
+    """Give the workspace a sandbox had when it was last kept."""
+    async with deps.db.reading() as connection:
+        snapshot_id = await connection.scalar(
+            select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == sandbox_id)
+        )
+    return await find(deps, snapshot_id) if snapshot_id else None
+
+
+async def forget(unit: Work, sandbox_id: str) -> None:
+    """Let go of the workspace that was kept for a sandbox."""
+    snapshot = await unit.session.scalar(
+        select(SandboxSnapshot)
+        .join(SandboxWorkspace, SandboxWorkspace.snapshot_id == SandboxSnapshot.id)
+        .where(SandboxWorkspace.sandbox_id == sandbox_id, SandboxSnapshot.is_automatic)
+    )
+    if snapshot is not None:
+        await drop(unit, snapshot.frozen())
+
+
+async def discard(deps: Deps, written: Written) -> None:
+    """Remove an archive that could not be written down."""
+    await asyncio.to_thread((folder(deps) / written.path).unlink, missing_ok=True)
 
 
 async def require_count(unit: Work, user_id: str) -> None:
@@ -227,6 +273,7 @@ async def drop(unit: Work, snapshot: SandboxSnapshot) -> None:
 
 async def tidy(deps: Deps) -> int:
     """Drop snapshots whose time is over, and archives no row speaks of; gives how many."""
+    await _renew(deps)
     async with deps.db.reading() as connection:
         found = await connection.execute(
             select(*row_columns(SandboxSnapshot)).where(SandboxSnapshot.expires_at <= now())
@@ -244,6 +291,23 @@ async def tidy(deps: Deps) -> int:
     if strays:
         await removals.note(deps, Kind.SNAPSHOT, [place.name for place in strays], STRAY)
     return len(over) + len(strays)
+
+
+async def _renew(deps: Deps) -> None:
+    """Let what was kept of sandboxes that live again last: there is nothing newer of them yet."""
+    at, kept_for = now(), timedelta(seconds=deps.options.snapshot_retention_s)
+    living = select(Sandbox.id).where(Sandbox.status.in_(rows.LIVE))
+    async with work(deps) as unit:
+        await unit.session.execute(
+            update(SandboxSnapshot)
+            .where(
+                SandboxSnapshot.is_automatic,
+                SandboxSnapshot.expires_at < at + kept_for / 2,
+                SandboxSnapshot.sandbox_id.in_(living),
+            )
+            .values(expires_at=at + kept_for)
+            .execution_options(synchronize_session=False)
+        )
 
 
 async def _strays(deps: Deps) -> list[Path]:

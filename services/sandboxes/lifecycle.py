@@ -11,7 +11,6 @@ from models.sandboxes import (
     Sandbox,
     SandboxResources,
     SandboxSecurityPolicy,
-    SandboxSnapshot,
     SandboxTemplate,
     SandboxWorkspace,
 )
@@ -214,7 +213,8 @@ async def resume(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
 async def stop(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     """End a sandbox and all that runs in it. A stopped one stays as it is.
 
-    Its files are gone, unless it is persistent: then they are kept for `snapshots.start`.
+    Its files are gone, unless it is persistent: then they are kept for `snapshots.start`. It ends
+    even if they cannot be; its `failure` says so, and what was kept before stays.
     """
     return await _change(deps, viewer, sandbox_id, "stop")
 
@@ -234,19 +234,8 @@ async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
         found = await unit.lock(Sandbox, row.id)
         if found is not None and not found.status.is_live:
             found.status = SandboxStatus.DELETED
-            await _forget(unit, found.id)
+            await keeping.forget(unit, found.id)
     return await _present(deps, row)
-
-
-async def _forget(unit: Work, sandbox_id: str) -> None:
-    """Let go of the workspace that was kept for a sandbox."""
-    snapshot = await unit.session.scalar(
-        select(SandboxSnapshot)
-        .join(SandboxWorkspace, SandboxWorkspace.snapshot_id == SandboxSnapshot.id)
-        .where(SandboxWorkspace.sandbox_id == sandbox_id, SandboxSnapshot.is_automatic)
-    )
-    if snapshot is not None:
-        await keeping.drop(unit, snapshot.frozen())
 
 
 async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -> Sandbox:

@@ -64,7 +64,7 @@ class Node(Workspaces):
             try:
                 async with asyncio.timeout(_CREATE_S):
                     ready = await self._make(spec)
-                source = await self._furnish(row, ready)
+                await self._furnish(row, ready)
             except (SandboxError, TimeoutError, UserError) as error:
                 await self._undo(sandbox_id, ready)
                 refusal = _refusal(error)
@@ -92,10 +92,6 @@ class Node(Workspaces):
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
                 raise gone()
-        if source is not None and source.is_automatic:
-            # The workspace is the sandbox's own again.
-            async with work(self.deps) as unit:
-                await keeping.drop(unit, source)
 
     async def _undo(self, sandbox_id: str, ready: Ready | None) -> None:
         if ready is not None:
@@ -152,6 +148,7 @@ class Node(Workspaces):
                 sandbox_id,
                 SandboxStatus.FAILED,
                 _CREATING,
+                cleared=NEVER_CREATED,
                 failure=NEVER_CREATED,
                 stopped_at=now(),
             )
@@ -243,7 +240,10 @@ class Node(Workspaces):
         await self.begin_pending(live)
 
     async def stop(self, sandbox_id: str, *, failure: str | None = None) -> None:
-        """End a live sandbox; a STOPPED one stays as it is. Raises UserError CONFLICT."""
+        """End a live sandbox; a STOPPED one stays as it is. Raises UserError CONFLICT.
+
+        `failure` says why, if nobody asked for it.
+        """
         async with self.lock(sandbox_id):
             row = await self._row(sandbox_id)
             if row.status is SandboxStatus.STOPPED:
@@ -254,31 +254,48 @@ class Node(Workspaces):
                     f"Only a live sandbox can be stopped; this one is {row.status}.",
                     ("id",),
                 )
-            live = self.live.get(sandbox_id)
+            cleared, live = failure, self.live.get(sandbox_id)
             if row.is_persistent and live is not None:
                 lost = await self._keep(row, live)
-                if lost is not None and failure is None:
-                    raise lost
-                failure = f"{failure} {lost.message}" if lost is not None else failure
+                failure = " ".join(filter(None, (failure, lost))) or None
             await self._end(sandbox_id)
             await self._set(
-                sandbox_id, SandboxStatus.STOPPED, rows.LIVE, stopped_at=now(), failure=failure
+                sandbox_id,
+                SandboxStatus.STOPPED,
+                rows.LIVE,
+                cleared=cleared,
+                stopped_at=now(),
+                failure=failure,
             )
+        if not row.is_persistent:
+            async with work(self.deps) as unit:
+                await keeping.forget(unit, sandbox_id)
 
     async def delete(self, sandbox_id: str) -> None:
-        """End a sandbox, if it lives, and mark it DELETED. Idempotent."""
-        async with self.lock(sandbox_id):
-            row = await self._row(sandbox_id)
-            if row.status is SandboxStatus.DELETED:
-                return
-            if row.status.is_live:
-                await self._end(sandbox_id)
-            await self._set(
-                sandbox_id,
-                SandboxStatus.DELETED,
-                (*rows.LIVE, SandboxStatus.STOPPED, SandboxStatus.FAILED),
-                stopped_at=row.stopped_at or now(),
-            )
+        """End a sandbox, if it lives, and mark it DELETED. Idempotent.
+
+        Nothing of it is kept; what is about to be is given up.
+        """
+        self._doomed.add(sandbox_id)
+        self.forgo(sandbox_id)
+        try:
+            async with self.lock(sandbox_id):
+                await self._delete(sandbox_id)
+        finally:
+            self._doomed.discard(sandbox_id)
+
+    async def _delete(self, sandbox_id: str) -> None:
+        row = await self._row(sandbox_id)
+        if row.status is SandboxStatus.DELETED:
+            return
+        if row.status.is_live:
+            await self._end(sandbox_id)
+        await self._set(
+            sandbox_id,
+            SandboxStatus.DELETED,
+            (*rows.LIVE, SandboxStatus.STOPPED, SandboxStatus.FAILED),
+            stopped_at=row.stopped_at or now(),
+        )
 
     async def adopt(self, row: Sandbox) -> None:
         """Take up a live row that no client of this process serves: after a restart, or from a node
@@ -291,7 +308,12 @@ class Node(Workspaces):
             if live is None:
                 await self._discard(driver_id(row))
                 await self._set(
-                    row.id, SandboxStatus.FAILED, rows.LIVE, failure=HOST_GONE, stopped_at=now()
+                    row.id,
+                    SandboxStatus.FAILED,
+                    rows.LIVE,
+                    cleared=HOST_GONE,
+                    failure=HOST_GONE,
+                    stopped_at=now(),
                 )
             else:
                 self._add(live)
@@ -332,7 +354,12 @@ class Node(Workspaces):
                 return
             await self._end(sandbox_id, is_lost=True)
             await self._set(
-                sandbox_id, SandboxStatus.FAILED, rows.LIVE, failure=why, stopped_at=now()
+                sandbox_id,
+                SandboxStatus.FAILED,
+                rows.LIVE,
+                cleared=why,
+                failure=why,
+                stopped_at=now(),
             )
 
     async def _end(self, sandbox_id: str, *, is_lost: bool = False, is_kept: bool = False) -> None:
@@ -370,8 +397,9 @@ class Node(Workspaces):
     async def aclose(self) -> None:
         """End all executions, settle their rows, and remove sandboxes that end with the process."""
         lives = list(self.live.values())
+        lost: dict[str, str] = {}
         if not self.survives:
-            await self._keep_all([live for live in lives if live.is_persistent])
+            lost = await self._keep_all([live for live in lives if live.is_persistent])
         for live in lives:
             self._tell_ending(live)
             if live.client is not None:
@@ -388,7 +416,7 @@ class Node(Workspaces):
                     SandboxStatus.STOPPED,
                     rows.LIVE,
                     stopped_at=now(),
-                    failure=SERVER_STOPPED,
+                    failure=" ".join(filter(None, (SERVER_STOPPED, lost.get(live.sandbox_id)))),
                 )
         self.live.clear()
 

@@ -43,6 +43,8 @@ def explain(error: SandboxError, path: tuple[str, ...] = ()) -> UserError:
         is_own = error.resource in (Resource.SANDBOX, Resource.QUOTA, Resource.DISK)
         code = UserErrorCode.LIMIT if is_own else UserErrorCode.UNAVAILABLE
         return UserError(code, error.message, path)
+    if isinstance(error, ConflictError) and error.limit is not None:
+        return UserError(UserErrorCode.CONFLICT, error.message, ("resources", error.limit))
     code = next(
         (code for kind, code in _CODES if isinstance(error, kind)), UserErrorCode.UNAVAILABLE
     )

@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from models.base import now
+from models.base import new_id, now
 from models.sandboxes import (
     Sandbox,
     SandboxResources,
     SandboxSnapshot,
-    SandboxWorkspace,
 )
 from models.states import SandboxStatus
 from services.base import Deps, Viewer, work
@@ -40,9 +39,10 @@ async def take(
 ) -> SandboxSnapshot:
     """Keep the workspace of a running sandbox of the viewer as it is now.
 
-    Files that are being written are kept as far as they are. Goes on when the caller is cancelled.
-    Raises UserError NOT_FOUND, CONFLICT unless it is RUNNING, QUOTA for too many snapshots or too
-    little disk left, UNAVAILABLE when its host does not answer.
+    Files that are being written are kept as far as they are. When the caller is cancelled it is
+    given up. Raises UserError NOT_FOUND, CONFLICT unless it is RUNNING, QUOTA for too many
+    snapshots, LIMIT for too little disk left or files that come to more than the workspace holds,
+    holes in them counted, UNAVAILABLE when its host does not answer.
     """
     viewer.require("sandboxes:write")
     if name is not None:
@@ -52,24 +52,27 @@ async def take(
         rows.require_running(sandbox, path="sandbox_id")
         await keeping.require_count(unit, viewer.id)
         row = sandbox.frozen()
-    answer = await deps.sandboxes.ask(row, "snapshot", name=name)
-    found = await keeping.find(deps, answer["snapshot_id"])
+    snapshot_id = new_id(SandboxSnapshot.prefix)
+    try:
+        await deps.sandboxes.ask(row, "snapshot", name=name, snapshot_id=snapshot_id)
+    except (asyncio.CancelledError, UserError):
+        # Its host may be at it still.
+        deps.sandboxes.tell(row, "forgo", snapshot_id=snapshot_id)
+        raise
+    found = await keeping.find(deps, snapshot_id)
     if found is None:
         raise _absent("id")
     return found
 
 
 @operation("snapshot")
-async def _snapshot(node: "Node", sandbox_id: str, request: Json) -> Mapping[str, Any]:
-    row = await rows.sandbox(node.deps, sandbox_id)
-    if row is None:
-        raise rows.absent("sandbox_id")
-    client = node.client(sandbox_id)
-    written = await keeping.pack(node.deps, client, most=await keeping.room(node.deps, row.user_id))
-    # What cannot be written down after all is a stray, which goes by itself.
-    async with work(node.deps) as unit:
-        await keeping.add(unit, row, written, name=request["name"])
-    return {"snapshot_id": written.snapshot_id}
+async def _snapshot(node: "Node", sandbox_id: str, request: Json) -> None:
+    await node.take(sandbox_id, request["snapshot_id"], request["name"])
+
+
+@operation("forgo")
+async def _forgo(node: "Node", _: str, request: Json) -> None:
+    node.forgo(request["snapshot_id"])
 
 
 async def delete(deps: Deps, viewer: Viewer, *, snapshot_id: str) -> SandboxSnapshot:
@@ -97,18 +100,19 @@ async def own(deps: Deps, viewer: Viewer, snapshot_id: str) -> SandboxSnapshot:
 
 
 async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
-    """Let a stopped sandbox that kept its workspace go on, with a whole life before it.
+    """Let a sandbox that has ended go on as it was last kept, with a whole life before it.
 
-    A running one stays as it is. Raises UserError NOT_FOUND, CONFLICT for one that has nothing to
-    go on with, QUOTA, UNAVAILABLE when the server that has its workspace is not running, and what
-    the driver refuses: it is then FAILED, and can be started again.
+    What was kept stays until there is something newer. A running one stays as it is. Raises
+    UserError NOT_FOUND, CONFLICT for one that has nothing to go on with, QUOTA, UNAVAILABLE when
+    the server that has its workspace is not running, and what the driver refuses: it is then
+    FAILED, and can be started again.
     """
     viewer.require("sandboxes:write")
     known = await rows.sandbox(deps, sandbox_id)
     if known is None or known.user_id != viewer.id:
         raise rows.absent("id")
     driver = (await deps.sandboxes.node()).driver
-    snapshot = await _kept(deps, sandbox_id)
+    snapshot = await keeping.kept(deps, sandbox_id)
     node_id = await keeping.host_of(deps, snapshot) if snapshot is not None else None
     async with work(deps) as unit:
         sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
@@ -138,19 +142,10 @@ async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
 def _cannot_start(sandbox: Sandbox) -> UserError:
     return UserError(
         UserErrorCode.CONFLICT,
-        "Only a stopped sandbox whose workspace was kept can be started; this one is "
-        f"{sandbox.status}.",
+        "Only a sandbox that has ended and whose workspace was kept can be started; this one is "
+        f"{sandbox.status}{', and nothing of it was kept' if sandbox.status in _ENDED else ''}.",
         ("id",),
     )
-
-
-async def _kept(deps: Deps, sandbox_id: str) -> SandboxSnapshot | None:
-    """Give what a sandbox that has ended can go on with."""
-    async with deps.db.reading() as connection:
-        snapshot_id = await connection.scalar(
-            select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == sandbox_id)
-        )
-    return await keeping.find(deps, snapshot_id) if snapshot_id else None
 
 
 @operations.attachment

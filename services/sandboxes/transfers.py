@@ -17,6 +17,7 @@ from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
 from services.sandboxes import entries, files, findings, relay
+from services.sandboxes.conditions import Condition, version
 from services.sandboxes.entries import Found
 from services.sandboxes.files import Entry
 from services.sandboxes.flows import Inflow, Outflow
@@ -79,12 +80,6 @@ class Download:
     span: Span | None
     is_part: bool
     chunks: AsyncIterator[bytes]
-
-
-def version(size_bytes: int, modified_at: datetime) -> str:
-    """Name the version of a file: another one has another name."""
-    moment = int(modified_at.timestamp() * 1_000_000)
-    return f"{size_bytes:x}-{moment & 0xFFFF_FFFF_FFFF_FFFF:x}"
 
 
 # Down.
@@ -197,17 +192,25 @@ async def _pack(node: "Node", sandbox_id: str, request: Json) -> Outflow:
 
 
 async def upload(
-    deps: Deps, viewer: Viewer, *, sandbox_id: str, path: str, chunks: AsyncIterator[bytes]
+    deps: Deps,
+    viewer: Viewer,
+    *,
+    sandbox_id: str,
+    path: str,
+    chunks: AsyncIterator[bytes],
+    condition: Condition | None = None,
 ) -> tuple[Entry, bool]:
     """Replace a file as a whole, however large; gives it, and whether there was none before.
 
     Directories above it are made. Nothing is left of an upload that ends early, by whatever
-    error of `chunks`. Raises TransferError, and UserError as `files.write` does.
+    error of `chunks`. The condition must hold at the beginning and when all has come. Raises
+    TransferError, with `conditions.PATH` where it does not, and UserError as `files.write` does.
     """
     viewer.require("sandboxes:write")
     wanted = files.named(path)
     host = await files.running(deps, viewer, sandbox_id)
-    outcome = await _send(deps, host, "upload", chunks, path=wanted)
+    asked = None if condition is None else condition.to_json()
+    outcome = await _send(deps, host, "upload", chunks, path=wanted, condition=asked)
     at = datetime.fromisoformat(outcome["modified_at"])
     entry = Entry(host.id, wanted, False, outcome["size"], at, outcome["sha256"], host)
     await files.note(deps, entry)
@@ -217,12 +220,20 @@ async def upload(
 @relay.kind("upload")
 async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
     inside = node.client(sandbox_id).files
-    path = request["path"]
+    path, asked = request["path"], request["condition"]
+    condition = Condition() if asked is None else Condition.from_json(asked)
+    is_new = True
+
+    async def allow() -> None:
+        nonlocal is_new
+        there = await _there(inside, path)
+        condition.require(there)
+        is_new = there is None
 
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
-        is_new = await _is_new(inside, path)
+        await allow()
         await files.make_folders(inside, path)
-        verdict = await findings.write(node, sandbox_id, path, chunks)
+        verdict = await findings.write(node, sandbox_id, path, chunks, allow=allow)
         found = await inside.stat(path)
         return {
             "size": verdict.size_bytes,
@@ -234,14 +245,14 @@ async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
     return Inflow(consume)
 
 
-async def _is_new(inside: Files, path: str) -> bool:
+async def _there(inside: Files, path: str) -> tuple[int, datetime] | None:
     try:
-        await inside.stat(path)
+        found = await inside.stat(path)
     except FileError as error:
         if error.code is FileErrorCode.NOT_FOUND:
-            return True
+            return None
         raise
-    return False
+    return found.size_bytes, found.modified_at
 
 
 async def unpack(
@@ -255,7 +266,11 @@ async def unpack(
 ) -> Unpacked:
     """Unpack an archive into a directory, which is made if it is not there.
 
-    All of it or nothing is: see `sandbox.files.Files.unpack`. Raises as `upload` does.
+    All of it or nothing is: see `sandbox.files.Files.unpack`. Symbolic links are kept as they
+    are, wherever they lead, as programs inside may make them too: what is packed here comes back
+    the same. Nothing is ever unpacked through a link, of the archive or one that was there, and
+    no file is read or written later through one that leads out of the workspace. Raises as
+    `upload` does.
     """
     viewer.require("sandboxes:write")
     wanted = files.inside(path)
@@ -279,7 +294,7 @@ async def _unpack(node: "Node", sandbox_id: str, request: Json) -> Inflow:
 
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
         style = ArchiveFormat(request["style"])
-        made = await inside.unpack(request["path"], chunks, style, limits)
+        made = await inside.unpack(request["path"], chunks, style, limits, keep_links=True)
         return {"bytes": made.bytes, "entries": made.entries}
 
     return Inflow(consume)

@@ -228,9 +228,12 @@ def policy(options: Options, given: Security, *, driver: str) -> Policy:
 
 
 def network(options: Options, mode: str, rules: Sequence[NetworkRule]) -> NetworkPolicy:
-    """Give what a sandbox may reach. Raises UserErrors INVALID and LIMIT below `security`."""
+    """Give what a sandbox may reach from now on.
+
+    Raises UserErrors INVALID and LIMIT for `network` and below `network_rules`.
+    """
     if errors := _network_errors(options, mode, rules):
-        raise UserErrors(errors)
+        raise UserErrors([UserError(e.code, e.message, e.path[1:]) for e in errors])
     return _network(mode, rules)
 
 

@@ -2,91 +2,177 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from models.base import now
-from models.sandboxes import Sandbox, SandboxSnapshot, SandboxWorkspace
+from models.sandboxes import Sandbox
 from models.states import SandboxStatus
-from sandbox.errors import SandboxError
-from services.base import work
+from sandbox.base import SandboxDriver
+from sandbox.errors import FileError, FileErrorCode, SandboxError
+from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import keeping, refusals, rows
 from services.sandboxes.hosting import DRIVER_S, KILL_S, Hosting
 from services.sandboxes.live import Live, Ready
 
 log = logging.getLogger("noosphere.sandboxes")
+# A workspace that takes longer to pack is given up: its sandbox ends all the same.
+KEEP_S = 120.0
 _KEEP_ALL_S = 8.0
 _HELD = (SandboxStatus.RUNNING, SandboxStatus.PAUSED)
+_LOST = "Its workspace could not be kept: {}"
+_LATE = "it took longer than {:,.0f} seconds."
+_GIVEN_UP = "it was given up, or the sandbox did not answer."
+_NO_DISK = "the server's own disk did not take it."
+_OLDER = " What was kept before is there still."
 
 
 class Workspaces(Hosting):
     """What a node does with the workspaces of its sandboxes."""
 
-    async def _furnish(self, row: Sandbox, ready: Ready) -> SandboxSnapshot | None:
-        """Make the workspace what was kept, or what a snapshot had; gives the snapshot."""
-        async with self.deps.db.reading() as connection:
-            kept = await connection.scalar(
-                select(SandboxWorkspace.snapshot_id).where(SandboxWorkspace.sandbox_id == row.id)
-            )
-        source_id = kept or (row.restored_from if row.started_at is None else None)
-        source = await keeping.find(self.deps, source_id) if source_id else None
-        if source_id and source is None:
-            raise UserError(UserErrorCode.CONFLICT, "The snapshot is gone.", ("snapshot_id",))
-        if source is not None:
-            await keeping.unpack(self.deps, ready.client, source)
-        return source
+    def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
+        super().__init__(deps, driver)
+        self._packing: dict[str, asyncio.Timeout] = {}
+        # Sandboxes about to be deleted, of which nothing need be kept.
+        self._doomed: set[str] = set()
 
-    async def _keep(self, row: Sandbox, live: Live) -> UserError | None:
-        """Keep the workspace of a sandbox that is about to end; gives why it could not be."""
+    @asynccontextmanager
+    async def _bounded(self, name: str, seconds: float | None) -> AsyncIterator[None]:
+        """Let something end by TimeoutError after so long, or when it is given up by its name."""
+        async with asyncio.timeout(seconds) as limit:
+            self._packing[name] = limit
+            if name in self._doomed:
+                self.forgo(name)
+            try:
+                yield
+            finally:
+                self._packing.pop(name, None)
+
+    def forgo(self, name: str) -> None:
+        """Give up a snapshot being taken, by its id, or what is being kept of a sandbox, by its."""
+        limit = self._packing.get(name)
+        if limit is not None and not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def take(self, sandbox_id: str, snapshot_id: str, name: str | None) -> None:
+        """Write the workspace of a running sandbox into a snapshot of that id.
+
+        Raises UserError CONFLICT when it has ended, LIMIT for what is too large, QUOTA,
+        SandboxError, TimeoutError when it is given up.
+        """
         try:
-            if live.is_paused:
-                async with asyncio.timeout(DRIVER_S):
-                    await self.driver.resume(live.driver_id)
-                live.is_paused = False
-            for current in list(live.runs.values()):
-                await current.cancel()
-            await self._wait(live, KILL_S)
-            client = live.client or await self._connect(live.driver_id, live.env)
-            live.client = client
-            most = await keeping.room(self.deps, row.user_id) + await self._disk(row.id)
-            written = await keeping.pack(self.deps, client, most=most)
-            kept_for = timedelta(seconds=self.deps.options.snapshot_retention_s)
-            async with work(self.deps) as unit:
-                expires_at = now() + kept_for
-                await keeping.add(unit, row, written, is_automatic=True, expires_at=expires_at)
-                await unit.session.execute(
-                    update(SandboxWorkspace)
-                    .where(SandboxWorkspace.sandbox_id == row.id)
-                    .values(snapshot_id=written.snapshot_id)
+            async with self._bounded(snapshot_id, None):
+                row = await rows.sandbox(self.deps, sandbox_id)
+                if row is None:
+                    raise rows.absent("sandbox_id")
+                written = await keeping.pack(
+                    self.deps,
+                    self.client(sandbox_id),
+                    most=await keeping.room(self.deps, row.user_id),
+                    content=await self._disk(sandbox_id),
+                    snapshot_id=snapshot_id,
                 )
-        except (SandboxError, TimeoutError, OSError) as error:
-            log.warning("a workspace was not kept", extra={"sandbox_id": row.id}, exc_info=True)
-            why = refusals.explain(error) if isinstance(error, SandboxError) else None
-            code = why.code if why is not None else UserErrorCode.UNAVAILABLE
-            return UserError(
-                code,
-                "Its workspace could not be kept. Make room, or stop it as one that is not "
-                "persistent.",
-                ("id",),
-            )
-        return None
+        except FileError as error:
+            raise _named(error, "sandbox_id") from error
+        try:
+            async with work(self.deps) as unit:
+                await keeping.add(unit, row, written, name=name)
+        except (UserError, SQLAlchemyError):
+            await keeping.discard(self.deps, written)
+            raise
+
+    async def _furnish(self, row: Sandbox, ready: Ready) -> None:
+        """Make the workspace what was kept, or what a snapshot had.
+
+        Raises UserError LIMIT for what does not fit, CONFLICT for a snapshot that is gone.
+        """
+        source, name = await keeping.kept(self.deps, row.id), "id"
+        if source is None and row.started_at is None and row.restored_from:
+            source, name = await keeping.find(self.deps, row.restored_from), "snapshot_id"
+            if source is None:
+                raise UserError(UserErrorCode.CONFLICT, "The snapshot is gone.", (name,))
+        if source is None:
+            return
+        try:
+            await keeping.unpack(self.deps, ready.client, source)
+        except FileError as error:
+            if error.code is not FileErrorCode.NO_SPACE:
+                raise _named(error, name) from error
+            raise UserError(
+                UserErrorCode.LIMIT,
+                f"The {'snapshot' if name == 'snapshot_id' else 'workspace that was kept'} does "
+                f"not fit into a workspace of {await self._disk(row.id):,} bytes.",
+                (name,),
+            ) from error
+
+    async def _keep(self, row: Sandbox, live: Live) -> str | None:
+        """Keep the workspace of a sandbox that is about to end; says why it could not be.
+
+        What was kept before goes when there is something newer.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + KEEP_S
+        older = await keeping.kept(self.deps, row.id)
+        try:
+            async with self._bounded(row.id, KEEP_S):
+                written = await self._pack(row, live, older.size_bytes if older else 0)
+        except TimeoutError:
+            why = _LATE.format(KEEP_S) if loop.time() >= until else _GIVEN_UP
+        except SandboxError as error:
+            why = refusals.explain(error).message
+        except OSError:
+            log.warning("the server's disk failed", extra={"sandbox_id": row.id}, exc_info=True)
+            why = _NO_DISK
+        else:
+            try:
+                async with work(self.deps) as unit:
+                    await keeping.keep(unit, row, written)
+            except SQLAlchemyError:
+                await keeping.discard(self.deps, written)
+                raise
+            return None
+        log.warning("a workspace was not kept: %s", why, extra={"sandbox_id": row.id})
+        return _LOST.format(why) + (_OLDER if older else "")
+
+    async def _pack(self, row: Sandbox, live: Live, older_bytes: int) -> keeping.Written:
+        """Write an archive of a sandbox in which nothing runs any more."""
+        if live.is_paused:
+            async with asyncio.timeout(DRIVER_S):
+                await self.driver.resume(live.driver_id)
+            live.is_paused = False
+        for current in list(live.runs.values()):
+            await current.cancel()
+        await self._wait(live, KILL_S)
+        client = live.client or await self._connect(live.driver_id, live.env)
+        live.client = client
+        disk = await self._disk(row.id)
+        # Both the workspace and what was kept of it before give way to the archive.
+        most = await keeping.room(self.deps, row.user_id) + disk + older_bytes
+        return await keeping.pack(self.deps, client, most=most, content=disk)
 
     async def _disk(self, sandbox_id: str) -> int:
-        """Give what the workspace of a sandbox takes of its owner's quota until it ends."""
+        """Give what the workspace of a sandbox may hold, and takes of its owner's quota."""
         limits, _ = await self._terms(sandbox_id)
         return limits.disk_bytes
 
-    async def _keep_all(self, lives: Sequence[Live]) -> None:
-        """Keep workspaces before the process, and their sandboxes, end; not for long."""
+    async def _keep_all(self, lives: Sequence[Live]) -> dict[str, str]:
+        """Keep workspaces before the process, and their sandboxes, end; not for long.
+
+        Gives of those that could not be kept why, by their sandboxes.
+        """
+        late = _LOST.format(_LATE.format(_KEEP_ALL_S))
+        lost = {live.sandbox_id: late for live in lives}
 
         async def keep(live: Live) -> None:
             async with self.lock(live.sandbox_id):
                 row = await rows.sandbox(self.deps, live.sandbox_id)
-                if row is not None and row.status in _HELD:
-                    await self._keep(row, live)
+                why = await self._keep(row, live) if row and row.status in _HELD else None
+                if why is None:
+                    del lost[live.sandbox_id]
+                else:
+                    lost[live.sandbox_id] = why
 
         try:
             async with asyncio.timeout(_KEEP_ALL_S), asyncio.TaskGroup() as group:
@@ -94,3 +180,10 @@ class Workspaces(Hosting):
                     group.create_task(keep(live))
         except (TimeoutError, ExceptionGroup):
             log.exception("not every workspace was kept")
+        return lost
+
+
+def _named(error: FileError, name: str) -> UserError:
+    """Give the user error for a driver's error, about an argument rather than about a file."""
+    found = refusals.explain(error)
+    return UserError(found.code, found.message, (name,))

@@ -223,6 +223,101 @@ async def test_conditions(site: Site) -> None:
     assert (changed.status_code, changed.content) == (200, b"9876543210")
 
 
+async def test_who_replaces_a_file_may_say_which(site: Site) -> None:
+    async def put(content: bytes, path: str = "f", **headers: str) -> tuple[int, str]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        found = await site.ask("PUT", path, content=content, headers=named)
+        if found.is_success:
+            return found.status_code, found.headers["etag"]
+        return found.status_code, found.json()["error"]["code"]
+
+    failed = (412, "CONFLICT")
+    assert await put(b"0", if_match="*") == failed
+    assert await put(b"0", if_match='"old"') == failed
+    assert await site.names() == []
+    status, first = await put(b"one", if_none_match="*")
+    assert status == 201
+    assert await put(b"0", if_none_match="*") == failed
+    assert await put(b"0", if_none_match=f'"x", W/{first}') == failed
+    for refused in (
+        '"old"',
+        f"W/{first}",
+        '"*"',
+        f'"{first}"',
+        f'{first}, "',
+        first.strip('"'),
+        "",
+    ):
+        assert (await put(b"0", if_match=refused))[0] in (400, 412), refused
+    assert await put(b"0", if_none_match="nonsense") == (400, "INVALID")
+    assert (await site.ask("GET", "f")).content == b"one"
+    status, second = await put(b"second", if_match=f'"x" , {first}')
+    assert (status, second != first) == (200, True)
+    assert await put(b"0", if_match=first) == failed
+    status, third = await put(b"third!", if_match="*", if_none_match=first)
+    assert status == 200
+    long_ago = "Sat, 01 Jan 2000 00:00:00 GMT"
+    assert await put(b"0", if_unmodified_since=long_ago) == failed
+    # The tag tells more than the date; what is no date is none.
+    assert (await put(b"fourth", if_unmodified_since=long_ago, if_match=third))[0] == 200
+    assert (await put(b"fourth", if_unmodified_since="Fri, 31 Dec 9999 23:59:59 -2359"))[0] == 200
+    assert (await put(b"fourth", if_unmodified_since="yesterday"))[0] == 200
+    assert (await put(b"0", path="new", if_unmodified_since=long_ago))[0] == 201
+    assert (await put(b"0", path="f", if_none_match='"x"', if_match="*"))[0] == 200
+    tag = (await site.ask("HEAD", "f")).headers["etag"]
+    for method in ("GET", "HEAD"):
+        assert (await site.ask(method, "f", headers={"if-match": tag})).status_code == 200
+        assert (await site.ask(method, "f", headers={"if-match": third})).status_code == 412
+    unpacked = await site.ask(
+        "PUT", "d", "archive", content=tarred(("a", b"1")), headers={"if-match": "*"}
+    )
+    assert (unpacked.status_code, unpacked.json()["error"]["code"]) == (400, "INVALID")
+    assert sorted(await site.names()) == ["f", "new"]
+
+
+async def test_of_those_who_replace_one_version_at_once_one_does(site: Site) -> None:
+    tag = (await site.ask("PUT", "f", content=b"0")).headers["etag"]
+    release = asyncio.Event()
+
+    async def held(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+        await release.wait()
+        yield data
+
+    async def replace(number: int) -> int:
+        content = held(b"%d" % number * (number + 1))
+        headers = {"if-match": tag}
+        return (await site.ask("PUT", "f", content=content, headers=headers)).status_code
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(replace(number)) for number in range(6)]
+        # All of them have begun inside, where each found the version that it is for.
+        async with asyncio.timeout(60):
+            while len(await site.names()) < 7:  # noqa: ASYNC110 - it is told to nobody.
+                await asyncio.sleep(0.02)
+        release.set()
+    codes = [task.result() for task in asked]
+    assert sorted(codes) == [200] + [412] * 5
+    winner = codes.index(200)
+    assert (await site.ask("GET", "f")).content == b"%d" % winner * (winner + 1) * 2
+    assert await site.names() == ["f"]
+    # One that came before all of an upload did, is not lost either.
+    tag = (await site.ask("HEAD", "f")).headers["etag"]
+    release.clear()
+    late = asyncio.ensure_future(
+        site.ask("PUT", "f", content=held(b"l"), headers={"if-match": tag})
+    )
+    async with asyncio.timeout(60):
+        while len(await site.names()) < 2:  # noqa: ASYNC110 - as above.
+            await asyncio.sleep(0.02)
+    inside = (await site.node()).client(site.box)
+    run = await inside.execute("echo inside > f", timeout_s=30, output_limit_bytes=1000)
+    await run.result()
+    release.set()
+    assert (await late).status_code == 412
+    assert (await site.ask("GET", "f")).content == b"inside\n"
+
+
 async def test_who_may_ask(site: Site) -> None:
     await site.ask("PUT", "f", content=b"mine")
     eve = await site.api.person("eve")
@@ -335,6 +430,62 @@ async def test_what_cannot_be_done_says_why(site: Site) -> None:
     assert await status("GET", "folder/f") == (409, "CONFLICT")
     assert await status("PUT", "folder/f", content=b"1") == (409, "CONFLICT")
     assert await status("GET", ".", "archive") == (409, "CONFLICT")
+
+
+async def test_names_that_break_lines_are_names(site: Site) -> None:
+    for name in ("new%0aline", "%0a", "a%0d%0ab/c%0a", "tab%09%7f"):
+        assert (await site.ask("PUT", name, content=name.encode())).status_code == 201
+        assert (await site.ask("GET", name)).content == name.encode()
+        head = await site.ask("HEAD", name)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(name)))
+    packed = await site.ask("GET", "a%0d%0ab", "archive")
+    with tarfile.open(fileobj=io.BytesIO(packed.content)) as archive:
+        assert archive.getnames() == ["c\n"]
+    assert sorted(await site.names()) == ["\n", "a\r\nb", "new\nline", "tab\t\x7f"]
+
+
+@pytest.mark.parametrize("name", ["%ff", "%fe", "a/%c3%28", "%ed%a0%80", "%c0%ae%c0%ae/x"])
+async def test_names_that_are_no_text_are_refused(site: Site, name: str) -> None:
+    asked = [("GET", "files"), ("HEAD", "files"), ("PUT", "files")]
+    for method, kind in [*asked, ("GET", "archive"), ("PUT", "archive")]:
+        found = await site.ask(method, name, kind, content=b"1" if method == "PUT" else None)
+        assert found.status_code == 400
+        if method != "HEAD":
+            assert found.json()["error"]["code"] == "INVALID"
+            assert "UTF-8" in found.json()["error"]["message"]
+    assert await site.names() == []
+    # The character that stands for what cannot be read is one like any other.
+    assert (await site.ask("PUT", "%ef%bf%bd", content=b"1")).status_code == 201
+    assert await site.names() == ["\ufffd"]
+
+
+async def test_nothing_leads_where_the_host_header_says(site: Site) -> None:
+    box = f"/sandboxes/{site.box}"
+    evil = {"host": "evil.example"}
+    async with httpx.AsyncClient(timeout=60) as client:
+        for path, status, code in (
+            (f"{box}/files", 401, "UNAUTHENTICATED"),
+            (f"{box}/files/", 401, "UNAUTHENTICATED"),
+            (f"{box}/archive/", 401, "UNAUTHENTICATED"),
+            (f"{box}/ports", 404, "NOT_FOUND"),
+            (f"{box}/ports/80/a%0ab", 401, "UNAUTHENTICATED"),
+            (f"{box}/", 404, "NOT_FOUND"),
+            ("/healthz/", 404, "NOT_FOUND"),
+            ("/graphql/", 404, "NOT_FOUND"),
+            ("/nothing%0a", 404, "NOT_FOUND"),
+        ):
+            found = await client.get(f"{site.origin}{path}", headers=evil)
+            assert (found.status_code, found.json()["error"]["code"]) == (status, code), path
+            assert "location" not in found.headers
+            assert "evil" not in str(found.headers) + found.text
+        found = await client.get(f"{site.origin}{box}/files", headers={**evil, **site.token})
+        assert (found.status_code, found.json()["error"]["code"]) == (400, "INVALID")
+        assert "directory" in found.json()["error"]["message"]
+        found = await client.post(f"{site.origin}/healthz")
+        assert (found.status_code, found.json()["error"]["code"]) == (405, "BAD_REQUEST")
+        assert "GET" in found.headers["allow"]
+        found = await client.get(f"{site.origin}{box}/ports/80", headers=evil)
+        assert found.headers["location"] == f"{box}/ports/80/"
 
 
 async def test_too_much_is_refused_whoever_still_sends(site: Site) -> None:
@@ -494,6 +645,26 @@ async def test_what_cannot_be_packed_to_its_end_is_broken_off(site: Site) -> Non
     assert "may not be read: z" in found.json()["error"]["message"]
 
 
+async def test_what_is_broken_off_is_no_error_of_the_server(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, kind in (("file", "files"), (".", "archive")):
+        await site.ask("PUT", "file", content=bytes(16 * MIB))
+        async with (
+            httpx.AsyncClient(timeout=60) as client,
+            client.stream("GET", site.url(path, kind), headers=site.token) as found,
+        ):
+            chunks = found.aiter_raw(65_536)
+            await anext(chunks)
+            await lifecycle.delete(site.deps, site.ada.viewer, sandbox_id=site.box)
+            with pytest.raises(httpx.TransportError):
+                async for _ in chunks:
+                    pass
+        site.box = (await lifecycle.create(site.deps, site.ada.viewer, resources=SMALL)).id
+    errors = [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert [record.getMessage() for record in errors] == []
+
+
 async def test_a_download_ends_with_the_sign_in(site: Site) -> None:
     await site.ask("PUT", "file", content=bytes(16 * MIB))
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
@@ -529,6 +700,45 @@ async def test_a_person_has_only_so_many_transfers(site: Site) -> None:
     assert len((await site.ask("GET", "file")).content) == 16 * MIB
 
 
+async def test_a_mutation_says_what_it_carries_and_where_more_goes(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, sandbox_driver="bubblewrap", file_max_bytes=1000)
+    assert settings.max_body_bytes == 2 * MIB
+    write = (
+        "mutation($input: SandboxFileWriteInput!)"
+        " { sandboxFileWrite(input: $input) { file { sizeBytes } errors { code message path } } }"
+    )
+    async with listening(settings) as (deps, port), httpx.AsyncClient(timeout=60) as client:
+        api = Api(deps)
+        ada = await api.person("ada")
+        box = await lifecycle.create(deps, ada.viewer, resources=SMALL)
+        site = Site(deps, port, api, ada, box.id)
+
+        async def send(size: int) -> httpx.Response:
+            given = {"sandboxId": box.id, "path": "f", "content": "x" * size}
+            body = {"query": write, "variables": {"input": given}}
+            return await client.post(f"{site.origin}/graphql", json=body, headers=site.token)
+
+        kept = (await send(1000)).json()["data"]["sandboxFileWrite"]
+        assert kept == {"file": {"sizeBytes": 1000}, "errors": []}
+        larger = (await send(1001)).json()["data"]["sandboxFileWrite"]
+        assert larger["file"] is None
+        assert larger["errors"][0]["code"] == "LIMIT"
+        assert "1,000 bytes" in larger["errors"][0]["message"]
+        much = await send(3 * MIB)
+        assert much.status_code == 413
+        told = [larger["errors"][0]["message"], much.json()["errors"][0]["message"]]
+        assert "2,097,152 bytes" in told[1]
+        asked = '{ __type(name: "SandboxFileWriteInput") { inputFields { name description } } }'
+        fields = (await api.run(asked, ada))["inputFields"]
+        told += [field["description"] for field in fields if field["name"] == "content"]
+        assert "2 MiB" in told[2]
+        for words in told:
+            # What all of them name is the way that takes it.
+            assert "PUT" in words
+            assert "/sandboxes/{id}/files/{path}" in words
+        assert (await site.ask("PUT", "f", content=b"x" * (3 * MIB))).status_code == 200
+
+
 @pytest.mark.redis
 async def test_either_node_serves_the_sandboxes_of_the_other(
     tmp_path: Path, redis_url: str
@@ -555,6 +765,10 @@ async def test_either_node_serves_the_sandboxes_of_the_other(
         full = await site.ask("PUT", "c", content=in_pieces(bytes(30 * MIB), MIB))
         assert (full.status_code, full.json()["error"]["code"]) == (507, "LIMIT")
         assert (await site.ask("GET", "nothing")).status_code == 404
+        lost = await site.ask("PUT", "a/file", content=b"1", headers={"if-match": '"old"'})
+        assert (lost.status_code, lost.json()["error"]["code"]) == (412, "CONFLICT")
+        won = {"if-match": made.headers["etag"]}
+        assert (await site.ask("PUT", "a/file", content=b"1", headers=won)).status_code == 200
         there = Site(hosting, port, api, ada, box.id)
         await broken_off(there, f"PUT /sandboxes/{box.id}/files/new", os.urandom(3 * MIB))
         await until_only(there, "a", "b")

@@ -283,6 +283,59 @@ async def test_no_entry_leads_out(
     assert out == b""
 
 
+@pytest.mark.parametrize("entries", ESCAPES.values(), ids=ESCAPES)
+async def test_no_entry_goes_through_a_link_that_is_kept(
+    box: Box, entries: tuple[tuple[str, bytes | dict[str, Any]], ...]
+) -> None:
+    await box.run("echo secret > secret")
+    is_harmless = all(isinstance(held, dict) and held["type"] == b"2" for _, held in entries)
+    data = tar(("good", b"1"), *entries)
+    if is_harmless:
+        assert (await unpacked(box, data, keep_links=True)).entries > 1
+    else:
+        with pytest.raises(FileError) as caught:
+            await unpacked(box, data, keep_links=True)
+        assert caught.value.code is FileErrorCode.OUTSIDE
+    _, out, _ = await box.run("find / -xdev -name evil 2>/dev/null; ls /tmp; stat -c %h secret")
+    assert out == b"1\n"
+
+
+async def test_an_archive_does_not_go_through_links_of_an_earlier_one(box: Box) -> None:
+    links = tar(("l", link("/tmp")), ("up", link("..")), ("f", link("/tmp/evil")))
+    assert (await unpacked(box, links, keep_links=True)).entries == 3
+    for name in ("l/evil", "up/evil"):
+        with pytest.raises(FileError) as caught:
+            await unpacked(box, tar((name, b"1")), keep_links=True)
+        assert caught.value.code is FileErrorCode.EXISTS
+    with pytest.raises(FileError) as caught:
+        await unpacked(box, tar(("evil", b"1")), keep_links=True, target="out/l")
+    assert caught.value.code is FileErrorCode.OUTSIDE
+    for name in ("out/l/evil", "out/f"):
+        with pytest.raises(FileError) as caught:
+            await box.client.files.read(name)
+        assert caught.value.code in (FileErrorCode.OUTSIDE, FileErrorCode.NOT_FOUND)
+    with pytest.raises(FileError):
+        await box.client.files.write("out/l/evil", b"1")
+    # The link gives way to the file; what it led to is not touched.
+    await unpacked(box, tar(("f", b"1")), keep_links=True)
+    _, out, _ = await box.run("find / -xdev -name evil 2>/dev/null; ls /tmp; cat out/f")
+    assert out == b"1"
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_a_link_to_no_name_is_refused(box: Box, keeps: bool) -> None:
+    for data, style in (
+        (tar(("good", b"1"), ("l", link(""))), TAR),
+        (zipped(("l", b"", 0o120777)), ZIP),
+        (zipped(("l", b"a\0b", 0o120777)), ZIP),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            await unpacked(box, data, style, keep_links=keeps)
+    with pytest.raises((FileError, InvalidArgumentError)):
+        await unpacked(box, tar(("l", link("x" * 5000))), keep_links=keeps)
+    assert await names(box) == []
+
+
 async def test_what_no_tree_of_files_holds_is_refused(box: Box) -> None:
     for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
         odd = {"type": kind, "devmajor": 1, "devminor": 3}
@@ -295,7 +348,7 @@ async def test_what_no_tree_of_files_holds_is_refused(box: Box) -> None:
     assert await refused(box, zipped(("l", b"/etc", 0o120777)), ZIP) == "OUTSIDE"
 
 
-async def test_links_of_our_own_archives_may_lead_anywhere(box: Box) -> None:
+async def test_links_that_are_kept_may_lead_anywhere(box: Box) -> None:
     await box.run("mkdir one; ln -s /usr/bin/python3 one/python; ln -s ../../x one/up")
     data = await packed(box, "one", TAR_GZ)
     with pytest.raises(FileError):
@@ -494,6 +547,23 @@ async def test_packing_waits_for_its_reader_and_ends_with_it(box: Box) -> None:
     with pytest.raises(FileError) as caught:
         await packed(box, ".", TAR, most=MIB)
     assert caught.value.code is FileErrorCode.TOO_LARGE
+
+
+@pytest.mark.parametrize("style", list(ArchiveFormat))
+async def test_a_file_of_holes_without_end_is_refused_at_once(
+    box: Box, style: ArchiveFormat
+) -> None:
+    await box.run("mkdir d; echo one >d/a; truncate -s 1000000 d/b; truncate -s 1T d/c")
+    with pytest.raises(FileError, match=r"as far as c come .* holes in them counted") as caught:
+        await packed(box, "d", style, content=16 * MIB)
+    assert caught.value.code is FileErrorCode.TOO_LARGE
+    await box.run("rm d/c")
+    data = await packed(box, "d", style, content=16 * MIB)
+    assert content(data, style)["b"][1] == bytes(1_000_000)
+    with pytest.raises(FileError):
+        await packed(box, "d", style, content=1_000_000)
+    with pytest.raises(InvalidArgumentError):
+        await packed(box, "d", style, content=0)
 
 
 async def test_packing_what_cannot_be_packed_says_so(box: Box) -> None:

@@ -97,6 +97,22 @@ async def test_a_signal_ends_a_program_and_is_reported(box: Box) -> None:
     assert result.reason is Reason.EXITED
 
 
+async def test_only_what_was_killed_from_outside_is_told_as_killed(box: Box) -> None:
+    result, _, _ = await box.run("kill -KILL $$")
+    assert (result.reason, result.signal) == (Reason.EXITED, signal.SIGKILL)
+    for kill in ("execution", "process"):
+        execution = await box.start("echo up; exec sleep 600")
+        async with aclosing(execution.output()) as output:
+            assert (await anext(output)).data == b"up\n"
+            if kill == "execution":
+                await execution.signal(signal.SIGKILL)
+            else:
+                await box.client.kill(execution.pid or 0, signal.SIGKILL)
+            assert [chunk async for chunk in output] == []
+        result = await execution.result()
+        assert (result.reason, result.signal) == (Reason.KILLED, signal.SIGKILL), kill
+
+
 async def test_signals_reach_the_program(box: Box) -> None:
     program = (
         "import signal, sys\n"

@@ -61,6 +61,27 @@ async def test_directories_are_made_moved_and_removed(box: Box) -> None:
     assert [e.name for e in await files.list("/workspace")] == ["two"]
 
 
+async def test_directories_are_listed_in_pages(box: Box) -> None:
+    files = box.client.files
+    # More of them are listed by a worker; names need not be UTF-8.
+    for count in (3, 300):
+        made = f"for n in range({count}): open(b'\\xfe%04d' % n, 'w').close()\n"
+        await box.python(made + "open('a', 'w').close(); open('é', 'w').close()")
+        whole = [entry.name for entry in await files.list()]
+        assert len(whole) == count + 2
+        for size in (1, 2, count + 1, 20_000):
+            seen: list[str] = []
+            while page := await files.list(first=size, after=seen[-1] if seen else None):
+                assert len(page) <= size
+                seen += [entry.name for entry in page]
+                if count == 300 and size < 3 and len(seen) >= 5:
+                    break
+            assert seen == whole[: len(seen)]
+            assert len(seen) >= 5
+        assert await files.list(after=whole[-1]) == []
+        assert await files.list(first=0) == []
+
+
 async def test_mistakes_have_names(box: Box) -> None:
     files = box.client.files
     await files.write("file", b"12345678")
@@ -100,6 +121,30 @@ async def test_removing_a_link_leaves_its_target(box: Box) -> None:
     await box.client.files.remove("link", recursive=True)
     assert await box.client.files.read("keep/file") == b"1\n"
     assert await refusal(box.client.files.read("loop")) is FileErrorCode.DENIED
+
+
+async def test_links_that_lead_out_are_described_renamed_and_removed_themselves(box: Box) -> None:
+    files = box.client.files
+    await box.run("ln -s /etc/passwd out; ln -s nowhere none; ln -s / root; touch file")
+    for name, target in (("out", "/etc/passwd"), ("none", "nowhere"), ("root", "/")):
+        info = await files.stat(name, follow=False)
+        assert (info.is_symlink, info.is_directory, info.name) == (True, False, name)
+        await files.rename(name, f"{name}-2")
+        assert (await box.run(f"readlink {name}-2"))[1].decode() == f"{target}\n"
+        assert await refusal(files.stat(f"{name}-2")) in (
+            FileErrorCode.OUTSIDE,
+            FileErrorCode.NOT_FOUND,
+        )
+        # Over a link the link goes, not what it leads to.
+        await files.rename("file", f"{name}-2")
+        assert not (await files.stat(f"{name}-2", follow=False)).is_symlink
+        await files.rename(f"{name}-2", "file")
+        await box.run(f"ln -s {target} {name}")
+        await files.remove(name, recursive=True)
+        assert await refusal(files.stat(name, follow=False)) is FileErrorCode.NOT_FOUND
+    await box.run("ln -s / root")
+    # What is on the way to the name is never outside.
+    assert await refusal(files.stat("root/etc", follow=False)) is FileErrorCode.OUTSIDE
 
 
 async def test_a_raced_symlink_never_leads_out(box: Box) -> None:

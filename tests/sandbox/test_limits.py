@@ -128,8 +128,10 @@ async def test_a_disk_grows_and_shrinks_while_it_is_used(rooted: Boxes) -> None:
     larger = replace(limits, disk_bytes=64 * MIB)
     assert await rooted.driver.update(box.id, limits=larger) == larger
     assert await fill(box, 40) == b"written"
-    with pytest.raises(ConflictError, match="in use"):
+    with pytest.raises(ConflictError, match=r"holds 4[\d,]+ bytes.* at most 16,777,216") as refused:
         await rooted.driver.update(box.id, limits=limits)
+    assert refused.value.limit == "disk_bytes"
+    assert "Errno" not in refused.value.message
     assert (await rooted.driver.connect(box.id)).limits == larger
     assert (await box.run("stat -c %s big"))[1] == b"%d\n" % (40 * MIB)
     await box.run("rm big")
@@ -143,7 +145,7 @@ async def test_the_number_of_inodes_changes_too(rooted: Boxes) -> None:
     assert 32 <= await touch(box, 200) < 64
     await rooted.driver.update(box.id, limits=replace(box.handle.limits, inodes=1000))
     assert await touch(box, 200) == 200
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="files and directories"):
         await rooted.driver.update(box.id, limits=replace(box.handle.limits, inodes=100))
 
 
@@ -177,8 +179,9 @@ async def test_what_the_kernel_refuses_half_way_is_undone(
 
     monkeypatch.setattr(cgroups.Group, "update", refuse)
     smaller = replace(before, memory_bytes=192 * MIB, disk_bytes=8 * MIB)
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="memory") as refused:
         await rooted.driver.update(box.id, limits=smaller)
+    assert refused.value.limit == "memory_bytes"
     assert asked == [smaller, before]
     assert await size(box, ".") == 32 * MIB
     assert (await rooted.driver.connect(box.id)).limits == before

@@ -112,6 +112,11 @@ print(len(os.listdir('many')))
     with pytest.raises(FileError) as caught:
         await box.client.files.list("many")
     assert caught.value.code is FileErrorCode.TOO_LARGE
+    last, seen = "", list[str]()
+    while page := await box.client.files.list("many", first=4000, after=last):
+        seen += [entry.name for entry in page]
+        last = page[-1].name
+    assert seen == [f"{number:06d}" + "x" * 200 for number in range(10_001)]
     await box.run("rm many/000000*")
     assert len(await box.client.files.list("many")) == 10_000
 

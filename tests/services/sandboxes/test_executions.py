@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import signal
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
@@ -76,6 +77,15 @@ async def test_an_execution_is_canceled_with_all_it_started(
     look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[4]321'"
     left = await ran(deps, ada, box.id, look)
     assert left.stdout == "0\n"
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM", "SEGV"])
+async def test_a_signal_of_its_own_cancels_nothing(
+    server: Server, ada: Viewer, box: Sandbox, name: str
+) -> None:
+    ended = await ran(server.deps, ada, box.id, f"kill -{name} $$")
+    assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.EXITED)
+    assert (ended.exit_code, ended.signal) == (None, signal.Signals[f"SIG{name}"])
 
 
 async def test_canceling_what_has_ended_changes_nothing(

@@ -140,6 +140,24 @@ async def test_links_that_lead_outside_are_not_followed(
     assert await index(server) == []
 
 
+async def test_links_are_renamed_and_removed_themselves_wherever_they_lead(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    deps = server.deps
+    await files.write(deps, ada, sandbox_id=box.id, path="kept/file", content="here")
+    await ran(deps, ada, box.id, "ln -s /etc/passwd out; ln -s nowhere none; ln -s kept inside")
+    for path in ("out", "none", "inside"):
+        moved = await files.rename(
+            deps, ada, sandbox_id=box.id, path=path, new_path=f"links/{path}"
+        )
+        assert (moved.path, moved.is_directory) == (f"links/{path}", False)
+        gone = await files.remove(deps, ada, sandbox_id=box.id, path=moved.path, is_recursive=True)
+        assert (gone.path, gone.is_directory) == (f"links/{path}", False)
+    done = await ran(deps, ada, box.id, "ls -A links; test -s /etc/passwd && cat kept/file")
+    assert done.stdout == "here"
+    assert [path for path, _, _ in await index(server)] == ["kept", "kept/file", "links"]
+
+
 async def test_what_is_too_large_or_no_content_is_refused(launch: Launch) -> None:
     server = await launch(file_max_bytes=1000)
     deps, ada = server.deps, await server.person("ada")

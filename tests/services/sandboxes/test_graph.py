@@ -17,9 +17,11 @@ from schema.execution.engine import Engine, Prepared
 from services.access import READ_EVERYTHING
 from services.base import ANONYMOUS, Viewer
 from services.sandboxes import files, lifecycle
+from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
 
 pytestmark = pytest.mark.bubblewrap
+MIB = 1_048_576
 BOX = "sandbox { id status failure }  errors { code message path }"
 
 
@@ -268,6 +270,74 @@ async def test_errors_name_the_argument_at_fault(engine: Engine, server: Server)
         document = f'mutation {{ answer: {name}(id: "sbx_no") {{ errors {{ code path }} }} }}'
         answer = (await ask(engine, server, ada, document))["answer"]
         assert answer["errors"] == [{"code": "NOT_FOUND", "path": ["id"]}]
+
+
+LISTED = """query ($id: ID!, $path: String = ".", $first: Int, $after: String) {
+  sandbox(id: $id) { files(path: $path, first: $first, after: $after) { name path } } }"""
+
+
+async def test_a_directory_of_any_size_is_listed_in_pages(
+    engine: Engine, server: Server, ada: Viewer
+) -> None:
+    box = await lifecycle.create(server.deps, ada)
+    await ran(server.deps, ada, box.id, "mkdir many; cd many; seq -f %05.0f 20000 | xargs touch")
+    context = Context(server.deps, ada)
+    whole = {"id": box.id, "path": "many"}
+    for given, code in (({}, "LIMIT"), ({"first": 0}, "BAD_USER_INPUT"), ({"first": 20_000}, None)):
+        result = await engine.execute(prepared(engine, LISTED, whole | given), context)
+        (error,) = result.errors or ()
+        assert error["extensions"]["code"] == (code or "BAD_USER_INPUT")
+        assert "`first`" in error["message"]
+        assert "10,000" in error["message"]
+    seen: list[str] = []
+    while True:
+        more = {"first": 8000, "after": seen[-1] if seen else None}
+        found = (await ask(engine, server, ada, LISTED, **whole, **more))["sandbox"]["files"]
+        if not found:
+            break
+        assert found[0]["path"] == f"many/{found[0]['name']}"
+        seen += [file["name"] for file in found]
+    assert seen == [f"{number:05}" for number in range(1, 20_001)]
+    for name in ("b", "a", "c/d"):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=f"few/{name}", content="")
+    for _ in ("running", "stopped"):
+        few = {"id": box.id, "path": "few", "after": "a"}
+        page = await ask(engine, server, ada, LISTED, **few, first=1)
+        assert page["sandbox"]["files"] == [{"name": "b", "path": "few/b"}]
+        page = await ask(engine, server, ada, LISTED, **few)
+        assert [file["name"] for file in page["sandbox"]["files"]] == ["b", "c"]
+        await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+
+
+async def test_refused_changes_name_the_argument_at_fault(launch: Launch, engine: Engine) -> None:
+    server = await launch(sandbox_network_allowed=True)
+    ada = await server.person("ada")
+    small = Resources(memory_bytes=256 * MIB, disk_bytes=16 * MIB)
+    box = await lifecycle.create(server.deps, ada, resources=small)
+    await ran(server.deps, ada, box.id, "head -c 8M /dev/zero > full")
+    document = """mutation ($id: ID!, $input: SandboxUpdateInput!) {
+      sandboxUpdate(id: $id, input: $input) { sandbox { id } errors { code message path } } }"""
+    rules = [{"host": "a.test"}, {"host": "127.0.0.1"}]
+    for given, code, path in (
+        ({"network": "ALLOW_LIST", "networkRules": rules}, "INVALID", ["networkRules", "1"]),
+        ({"networkRules": rules}, "INVALID", ["networkRules"]),
+        ({"idleTimeoutSeconds": 0}, "INVALID", ["idleTimeoutSeconds"]),
+        ({"resources": {"pids": 1}}, "INVALID", ["resources", "pids"]),
+        ({"resources": {"diskBytes": MIB}}, "CONFLICT", ["resources", "diskBytes"]),
+    ):
+        answer = (await ask(engine, server, ada, document, id=box.id, input=given))["sandboxUpdate"]
+        assert answer["sandbox"] is None
+        assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, ["input", *path])]
+    (error,) = answer["errors"]
+    assert "1,048,576" in error["message"]
+    assert "rrno" not in error["message"]
+    create = """mutation ($input: SandboxCreateInput!) {
+      sandboxCreate(input: $input) { errors { code path } } }"""
+    wish = {"security": {"network": "ALLOW_LIST", "networkRules": rules}}
+    answer = (await ask(engine, server, ada, create, input=wish))["sandboxCreate"]
+    assert answer["errors"] == [
+        {"code": "INVALID", "path": ["input", "security", "networkRules", "1"]}
+    ]
 
 
 OUTPUT = """subscription ($id: ID!, $after: String) {

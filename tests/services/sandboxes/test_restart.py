@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from models.base import now
-from models.sandboxes import Sandbox
+from models.sandboxes import Sandbox, SandboxRemoval
 from models.states import ExecutionReason, RunState, SandboxStatus
 from sandbox.base import SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.local import LocalBus
-from services.sandboxes import executions, housekeeping, lifecycle, output, rows
-from services.sandboxes.node import INSTALLATION_LABEL, installation
+from services.sandboxes import executions, housekeeping, lifecycle, output, rows, sweeping
+from services.sandboxes.live import INSTALLATION_LABEL, installation
+from services.sandboxes.node import EXPIRED, HOST_GONE
 from services.sandboxes.wishes import Security
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, collect, finished, ran
 
@@ -154,6 +155,49 @@ async def test_leftovers_nobody_knows_are_removed(launch: Launch, tmp_path: Path
     (records / "sbx_stray.json").write_bytes(dead)
     again = await launch()
     assert await (await again.host.node()).driver.list({}) == []
+    assert await removed(again) == {("container", "sbx_stray", sweeping.AT_START)}
+
+
+async def removed(server: Server) -> set[tuple[str, str, str]]:
+    """What the record of cleaning up says."""
+    async with server.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(SandboxRemoval.kind, SandboxRemoval.name, SandboxRemoval.reason)
+        )
+        return {(kind, name, reason) for kind, name, reason in found}
+
+
+@BOTH_DATABASES
+@pytest.mark.bubblewrap
+async def test_what_ends_without_being_asked_to_is_recorded(launch: Launch) -> None:
+    server = await launch()
+    ada, node = await server.person("ada"), await server.host.node()
+    lost, killed, expired, stopped = [
+        await lifecycle.create(server.deps, ada, timeout_s=500) for _ in range(4)
+    ]
+    await node.lose(killed.id, "The sandbox ended unexpectedly.")
+    async with work(server.deps) as unit:
+        await unit.session.execute(
+            update(Sandbox).where(Sandbox.id == expired.id).values(expires_at=now())
+        )
+    await housekeeping._expire(node)
+    await lifecycle.stop(server.deps, ada, sandbox_id=stopped.id)
+    await server.crash()
+    again = await launch()
+    assert await removed(again) == {
+        ("sandbox", lost.id, HOST_GONE),
+        ("sandbox", killed.id, "The sandbox ended unexpectedly."),
+        ("sandbox", expired.id, EXPIRED),
+    }
+
+
+@pytest.mark.bubblewrap
+async def test_without_a_driver_what_is_lost_is_recorded_too(launch: Launch) -> None:
+    server = await launch()
+    box = await lifecycle.create(server.deps, await server.person("ada"))
+    await server.crash()
+    again = await launch("off")
+    assert await removed(again) == {("sandbox", box.id, HOST_GONE)}
 
 
 @BOTH_DATABASES

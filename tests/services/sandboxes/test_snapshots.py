@@ -34,7 +34,9 @@ from services.sandboxes import (
     quotas,
     rows,
     snapshots,
+    workspaces,
 )
+from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, finished, ran
 
 MIB = 1_048_576
@@ -132,13 +134,14 @@ async def test_a_persistent_sandbox_goes_on_where_it_was_stopped(own: Server) ->
     assert (held.count, held.disk_bytes) == (0, found.size_bytes)
 
     for _ in range(2):
+        before = await kept(own, box.id)
         started = await snapshots.start(own.deps, ada, sandbox_id=box.id)
         assert (started.id, started.status) == (box.id, SandboxStatus.RUNNING)
         assert started.expires_at is not None
         assert 0 < (started.expires_at - now()).total_seconds() <= 500
-        # It is the sandbox's own again.
-        assert await kept(own, box.id) is None
-        assert archives(own) == []
+        # It stays until there is a newer one.
+        assert await kept(own, box.id) == before
+        assert [place.name for place in archives(own)] == [f"{before}.tar.gz"]
         assert (await ran(own.deps, ada, box.id, LOOK)).stdout == SEEN
         assert (await snapshots.start(own.deps, ada, sandbox_id=box.id)).id == box.id
         await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
@@ -262,7 +265,7 @@ async def test_without_room_nothing_is_kept_and_nothing_left_behind(
 
 
 @pytest.mark.bubblewrap
-async def test_one_that_cannot_be_kept_is_not_stopped_unless_its_time_is_over(
+async def test_one_that_cannot_be_kept_ends_and_says_so(
     own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await own.person("ada")
@@ -273,15 +276,225 @@ async def test_one_that_cannot_be_kept_is_not_stopped_unless_its_time_is_over(
         raise OSError(28, "No space left on device", "/secret/place")
 
     monkeypatch.setattr(keeping, "pack", refuse)
-    with pytest.raises(UserError, match="could not be kept") as caught:
-        await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
-    assert "secret" not in caught.value.message
-    assert (await ran(own.deps, ada, box.id, "echo alive")).stdout == "alive\n"
-    await node.stop(box.id, failure="It reached the end of its time.")
-    ended = await present(own, box.id)
-    assert ended.status is SandboxStatus.STOPPED
-    assert ended.failure is not None
-    assert ended.failure.startswith("It reached the end of its time. Its workspace could not be")
+    stopped = await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
+    lost = "Its workspace could not be kept: the server's own disk did not take it."
+    assert (stopped.status, stopped.failure) == (SandboxStatus.STOPPED, lost)
+    with pytest.raises(UserError, match="nothing of it was kept"):
+        await snapshots.start(own.deps, ada, sandbox_id=box.id)
+    other = await lifecycle.create(own.deps, ada, is_persistent=True)
+    await node.stop(other.id, failure="It reached the end of its time.")
+    ended = await present(own, other.id)
+    assert (ended.status, ended.failure) == (
+        SandboxStatus.STOPPED,
+        f"It reached the end of its time. {lost}",
+    )
+
+
+HOLES = "echo one >f; truncate -s 1T t"
+
+
+@pytest.mark.bubblewrap
+async def test_a_file_of_holes_delays_neither_a_stop_nor_a_deletion(own: Server) -> None:
+    ada = await own.person("ada")
+    node = await own.host.node()
+    boxes = [await lifecycle.create(own.deps, ada, is_persistent=True) for _ in range(3)]
+    stopped, expired, deleted = [box.id for box in boxes]
+    await ran(own.deps, ada, stopped, "echo older >f")
+    await lifecycle.stop(own.deps, ada, sandbox_id=stopped)
+    await snapshots.start(own.deps, ada, sandbox_id=stopped)
+    for sandbox_id in (stopped, expired, deleted):
+        await ran(own.deps, ada, sandbox_id, HOLES)
+    async with asyncio.timeout(60):
+        await lifecycle.delete(own.deps, ada, sandbox_id=deleted)
+        await lifecycle.stop(own.deps, ada, sandbox_id=stopped)
+        await node.stop(expired, failure="It reached the end of its time.")
+    for sandbox_id in (stopped, expired):
+        row = await present(own, sandbox_id)
+        assert row.status is SandboxStatus.STOPPED
+        assert row.failure is not None
+        assert "could not be kept: The files as far as t come to more than" in row.failure
+        assert ("kept before is there still" in row.failure) is (sandbox_id == stopped)
+    assert (await present(own, deleted)).status is SandboxStatus.DELETED
+    assert len(archives(own)) == 1
+    await snapshots.start(own.deps, ada, sandbox_id=stopped)
+    assert (await ran(own.deps, ada, stopped, "cat f; ls")).stdout == "older\nf\n"
+
+
+@pytest.mark.bubblewrap
+async def test_a_snapshot_of_a_file_of_holes_is_refused(own: Server) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada)
+    await ran(own.deps, ada, box.id, HOLES)
+    with pytest.raises(UserError, match="holes in them counted") as caught:
+        await snapshots.take(own.deps, ada, sandbox_id=box.id)
+    assert (caught.value.code, caught.value.path) == (UserErrorCode.LIMIT, ("sandbox_id",))
+    assert archives(own) == []
+
+
+def endless(monkeypatch: pytest.MonkeyPatch, client: Any) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let packing never end; gives when it has begun, and when it was ended."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def pack(*_: Any, **__: Any) -> Any:
+        try:
+            yield b"x"
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(client.files, "pack", pack)
+    return begun, ended
+
+
+@pytest.mark.bubblewrap
+async def test_a_deletion_gives_up_what_is_being_kept(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada, is_persistent=True)
+    begun, ended = endless(monkeypatch, (await own.host.node()).client(box.id))
+    stopping = asyncio.ensure_future(lifecycle.stop(own.deps, ada, sandbox_id=box.id))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        await lifecycle.delete(own.deps, ada, sandbox_id=box.id)
+        await asyncio.gather(stopping)
+    assert ended.is_set()
+    assert (await present(own, box.id)).status is SandboxStatus.DELETED
+    assert archives(own) == []
+
+
+@pytest.mark.bubblewrap
+async def test_a_stop_waits_only_so_long_for_what_is_kept(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada, is_persistent=True)
+    endless(monkeypatch, (await own.host.node()).client(box.id))
+    monkeypatch.setattr(workspaces, "KEEP_S", 0.5)
+    async with asyncio.timeout(60):
+        stopped = await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
+    assert stopped.status is SandboxStatus.STOPPED
+    assert stopped.failure is not None
+    assert "could not be kept: it took longer than" in stopped.failure
+    assert archives(own) == []
+
+
+@pytest.mark.bubblewrap
+async def test_a_server_that_stops_says_what_it_could_not_keep(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await own.person("ada")
+    slow, quick = [await lifecycle.create(own.deps, ada, is_persistent=True) for _ in range(2)]
+    endless(monkeypatch, (await own.host.node()).client(slow.id))
+    monkeypatch.setattr(workspaces, "_KEEP_ALL_S", 3.0)
+    await own.host.aclose()
+    row = await present(own, slow.id)
+    assert row.failure is not None
+    assert row.failure.startswith("The server was stopped. Its workspace could not be kept: it")
+    assert (await present(own, quick.id)).failure == "The server was stopped."
+
+
+@pytest.mark.bubblewrap
+async def test_a_snapshot_whose_caller_goes_is_given_up(
+    own: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada)
+    client = (await own.host.node()).client(box.id)
+    begun, ended = endless(monkeypatch, client)
+    loop, close, closed = asyncio.get_running_loop(), keeping._close, asyncio.Event()
+
+    def tell(*arguments: Any, **more: Any) -> None:
+        close(*arguments, **more)
+        loop.call_soon_threadsafe(closed.set)
+
+    monkeypatch.setattr(keeping, "_close", tell)
+    taking = asyncio.ensure_future(snapshots.take(own.deps, ada, sandbox_id=box.id))
+    async with asyncio.timeout(60):
+        await begun.wait()
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        await ended.wait()
+        await closed.wait()
+    assert taking.cancelled()
+    assert archives(own) == []
+    async with own.deps.db.reading() as connection:
+        assert (await connection.scalars(select(SandboxSnapshot.id))).all() == []
+
+
+@pytest.mark.bubblewrap
+async def test_what_was_kept_last_outlives_a_crash(launch: Launch, tmp_path: Path) -> None:
+    server = await launch(data_dir=tmp_path / "data")
+    ada = await server.person("ada")
+    box, young = [await lifecycle.create(server.deps, ada, is_persistent=True) for _ in range(2)]
+    await ran(server.deps, ada, box.id, FILL)
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    await snapshots.start(server.deps, ada, sandbox_id=box.id)
+    await ran(server.deps, ada, box.id, "echo newer >newer")
+    await server.crash()
+
+    again = await launch(data_dir=tmp_path / "data")
+    assert (await present(again, box.id)).status is SandboxStatus.FAILED
+    started = await snapshots.start(again.deps, ada, sandbox_id=box.id)
+    assert (started.status, started.failure) == (SandboxStatus.RUNNING, None)
+    assert (await ran(again.deps, ada, box.id, f"{LOOK}; ls newer")).stdout == SEEN
+    with pytest.raises(UserError, match="this one is FAILED, and nothing of it was kept"):
+        await snapshots.start(again.deps, ada, sandbox_id=young.id)
+
+
+@pytest.mark.bubblewrap
+async def test_one_that_ends_by_itself_goes_on_as_it_was_kept(own: Server) -> None:
+    ada = await own.person("ada")
+    node = await own.host.node()
+    box = await lifecycle.create(own.deps, ada, is_persistent=True)
+    await ran(own.deps, ada, box.id, FILL)
+    await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
+    await snapshots.start(own.deps, ada, sandbox_id=box.id)
+    await node.lose(box.id, "The sandbox ran out of memory and ended.")
+    await snapshots.start(own.deps, ada, sandbox_id=box.id)
+    assert (await ran(own.deps, ada, box.id, LOOK)).stdout == SEEN
+
+
+@pytest.mark.bubblewrap
+async def test_one_that_is_persistent_no_more_keeps_nothing(own: Server) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada, is_persistent=True)
+    await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
+    await snapshots.start(own.deps, ada, sandbox_id=box.id)
+    await changing.change(own.deps, ada, sandbox_id=box.id, changes={"is_persistent": False})
+    await lifecycle.stop(own.deps, ada, sandbox_id=box.id)
+    assert (await kept(own, box.id), archives(own)) == (None, [])
+
+
+@BOTH_DATABASES
+@pytest.mark.bubblewrap
+async def test_what_was_kept_of_one_that_lives_again_stays(launch: Launch, tmp_path: Path) -> None:
+    server = await launch(data_dir=tmp_path / "data")
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada, is_persistent=True)
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    await snapshots.start(server.deps, ada, sandbox_id=box.id)
+    kept_id = await kept(server, box.id)
+    async with work(server.deps) as unit:
+        await unit.session.execute(update(SandboxSnapshot).values(expires_at=now()))
+    assert await keeping.tidy(server.deps) == 0
+    found = await keeping.find(server.deps, kept_id or "")
+    assert found is not None
+    assert found.expires_at is not None
+    assert found.expires_at > now()
+
+
+@pytest.mark.bubblewrap
+async def test_a_snapshot_that_does_not_fit_is_refused_by_name(own: Server) -> None:
+    ada = await own.person("ada")
+    box = await lifecycle.create(own.deps, ada)
+    await ran(own.deps, ada, box.id, "head -c 20000000 /dev/zero >f")
+    taken = await snapshots.take(own.deps, ada, sandbox_id=box.id)
+    small = Resources(disk_bytes=10 * MIB)
+    with pytest.raises(UserError, match=r"snapshot does not fit .* 10,485,760 bytes") as caught:
+        await lifecycle.create(own.deps, ada, snapshot_id=taken.id, resources=small)
+    assert (caught.value.code, caught.value.path) == (UserErrorCode.LIMIT, ("snapshot_id",))
 
 
 @pytest.mark.bubblewrap

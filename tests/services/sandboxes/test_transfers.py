@@ -256,6 +256,38 @@ async def test_archives_go_in_and_out_and_into_the_index(place: Place) -> None:
     assert len(place.node.relays) == 0
 
 
+async def test_whatever_was_packed_comes_back_the_same(place: Place) -> None:
+    # As virtual environments have them, and some that lead nowhere.
+    await place.run(
+        "mkdir -p src/bin src/lib; cd src; echo 1 > kept; ln -s lib lib64;"
+        "ln -s python3 bin/python; ln -s /usr/bin/python3 bin/python3;"
+        "ln -s ../../other out; ln -s /workspace/src/kept in;"
+        "ln -s /nowhere/at/all loose"
+    )
+    for style in ArchiveFormat:
+        async with transfers.archive(
+            place.deps, place.ada, sandbox_id=place.box.id, path="src", style=style
+        ) as chunks:
+            packed = b"".join([chunk async for chunk in chunks])
+        made = await place.unpack(f"copy-{style}", pieces(packed), style)
+        assert made.entries == 9
+        listed = "find . -printf '%P %y %l\\n' | sort"
+        same = f"(cd src; {listed}) > /tmp/a; (cd copy-{style}; {listed}) > /tmp/b"
+        assert await place.run(f"{same}; cmp /tmp/a /tmp/b && wc -l < /tmp/b") == "10\n"
+        with pytest.raises(UserError) as caught:
+            await place.read(f"copy-{style}/bin/python3")
+        assert caught.value.code is UserErrorCode.INVALID
+    link, buffer = tarfile.TarInfo("l"), io.BytesIO()
+    link.type, link.linkname = tarfile.SYMTYPE, "/tmp"
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("l/evil"))
+    with pytest.raises(TransferError) as refused:
+        await place.unpack("through", pieces(buffer.getvalue()))
+    assert refused.value.reason is FileErrorCode.OUTSIDE
+    assert await place.run("ls /tmp") == "a\nb\n"
+
+
 async def test_an_archive_that_may_not_be_unpacked_says_why(launch: Launch) -> None:
     server = await launch(archive_max_bytes=1000, archive_max_entries=3)
     ada = await server.person("ada")

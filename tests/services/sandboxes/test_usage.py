@@ -66,6 +66,19 @@ async def test_a_sandbox_nobody_looks_at_is_sampled_at_one_interval_in_twelve(
     assert len(await samples(server, box.id)) == 3
 
 
+async def test_a_server_samples_by_itself_and_keeps_what_programs_wrote(launch: Launch) -> None:
+    server = await launch(sandbox_usage_interval_s=0.02)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    async with asyncio.timeout(60):
+        while not await samples(server, box.id):
+            continue
+        await ran(server.deps, ada, box.id, "head -c 3000000 /dev/zero > file")
+        # No verb wrote it, and nobody looks at what is used.
+        while ((await samples(server, box.id))[-1].disk_bytes or 0) < 3_000_000:
+            continue
+
+
 async def test_one_that_is_looked_at_is_sampled_at_every_interval_for_a_while(
     launch: Launch,
 ) -> None:
