@@ -518,12 +518,14 @@ async def test_a_sandbox_is_changed_kept_started_and_made_again_through_the_grap
         engine,
         server,
         ada,
-        """{ sandboxSnapshots { nodes { id } } viewer: sandboxes(first: 9) { nodes { id
+        """{ sandboxSnapshots { nodes { id isAutomatic } } viewer: sandboxes(first: 9) { nodes { id
         snapshots { nodes { id } } } } }""",
     )
-    assert listed["sandboxSnapshots"] == {"nodes": [{"id": snapshot["id"]}]}
+    # What the stop kept is there until there is something newer.
+    kept, asked_for = listed["sandboxSnapshots"]["nodes"]
+    assert (kept["isAutomatic"], asked_for) == (True, {"id": snapshot["id"], "isAutomatic": False})
     assert {node["id"]: node["snapshots"]["nodes"] for node in listed["viewer"]["nodes"]} == {
-        box["id"]: [{"id": snapshot["id"]}],
+        box["id"]: [{"id": kept["id"]}, {"id": snapshot["id"]}],
         other["id"]: [],
     }
     gone = await ask(
