@@ -18,6 +18,7 @@ __all__ = ["HEADER", "PARTS", "VERSION", "source"]
 # stands between it and main.
 PARTS = (
     "wire",
+    "barriers",
     "processes",
     "terminals",
     "paths",

@@ -17,6 +17,12 @@ MIB = 1024 * 1024
 WORKSPACE = "/workspace"
 TMP_BYTES = 64 * MIB
 HEADROOM_BYTES = 64 * MIB
+SHM_BYTES = MIB
+SHM_INODES = 1024  # Empty files take memory too, which no size counts.
+AGENT_BYTES = 32 * MIB  # What the agent and a small program need beside files that fill all room.
+# Most that the kernel keeps of one file with a name of 255 bytes, or of 1,024 bytes of extended
+# attributes, which count as one. Measured on Linux 6.18: 1,480 bytes.
+INODE_BYTES = 1536
 LABEL_PREFIX = "noosphere."
 # What holds for every sandbox, asked for or not; no driver may do with less.
 ALWAYS = frozenset({"isolation", "network", "syscalls"})
@@ -51,7 +57,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one sandbox. `disk_bytes` is the size of the workspace; /tmp has its own 64 MiB."""
+    """Limits of one sandbox. `disk_bytes` is the size of the workspace; /tmp has its own 64 MiB.
+
+    `inodes` is the most files of the workspace; in a small memory fewer fit (`mounted_inodes`).
+    """
 
     cpu_millis: int = 1000
     memory_bytes: int = 512 * MIB
@@ -102,16 +111,43 @@ class Limits:
         # Files live in memory: were they as large as it, filling the disk would kill process 1.
         files = self.tmp_bytes + (self.disk_bytes if disk == "memory" else 0)
         if files + HEADROOM_BYTES > self.memory_bytes:
+            # So there is room left for several thousand inodes, which `mounted_inodes` counts.
             most = self.memory_bytes - HEADROOM_BYTES - self.tmp_bytes
             raise InvalidArgumentError(
                 f"disk_bytes is {self.disk_bytes}; with memory_bytes {self.memory_bytes} the most"
                 f" is {max(0, most)}, because files count as memory."
             )
 
+    def mounted_inodes(self, *, disk: "Disk" = "memory") -> int:
+        """Files that the workspace takes: `inodes`, or as many as memory has room for.
+
+        Were there more, empty files alone could fill the memory and kill process 1.
+        """
+        if disk != "memory":
+            return self.inodes
+        room = self.memory_bytes - self.disk_bytes - self.tmp_bytes - SHM_BYTES - AGENT_BYTES
+        return min(self.inodes, room // INODE_BYTES - self.tmp_inodes - SHM_INODES)
+
+    @property
+    def tmp_inodes(self) -> int:
+        """Files that /tmp takes: one for each 8 KiB of its size."""
+        return min(self.inodes, self.tmp_bytes // 8192)
+
+    @property
+    def socket_bytes(self) -> int:
+        """What may wait in sockets of networks, where it is counted apart from memory."""
+        return self.memory_bytes // 8
+
     @property
     def tmp_bytes(self) -> int:
         """Size of /tmp: 64 MiB, less in a small sandbox."""
         return min(TMP_BYTES, self.memory_bytes // 8)
+
+
+def files_bytes(size_bytes: int, inodes: int) -> int:
+    """Least memory of a sandbox whose filesystems in memory have these sizes and inodes in all."""
+    kept = INODE_BYTES * (inodes + SHM_INODES) + SHM_BYTES + AGENT_BYTES
+    return size_bytes + max(HEADROOM_BYTES, kept)
 
 
 Disk = Literal["memory", "image"]  # Where the workspace lies: in memory, or in a file of its own.

@@ -7,8 +7,14 @@ import signal
 from dataclasses import dataclass, field
 
 from sandbox import cgroups
-from sandbox.base import Disk, Limits, SandboxHandle, SandboxState
-from sandbox.bubblewrap_command import SHM_BYTES, SHM_INODES
+from sandbox.base import (
+    SHM_BYTES,
+    SHM_INODES,
+    Disk,
+    Limits,
+    SandboxHandle,
+    SandboxState,
+)
 from sandbox.channel import Wire
 from sandbox.errors import ConflictError, TimeoutError_
 from sandbox.records import Record, children, start_time
@@ -128,7 +134,7 @@ def filesystems(
     owner = f"uid={uid},gid={uid}"
     tmp: dict[str, object] = {
         "name": "tmp",
-        "options": f"{size(tmp_bytes, limits.inodes)},mode=1777,{owner}",
+        "options": f"{size(tmp_bytes, limits.tmp_inodes)},mode=1777,{owner}",
     }
     shm: dict[str, object] = {
         "name": "shm",
@@ -136,7 +142,7 @@ def filesystems(
     }
     if is_image:
         return [{"name": "workspace", "image": True}, tmp, shm]
-    options = f"{size(limits.disk_bytes, limits.inodes)},mode=0755,{owner}"
+    options = f"{size(limits.disk_bytes, limits.mounted_inodes())},mode=0755,{owner}"
     return [{"name": "workspace", "options": options}, tmp, shm]
 
 
@@ -144,11 +150,14 @@ def resized(box: Box, wanted: Limits) -> list[dict[str, str]]:
     """The filesystems that new limits change, with the options before and after."""
     found = []
     now = box.handle.limits
-    sizes = [("tmp", box.tmp_bytes, wanted.tmp_bytes)]
+    sizes = [
+        ("tmp", size(box.tmp_bytes, now.tmp_inodes), size(wanted.tmp_bytes, wanted.tmp_inodes))
+    ]
     if box.disk == "memory":
-        sizes.append(("workspace", now.disk_bytes, wanted.disk_bytes))
-    for name, old, new in sizes:
-        before, after = size(old, now.inodes), size(new, wanted.inodes)
+        old = size(now.disk_bytes, now.mounted_inodes())
+        new = size(wanted.disk_bytes, wanted.mounted_inodes())
+        sizes.append(("workspace", old, new))
+    for name, before, after in sizes:
         if before != after:
             found.append({"name": name, "before": before, "options": after})
     return found

@@ -45,7 +45,7 @@ def _refused(box: Box, limits: Limits, error: OSError) -> SandboxError:
             used = use_of(place)
     for count, most, what in (
         (used[0], limits.disk_bytes, "bytes"),
-        (used[1], limits.inodes, "files and directories"),
+        (used[1], limits.mounted_inodes(), "files and directories"),
     ):
         if count > most:
             return ConflictError(

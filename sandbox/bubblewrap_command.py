@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.base import MIB, WORKSPACE, SandboxSpec
+from sandbox.base import SHM_BYTES, WORKSPACE, SandboxSpec
 from sandbox.errors import DriverUnavailableError
 
 INSTALL = (
@@ -21,8 +21,6 @@ INSIDE_ID = 65534
 CHANNEL_FD, SECCOMP_FD, PASSWD_FD, GROUP_FD, EMPTY_FD = range(10, 15)
 STAGE = "/mnt"
 SHM = "/dev/shm"  # noqa: S108 - a filesystem of its own in each sandbox.
-SHM_BYTES = MIB
-SHM_INODES = 1024  # Empty files take memory too, which no size counts.
 PASSWD = f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:{WORKSPACE}:/bin/sh\n".encode()
 GROUP = f"sandbox:x:{INSIDE_ID}:\n".encode()
 

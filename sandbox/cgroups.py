@@ -13,6 +13,7 @@ from sandbox.errors import ConflictError
 
 CONTROLLERS = ("memory", "cpu", "pids", "freezer", "cpuacct")
 PERIOD_US = 100_000
+SOCKETS_V1 = "memory.kmem.tcp.limit_in_bytes"  # Of UDP, too.
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Group:
             self._set("cpu", "cpu.max", f"{quota} {PERIOD_US}")
         else:
             self._set_memory_v1(limits.memory_bytes)
+            # Version 1 does not count what waits in sockets as memory, unless it has a limit.
+            self._set("memory", SOCKETS_V1, str(limits.socket_bytes), optional=True)
             self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
             self._set("cpu", "cpu.cfs_quota_us", str(quota))
         self._set("pids", "pids.max", str(limits.pids))

@@ -17,7 +17,6 @@ from aiodocker.containers import DockerContainer
 from sandbox import docker_config, docker_engine, docker_images, docker_start, docker_stats
 from sandbox.base import (
     CHANGEABLE,
-    HEADROOM_BYTES,
     Capabilities,
     Channel,
     DriverEvent,
@@ -55,7 +54,7 @@ _STATES = {
 class _Sandbox:
     handle: SandboxHandle
     container: DockerContainer
-    tmp_bytes: int
+    least_memory: int
     fresh: AttachChannel | None = None
     channels: list[AttachChannel] = field(default_factory=list)
     place: docker_stats.Place | None = None
@@ -147,7 +146,8 @@ class DockerDriver:
             spec.sandbox_id, self.name, spec.image, spec.limits, spec.policy,
             dict(spec.labels), datetime.now(UTC),
         )  # fmt: skip
-        sandbox = _Sandbox(handle, container, spec.limits.tmp_bytes)
+        least = docker_config.least_memory(docker_config.host_config(spec))
+        sandbox = _Sandbox(handle, container, least)
         self._sandboxes[spec.sandbox_id] = sandbox
         try:
             sandbox.fresh = await docker_start.launch(container, sandbox.channels)
@@ -186,7 +186,7 @@ class DockerDriver:
         if labels.get(docker_config.ID_LABEL) != sandbox_id:
             raise NotFoundError("There is no such sandbox.")
         handle = docker_config.handle(shown, self.name)
-        found = _Sandbox(handle, container, docker_config.tmp_bytes(shown))
+        found = _Sandbox(handle, container, docker_config.least_memory(shown["HostConfig"]))
         return self._sandboxes.setdefault(sandbox_id, found)
 
     async def open_channel(self, sandbox_id: str) -> Channel:
@@ -279,11 +279,10 @@ class DockerDriver:
 
     async def _change(self, sandbox: _Sandbox, limits: Limits) -> None:
         """Have the engine change all limits, or put back those there were."""
-        files = limits.disk_bytes + sandbox.tmp_bytes
-        if files + HEADROOM_BYTES > limits.memory_bytes:
+        if sandbox.least_memory > limits.memory_bytes:
             raise InvalidArgumentError(
                 f"memory_bytes is {limits.memory_bytes}; this sandbox needs at least"
-                f" {files + HEADROOM_BYTES}, because its files count as memory."
+                f" {sandbox.least_memory}, because its files count as memory."
             )
         await self._require_room(sandbox, limits.memory_bytes)
         try:

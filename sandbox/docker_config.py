@@ -9,15 +9,17 @@ from typing import Any
 
 from sandbox import agent as wire
 from sandbox import seccomp
-from sandbox.base import LABEL_PREFIX, Limits, Policy, SandboxHandle, SandboxSpec
-from sandbox.bubblewrap_command import (
-    INSIDE_ID,
-    MASKED_FILES,
-    MASKED_FOLDERS,
-    SHM,
+from sandbox.base import (
+    LABEL_PREFIX,
     SHM_BYTES,
     SHM_INODES,
+    Limits,
+    Policy,
+    SandboxHandle,
+    SandboxSpec,
+    files_bytes,
 )
+from sandbox.bubblewrap_command import INSIDE_ID, MASKED_FILES, MASKED_FOLDERS, SHM
 from sandbox.records import UID_BASE, UID_COUNT
 
 INSTALL = (
@@ -33,6 +35,7 @@ UID_LABEL = LABEL_PREFIX + "uid"
 USER_LABEL = LABEL_PREFIX + "label."
 # Beside the users of bubblewrap's sandboxes, which the same machine may have.
 DOCKER_UID_BASE = UID_BASE + UID_COUNT
+LEAST_INODES = 16384  # So many and those of /tmp fit into the headroom of a small sandbox.
 TMP = "/tmp"  # noqa: S108 - a filesystem of its own in each sandbox.
 SOURCE = wire.source()
 OOM_FILES = "/sys/fs/cgroup/memory/memory.oom_control,/sys/fs/cgroup/memory.events"
@@ -93,13 +96,15 @@ def config(
         "AttachStderr": True,
         "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(spec, user) | ({"Runtime": runtime} if runtime else {}),
+        "HostConfig": host_config(spec, user) | ({"Runtime": runtime} if runtime else {}),
     }
 
 
-def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
+def host_config(spec: SandboxSpec, uid: int = INSIDE_ID) -> dict[str, Any]:
+    """Its part of containers/create: what the engine holds the container to."""
     limits = spec.limits
-    common = f"nosuid,nodev,exec,nr_inodes={limits.inodes},uid={uid},gid={uid}"
+    common = f"nosuid,nodev,exec,uid={uid},gid={uid}"
+    inodes = workspace_inodes(limits)
     return {
         "NetworkMode": "none",
         "CgroupnsMode": "private",
@@ -110,9 +115,9 @@ def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
         "MemorySwappiness": 0,
         "IpcMode": "private",
         "Tmpfs": {
-            TMP: f"size={limits.tmp_bytes},mode=1777,{common}",
+            TMP: f"size={limits.tmp_bytes},nr_inodes={limits.tmp_inodes},mode=1777,{common}",
             SHM: f"size={SHM_BYTES},nr_inodes={SHM_INODES},mode=1777,nosuid,nodev",
-            "/workspace": f"size={limits.disk_bytes},mode=0755,{common}",
+            "/workspace": f"size={limits.disk_bytes},nr_inodes={inodes},mode=0755,{common}",
         },
         "Ulimits": [
             {"Name": "nofile", "Soft": 1024, "Hard": 1024},
@@ -126,6 +131,11 @@ def _host_config(spec: SandboxSpec, uid: int) -> dict[str, Any]:
         "ReadonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
         "RestartPolicy": {"Name": "no"},
     }
+
+
+def workspace_inodes(limits: Limits) -> int:
+    """Files that the workspace takes, for good: more would keep memory from being lowered."""
+    return min(limits.mounted_inodes(), max(LEAST_INODES, limits.disk_bytes // 8192))
 
 
 def changeable(limits: Limits) -> dict[str, Any]:
@@ -149,14 +159,14 @@ def limits_in_force(shown: Mapping[str, Any]) -> Limits:
         pids=host.get("PidsLimit") or limits.pids,
         cpu_millis=(host.get("NanoCpus") or 0) // 1_000_000 or limits.cpu_millis,
         disk_bytes=int(workspace.get("size", limits.disk_bytes)),
-        inodes=int(workspace.get("nr_inodes", limits.inodes)),
     )
 
 
-def tmp_bytes(shown: Mapping[str, Any]) -> int:
-    """The size that /tmp was made with; it stays when the limit of memory changes."""
-    limits = limits_in_force(shown)
-    return int(_options(shown["HostConfig"], TMP).get("size", limits.tmp_bytes))
+def least_memory(host: Mapping[str, Any]) -> int:
+    """Bytes that a container's files may take as memory; they were mounted once for all."""
+    mounted = [_options(host, target) for target in ("/workspace", TMP)]
+    sizes = sum(int(each.get("size", 0)) for each in mounted)
+    return files_bytes(sizes, sum(int(each.get("nr_inodes", 0)) for each in mounted))
 
 
 def _options(host: Mapping[str, Any], target: str) -> dict[str, str]:

@@ -57,7 +57,8 @@ fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs f
 futex_waitv futimesat get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid
 getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
 getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill lchown
+inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill
+landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown
 lgetxattr link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise
 membarrier memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
 mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msync munlock
@@ -80,8 +81,8 @@ ALLOWED_HERE = {"x86_64": ("arch_prctl",), "aarch64": ()}
 
 ABSENT = (
     "clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup", "io_submit",
-    "io_getevents", "io_pgetevents", "io_cancel", "io_destroy", "memfd_secret", "landlock_add_rule",
-    "landlock_create_ruleset", "landlock_restrict_self", "process_madvise", "process_mrelease",
+    "io_getevents", "io_pgetevents", "io_cancel", "io_destroy", "memfd_secret", "process_madvise",
+    "process_mrelease",
     "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop",
 )  # fmt: skip
 

@@ -11,13 +11,16 @@ import os
 import signal
 import struct
 
+from sandbox.inside.barriers import LIBC, obey
 from sandbox.inside.wire import EXEC_HEAD, EXEC_PTY, SIZE, Refused, unpack
 
 REPORT = struct.Struct(">cIQQ")  # kind, value, CPU microseconds, peak bytes
 SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
 
-LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+# Whom the kernel ends first when memory runs out: what user code started, last of all the agent,
+# whose score is 0. Barriers see to it that nobody changes a score of his own.
+USER_SCORE, WORKER_SCORE, SHIM_SCORE = b"1000", b"700", b"500"
 
 
 def prctl(option: int, value: int) -> None:
@@ -150,32 +153,31 @@ def leave_agent(pipes: list[int]) -> None:
     os.setsid()
 
 
-def shim(root: bytes, pipes: list[int], body: bytes | None) -> None:
+def shim(root: bytes, pipes: list[int], body: bytes | None, rules: int) -> None:
     """Become the reaper of one execution: start it, outlive all its descendants, report.
 
     A spare shim has no body yet: it waits for one on the fifth pipe, and ends when that closes
     without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains).
+    `rules` are those of `write_rules`, which hold for all that it starts.
     """
-    leave_agent(pipes)
+    leave_agent([*pipes, rules] if rules >= 0 else pipes)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    score = open_oom_score()
+    set_oom_score(score, SHIM_SCORE)
+    obey(len(pipes) if rules >= 0 else -1)
     if body is None:
         body = read_all(4)
         os.close(4)
         if not body:
             return
-    # Only a dumpable process may open its own score. Not for a moment longer than that: code of the
-    # same uid could open the descriptor of the reports, and the memory.
-    prctl(PR_SET_DUMPABLE, 1)
-    score = open_oom_score()
-    prctl(PR_SET_DUMPABLE, 0)
-    set_oom_score(score, b"1000")
+    set_oom_score(score, USER_SCORE)
     try:
         main = spawn(root, Request(body))
     except OSError as error:
         os.write(3, REPORT.pack(b"X", error.errno or errno.EIO, 0, 0))
         return
     os.write(3, REPORT.pack(b"S", main, 0, 0))
-    set_oom_score(score, b"0")
+    set_oom_score(score, SHIM_SCORE)
     null = os.open("/dev/null", os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
@@ -228,11 +230,16 @@ def spawn(root: bytes, request: Request) -> int:
 
 
 def open_oom_score() -> int:
-    """A descriptor that no program inherits; -1 where there is none."""
+    """A descriptor of one's own score that no program inherits; -1 where there is none."""
+    # Only a dumpable process may open it. Not for a moment longer than that: code of the same uid
+    # could open the descriptors, and the memory.
+    prctl(PR_SET_DUMPABLE, 1)
     try:
         return os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     except OSError:
         return -1
+    finally:
+        prctl(PR_SET_DUMPABLE, 0)
 
 
 def set_oom_score(fd: int, value: bytes) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 
+from sandbox.inside.barriers import write_rules
 from sandbox.inside.core import Agent
 from sandbox.inside.processes import Request, send_signal, shim
 from sandbox.inside.terminals import open_terminal
@@ -17,6 +18,7 @@ class Shims:
         self.root = os.fsencode(agent.options.get("workspace", "/workspace"))
         self.spare: tuple[int, list[int]] | None = None
         self.wants_spare = True
+        self.rules = write_rules()
         agent.idle_hooks.append(self.prepare_spare)
 
     def start(self, body: bytes, request: Request) -> tuple[int, list[int]]:
@@ -62,7 +64,7 @@ class Shims:
         pid = os.fork()
         if pid == 0:
             try:
-                shim(self.root, theirs, body)
+                shim(self.root, theirs, body, self.rules)
             finally:
                 os._exit(0)
         for fd in set(theirs):

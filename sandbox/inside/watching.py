@@ -17,10 +17,10 @@ import struct
 import time
 from collections import deque
 
+from sandbox.inside.barriers import LIBC
 from sandbox.inside.core import PARTS, Agent
 from sandbox.inside.files import Files
 from sandbox.inside.paths import Workspace, write_all
-from sandbox.inside.processes import LIBC
 from sandbox.inside.wire import (
     AMOUNT,
     CHANGE,

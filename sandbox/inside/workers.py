@@ -11,7 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sandbox.inside.processes import leave_agent, read_all, send_signal
+from sandbox.inside.processes import (
+    WORKER_SCORE,
+    leave_agent,
+    open_oom_score,
+    read_all,
+    send_signal,
+    set_oom_score,
+)
 from sandbox.inside.wire import (
     AMOUNT,
     CHUNK,
@@ -191,6 +198,8 @@ def run_worker(pipes: list[int], work: "Work") -> None:
     """In the child: do the work, then say how it went."""
     null = os.open("/dev/null", os.O_RDWR)
     leave_agent([null, null, 2, *pipes])
+    score = open_oom_score()
+    set_oom_score(score, WORKER_SCORE)
     try:
         body = work(3, 5 if len(pipes) > 2 else -1)
         answer = b"D" + (body or b"")

@@ -269,9 +269,9 @@ async def test_a_forged_report_ends_nothing_but_its_own_tree(
     # The moment in which a shim can be opened is too short to be met, so here it lasts.
     driver = wrapped.driver
     assert isinstance(driver, BubblewrapDriver)
-    line = " prctl(PR_SET_DUMPABLE, 0)\n set_oom_score(score"
+    line = " finally:\n  prctl(PR_SET_DUMPABLE, 0)\n"
     assert driver._source.count(line) == 1
-    driver._source = driver._source.replace(line, " set_oom_score(score")
+    driver._source = driver._source.replace(line, " finally:\n  pass\n")
     box = await wrapped.make()
     command = ["python3", "-c", FORGER, forged.hex(), streams]
     async with asyncio.timeout(30):
@@ -282,27 +282,56 @@ async def test_a_forged_report_ends_nothing_but_its_own_tree(
         assert (await box.run("echo well"))[1] == b"well\n"
 
 
-# A program that has just begun cannot be opened yet.
 HOLDER = """
-read pid
-until (exec 3>/proc/$pid/fd/1) 2>/dev/null; do :; done
-exec 3>/proc/$pid/fd/1
-echo held; read line
+import os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind('/tmp/taken')
+server.listen()
+os.write(1, b'ready\\n')
+held = socket.recv_fds(server.accept()[0], 1, 1)
+os.write(1, b'held\\n')
+sys.stdin.read()
+"""
+GIVER = """
+import socket
+link = socket.socket(socket.AF_UNIX)
+link.connect('/tmp/taken')
+socket.send_fds(link, [b'x'], [1])
 """
 
 
 async def test_output_held_open_by_another_execution_ends_with_the_deadline(box: Box) -> None:
-    holder = await box.start(HOLDER, keep_stdin_open=True)
-    execution = await box.start("echo mine; read line", keep_stdin_open=True, timeout_s=3)
-    await holder.write_stdin(b"%d\n" % (execution.pid or 0))
+    holder = await box.start(["python3", "-c", HOLDER], keep_stdin_open=True)
     async with aclosing(holder.output()) as output:
+        assert (await anext(output)).data == b"ready\n"
+        command = f"echo mine; python3 -c '{GIVER.replace(chr(39), chr(34))}'; exit 1"
+        execution = await box.start(command, timeout_s=3)
         assert (await anext(output)).data == b"held\n"
-        await execution.close_stdin()
         async with asyncio.timeout(30):
             result = await execution.result()
         assert (result.reason, result.exit_code, result.truncated) == (Reason.EXITED, 1, True)
         await holder.cancel()
     assert await processes(box) == set()
+
+
+async def test_an_execution_looks_into_no_process_of_another(box: Box) -> None:
+    kept = await box.start("exec sleep 600")
+    async with aclosing(kept.output()):
+        program = f"""
+import os, time
+while open('/proc/{kept.pid}/comm').read() != 'sleep\\n':
+    time.sleep(0.01)
+for name in ('fd/1', 'mem', 'environ'):
+    try:
+        os.open('/proc/{kept.pid}/' + name, os.O_RDONLY)
+    except PermissionError:
+        print(name, 'refused')
+print(open('/proc/{kept.pid}/cmdline').read().split('\\0'))
+"""
+        _, out, _ = await box.python(program)
+        told = ["fd/1 refused", "mem refused", "environ refused", "['sleep', '600', '']"]
+        assert out.decode().splitlines() == told
+        await kept.cancel()
 
 
 async def test_output_beyond_the_limit_ends_the_execution(box: Box) -> None:
