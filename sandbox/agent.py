@@ -39,6 +39,8 @@ PARTS = (
 )
 # The first line, so that a list of processes says what this one is.
 TITLE = "# The agent of this sandbox: process 1, and the shims and workers below it."
+# The modules below these, which load a tenth as long and hold all that is used.
+_BELOW = {"signal": "_signal", "collections": "_collections"}
 # Of the standard library, for annotations alone.
 _TYPING = ("typing", "collections.abc")
 
@@ -89,8 +91,16 @@ class _Bare(ast.NodeTransformer):
             return None
         return ast.copy_location(ast.Assign([node.target], node.value), node)
 
+    def visit_Import(self, node: ast.Import) -> ast.Import:
+        for alias in node.names:
+            if alias.name in _BELOW:
+                alias.asname = alias.asname or alias.name
+                alias.name = _BELOW[alias.name]
+        return node
+
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
         module = node.module or ""
+        node.module = _BELOW.get(module, module)
         return None if module.startswith("sandbox.") or module in _TYPING else node
 
     def visit_If(self, node: ast.If) -> ast.stmt | None:

@@ -22,6 +22,7 @@ from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
 from sandbox import bubblewrap_leftovers as leftovers
 from sandbox import cgroup_detect, cgroups, disk_images, seccomp
+from sandbox.agent_file import AgentFile
 from sandbox.base import (
     Capabilities,
     Channel,
@@ -83,6 +84,7 @@ class BubblewrapDriver:
         self._copy: Path | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._source = wire.source()
+        self._agent: AgentFile | None = None
         self._checked = False
         self._starting = asyncio.Lock()
         self._probing = asyncio.Lock()
@@ -105,6 +107,8 @@ class BubblewrapDriver:
         seccomp.load_program()
         self._program = command.find_program()
         self._interpreter = command.find_interpreter()
+        self._agent = self._agent or AgentFile(self._interpreter[0])
+        self._agent.descriptor(self._source)
         if os.geteuid() == 0:
             if not self._uids.available:
                 raise DriverUnavailableError(
@@ -137,6 +141,8 @@ class BubblewrapDriver:
         if self._copy is not None:
             await asyncio.to_thread(shutil.rmtree, self._copy, ignore_errors=True)
             self._copy = None
+        if self._agent is not None:
+            self._agent.close()
         self._events.close()
 
     async def check(self) -> None:
@@ -226,10 +232,11 @@ class BubblewrapDriver:
 
     @property
     def _means(self) -> Means:
-        if self._program is None:
+        if self._program is None or self._agent is None:
             raise DriverUnavailableError("The driver is not started.")
+        agent = self._agent.descriptor(self._source)
         images = self._state_dir / "images"
-        return Means(self._program, self._interpreter, self._hierarchies, self._source, images)
+        return Means(self._program, self._interpreter, self._hierarchies, agent, images)
 
     def _register(self, spec: SandboxSpec) -> Box:
         try:

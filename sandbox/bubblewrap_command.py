@@ -18,7 +18,7 @@ INSTALL = (
 )
 NEEDED = ("--size", "--perms", "--disable-userns", "--as-pid-1", "--die-with-parent", "--seccomp")
 INSIDE_ID = 65534
-CHANNEL_FD, SECCOMP_FD, PASSWD_FD, GROUP_FD, EMPTY_FD = range(10, 15)
+CHANNEL_FD, SECCOMP_FD, PASSWD_FD, GROUP_FD, AGENT_FD = range(10, 15)
 STAGE = "/mnt"
 SHM = "/dev/shm"  # noqa: S108 - a filesystem of its own in each sandbox.
 PASSWD = f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}:sandbox:{WORKSPACE}:/bin/sh\n".encode()

@@ -12,6 +12,7 @@ from typing import Any
 from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
 from sandbox import cgroups, disk_images, seccomp
+from sandbox.agent_file import boot
 from sandbox.base import MIB, Disk, Limits, SandboxSpec
 from sandbox.bubblewrap_box import Box, filesystems
 from sandbox.bubblewrap_leftovers import IMAGE
@@ -37,7 +38,7 @@ class Means:
     program: command.Program
     interpreter: tuple[str, list[str]]
     hierarchies: cgroups.Hierarchies | None
-    source: str
+    agent: int  # A descriptor of its file.
     images: Path
 
 
@@ -73,6 +74,7 @@ async def launch(
             for data in (seccomp.load_program(), command.PASSWD, command.GROUP):
                 fds.append(_memory_file(data))
                 stack.callback(os.close, fds[-1])
+            fds.append(means.agent)
             if spec.disk == "image":
                 fds.append(await disk_images.make(means.images, spec.limits, _user(box)))
                 stack.callback(os.close, fds[-1])
@@ -121,7 +123,7 @@ def _request(box: Box, spec: SandboxSpec, means: Means, procs: list[str]) -> dic
         staged=box.uid is not None,
         oom_file=box.group.oom_file() if box.group else None,
         options=options,
-        source=means.source,
+        source=boot(command.AGENT_FD),
     )
     return {
         "argv": argv,

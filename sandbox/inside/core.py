@@ -161,7 +161,7 @@ class Agent:
         held = self.incoming
         while at < len(held):
             if held[at] == 0:
-                at += 1
+                at = len(held) - len(held[at:].lstrip(b"\0"))
                 continue
             if len(held) - at < HEADER.size:
                 break

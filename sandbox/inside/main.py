@@ -39,12 +39,9 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    for fd in range(3, 256):
-        if fd not in (reading, writing):
-            try:
-                os.close(fd)
-            except OSError:
-                continue
+    kept = sorted({reading, writing})
+    for low, high in zip([2, *kept], [*kept, 256]):  # noqa: B905 - 3.8
+        os.closerange(low + 1, high)
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
     os.umask(0o022)
