@@ -380,6 +380,7 @@ class Settings(BaseSettings):
             sandbox_ttl_s=self.sandbox_ttl,
             sandbox_max_ttl_s=self.sandbox_max_ttl,
             sandboxes_per_user=self.sandboxes_per_user,
+            change_wait_s=min(20.0, self.request_timeout * 2 / 3),
             sandbox_runtime=self.sandbox_runtime,
             sandbox_disk=self.sandbox_disk,
             sandbox_idle_timeout_s=self.sandbox_idle_timeout,

@@ -80,7 +80,8 @@ class Sandbox(Record):
     """One sandbox, hosted by one node.
 
     `container_id` is the driver's name for it. The clock of `expires_at` stands while it is paused.
-    `restored_from` is the snapshot its workspace began as.
+    `restored_from` is the snapshot its workspace began as. From `stop_requested_at` on it is about
+    to end, and takes nothing new.
     """
 
     __tablename__ = "sandboxes"
@@ -120,6 +121,7 @@ class Sandbox(Record):
     is_persistent: Mapped[bool] = mapped_column(default=False, server_default=_NO)
     restored_from: Mapped[str | None] = mapped_column(Id, default=None)
     pool_key: Mapped[str | None] = mapped_column(String(64), default=None)
+    stop_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
 
 class SandboxWorkspace(Record):

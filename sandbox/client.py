@@ -78,6 +78,7 @@ class SandboxClient:
         self._lost = asyncio.Event()
         self.tunnels: dict[int, Tunnel] = {}
         self.on_accepted: Callable[[Tunnel, int], None] | None = None
+        self.is_distrusted = False  # The agent broke the protocol: it is not to be asked again.
         self.has_zlib = False  # The agent can pack and unpack compressed archives.
         self.files = Files(self)
 
@@ -326,6 +327,7 @@ class SandboxClient:
         """Give a sandbox up whose agent says what no agent says; the error to raise."""
         if not self._lost.is_set():
             log.error("A sandbox was given up: its agent broke the protocol: %r", why)
+        self.is_distrusted = True
         self._on_lost()
         return SandboxLostError("The sandbox broke the protocol.")
 

@@ -33,6 +33,8 @@ class Options:
     sandbox_ttl_s: int = 3600
     sandbox_max_ttl_s: int = 86_400
     sandboxes_per_user: int = 10
+    # How long a caller waits for a change of a sandbox, which goes on then; below a request's time.
+    change_wait_s: float = 20.0
     sandbox_runtime: str = ""
     sandbox_disk: str = "memory"
     sandbox_idle_timeout_s: int = 0

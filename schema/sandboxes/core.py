@@ -105,6 +105,10 @@ class Sandbox(Node, row=tables.Sandbox):
     last_active_at: datetime | None = attr("When it was last used.")
     paused_at: datetime | None = attr("Since when it is paused.")
     stopped_at: datetime | None = attr("When it ended.")
+    stop_requested_at: datetime | None = attr(
+        "Since when it is being stopped: its workspace is kept first, and until that is done its "
+        "status is what it was, and it takes nothing new."
+    )
     expires_at: datetime | None = attr("When its time is over; while paused, as if it ran on.")
     idle_timeout_s: int | None = attr(
         "Seconds without use after which its time is over as well; null: none.",
@@ -238,12 +242,18 @@ class SandboxUpdateInput:
 
 @strawberry.type(description="Answer to `sandboxCreate`.")
 class SandboxCreatePayload(Payload):
-    sandbox: Sandbox | None = answer("The new sandbox, RUNNING.")
+    sandbox: Sandbox | None = answer(
+        "The new sandbox, RUNNING; CREATING when that takes longer than 20 seconds: "
+        "`viewerEvents` tell when it is."
+    )
 
 
 @strawberry.type(description="Answer to `sandboxStart`.")
 class SandboxStartPayload(Payload):
-    sandbox: Sandbox | None = answer("The sandbox, RUNNING.")
+    sandbox: Sandbox | None = answer(
+        "The sandbox, RUNNING; CREATING when that takes longer than 20 seconds: `viewerEvents` "
+        "tell when it is."
+    )
 
 
 @strawberry.type(description="Answer to `sandboxUpdate`.")
@@ -263,7 +273,10 @@ class SandboxResumePayload(Payload):
 
 @strawberry.type(description="Answer to `sandboxStop`.")
 class SandboxStopPayload(Payload):
-    sandbox: Sandbox | None = answer("The sandbox, STOPPED.")
+    sandbox: Sandbox | None = answer(
+        "The sandbox, STOPPED; with `stopRequestedAt` and its status before when it takes longer "
+        "than 20 seconds to keep its workspace: `viewerEvents` tell when it is."
+    )
 
 
 @strawberry.type(description="Answer to `sandboxDelete`.")
@@ -290,6 +303,7 @@ async def _create(info: Info, input: SandboxCreateInput | None = None) -> dict[s
         is_persistent=wish.is_persistent,
         snapshot_id=wish.snapshot_id,
         conversation_id=wish.conversation_id,
+        is_hasty=True,
     )
     return {"sandbox": sandbox}
 

@@ -34,7 +34,9 @@ described_enum(
         ExecutionReason.OOM_KILLED: "It used more memory than the sandbox has.",
         ExecutionReason.OUTPUT_LIMIT: "It wrote more than an execution may.",
         ExecutionReason.KILLED: "It was canceled, or its sandbox was stopped.",
-        ExecutionReason.SANDBOX_LOST: "The sandbox ended while it ran, or before it began.",
+        ExecutionReason.SANDBOX_LOST: "Its end was not seen: the sandbox ended first, or the "
+        "way to it broke off, as when the server is restarted. That ends what runs in it, even "
+        "where the sandbox itself and its files go on.",
     },
     name="SandboxExecutionReason",
 )

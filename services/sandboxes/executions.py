@@ -217,6 +217,13 @@ def _too_large(size: int, name: str, most: int) -> UserError:
 @operation("run")
 async def _run(node: "Node", sandbox_id: str, request: Json) -> None:
     live = node.live.get(sandbox_id)
+    if live is not None and live.client is not None and live.client.is_lost:
+        await node.settle(request["execution_id"])
+        raise UserError(
+            UserErrorCode.UNAVAILABLE,
+            "The sandbox does not answer at the moment; try again.",
+            ("sandbox_id",),
+        )
     if live is not None:
         node.begin(live, request["execution_id"])
         return

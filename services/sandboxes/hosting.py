@@ -1,6 +1,7 @@
 """The clients and executions of the sandboxes of one node, and the rows that tell of them."""
 
 import asyncio
+import functools
 import logging
 import time
 import weakref
@@ -18,7 +19,7 @@ from sandbox.client import SandboxClient
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
-from services.sandboxes import removals, rows, running
+from services.sandboxes import mending, removals, rows, running
 from services.sandboxes.live import Live
 from services.sandboxes.removals import Kind
 from services.sandboxes.running import Run
@@ -48,6 +49,7 @@ class Hosting(ABC):
         self.on_ending: list[Callable[[Live], None]] = []
         self.preparing: list[Callable[[Live], Awaitable[None]]] = []
         self._tasks = TaskSet()
+        self._busy: set[str] = set()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._ooms: dict[str, float] = {}
 
@@ -60,14 +62,36 @@ class Hosting(ABC):
         """Give the lock under which the state of a sandbox changes."""
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
 
-    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, action: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
                 await action
             except Exception:
                 log.exception("%s failed", name)
 
-        self._tasks.start(guarded(), name=name)
+        return self._tasks.start(guarded(), name=name)
+
+    async def meanwhile(
+        self, actions: Mapping[str, Coroutine[Any, Any, None]], wait_s: float
+    ) -> None:
+        """Do something with sandboxes beside the caller, who waits for it for a while only.
+
+        One of which something is being done already is passed over; errors are logged.
+        """
+        tasks = set[asyncio.Task[None]]()
+        for sandbox_id, action in actions.items():
+            if sandbox_id in self._busy:
+                action.close()
+                continue
+            self._busy.add(sandbox_id)
+            task = self._spawn(action, f"housekeeping of {sandbox_id}")
+            task.add_done_callback(functools.partial(self._not_busy, sandbox_id))
+            tasks.add(task)
+        if tasks:
+            await asyncio.wait(tasks, timeout=wait_s)
+
+    def _not_busy(self, sandbox_id: str, _: asyncio.Task[None]) -> None:
+        self._busy.discard(sandbox_id)
 
     # Rows.
 
@@ -138,28 +162,32 @@ class Hosting(ABC):
 
     # Clients and executions.
 
-    async def _connect(self, name: str, env: Mapping[str, str]) -> SandboxClient:
+    async def connect(self, name: str, env: Mapping[str, str]) -> SandboxClient:
         channel = await self.driver.open_channel(name)
         return await SandboxClient.connect(channel, env)
 
     def _add(self, live: Live) -> None:
         self.live[live.sandbox_id] = live
         if live.client is not None:
-            self._serve(live, live.client)
+            self.serve(live, live.client)
 
-    def _serve(self, live: Live, client: SandboxClient) -> None:
+    def serve(self, live: Live, client: SandboxClient) -> None:
+        """Have a client of a live sandbox watched, and tell who is to be told of it."""
         self._watch(live, client)
         for tell in self.on_added:
             tell(live)
 
-    async def _prepare(self, live: Live) -> None:
+    async def prepare(self, live: Live) -> None:
+        """Do what is to be done before anything runs in a sandbox."""
         for prepare in self.preparing:
             await prepare(live)
 
     def _watch(self, live: Live, client: SandboxClient) -> None:
         async def watch() -> None:
             await client.wait_lost()
-            if not live.is_ending:
+            if live.is_ending or live.client is not client:
+                return
+            if not self.survives or not await mending.mend(self, live, client):
                 await self.lose(live.sandbox_id, self._why(live.driver_id))
 
         self._spawn(watch(), f"watch {live.sandbox_id}")
@@ -177,7 +205,10 @@ class Hosting(ABC):
 
     def begin(self, live: Live, execution_id: str) -> None:
         """Run an execution beside the caller, unless it runs already."""
-        if execution_id in live.runs or live.is_ending or live.client is None:
+        if execution_id in live.runs or live.is_ending:
+            return
+        if live.client is None or (live.client.is_lost and self.survives):
+            # It is run when there is a way to the sandbox again.
             return
         current = live.runs[execution_id] = Run(execution_id)
         self._spawn(self._run(live, live.client, current), f"run {execution_id}")
@@ -250,6 +281,10 @@ class Hosting(ABC):
             live.is_ending = True
             for tell in self.on_ending:
                 tell(live)
+
+    @abstractmethod
+    async def disown(self, sandbox_id: str) -> None:
+        """Let go of a sandbox whose row has ended, or was taken over by another node."""
 
     @abstractmethod
     async def lose(self, sandbox_id: str, why: str) -> None:

@@ -35,6 +35,7 @@ _SWEEP_TICKS = 60
 _USE_GRAIN = timedelta(seconds=10)
 _NODES_TICKS = 15
 _AT_ONCE = 8
+_EACH_S = 10.0
 _UNANSWERED = "The sandbox stopped answering."
 
 
@@ -125,24 +126,30 @@ async def _expire(node: Node) -> None:
     longest = timedelta(seconds=node.deps.options.sandbox_pause_max_s)
     async with node.deps.db.reading() as connection:
         found = await connection.execute(
-            select(Sandbox.id, Sandbox.status, Sandbox.on_expiry).where(
+            select(Sandbox.id, Sandbox.status, Sandbox.on_expiry, Sandbox.stop_requested_at).where(
                 Sandbox.node_id == node.deps.bus.node_id,
                 or_(
                     and_(Sandbox.status == SandboxStatus.RUNNING, Sandbox.expires_at <= at),
                     and_(Sandbox.status == SandboxStatus.PAUSED, Sandbox.paused_at <= at - longest),
+                    and_(
+                        Sandbox.status.in_((SandboxStatus.RUNNING, SandboxStatus.PAUSED)),
+                        Sandbox.stop_requested_at.is_not(None),
+                    ),
                 ),
             )
         )
-        due = {sandbox_id: (status, what) for sandbox_id, status, what in found}
+        due = {row.id: row for row in found}
 
     async def end(sandbox_id: str) -> None:
-        status, what = due[sandbox_id]
-        if status is SandboxStatus.PAUSED:
+        _, status, what, stop_requested_at = due[sandbox_id]
+        if stop_requested_at is not None:
+            await node.stop(sandbox_id)
+        elif status is SandboxStatus.PAUSED:
             await node.stop(sandbox_id, failure=PAUSED_TOO_LONG)
         else:
             await _over(node, sandbox_id, what, EXPIRED)
 
-    await _each(due, end)
+    await _each(node, due, end)
 
 
 async def _over(node: Node, sandbox_id: str, what: SandboxExpiry, why: str) -> None:
@@ -194,7 +201,7 @@ async def _rest(node: Node) -> None:
         if _is_idle(node, row):
             await _over(node, sandbox_id, row.on_expiry, IDLE.format(row.idle_timeout_s))
 
-    await _each(idle, end)
+    await _each(node, idle, end)
 
 
 def _is_idle(node: Node, row: Any) -> bool:
@@ -205,8 +212,11 @@ def _is_idle(node: Node, row: Any) -> bool:
     return bool(used_at + timedelta(seconds=row.idle_timeout_s) <= now())
 
 
-async def _each(ids: Iterable[str], action: Callable[[str], Awaitable[None]]) -> None:
-    """Do something with sandboxes, a few at once: each may take most of a minute."""
+async def _each(node: Node, ids: Iterable[str], action: Callable[[str], Awaitable[None]]) -> None:
+    """Do something with sandboxes, a few at once, but for those that are being changed already.
+
+    Each may take minutes: what does not end within seconds goes on by itself.
+    """
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def one(sandbox_id: str) -> None:
@@ -215,12 +225,9 @@ async def _each(ids: Iterable[str], action: Callable[[str], Awaitable[None]]) ->
                 await action(sandbox_id)
             except UserError as error:
                 log.info("%s", error, extra={"sandbox_id": sandbox_id})
-            except Exception:
-                log.exception("housekeeping failed", extra={"sandbox_id": sandbox_id})
 
-    async with asyncio.TaskGroup() as group:
-        for sandbox_id in ids:
-            group.create_task(one(sandbox_id))
+    idle = [sandbox_id for sandbox_id in ids if not node.lock(sandbox_id).locked()]
+    await node.meanwhile({sandbox_id: one(sandbox_id) for sandbox_id in idle}, _EACH_S)
 
 
 async def _reconcile(node: Node) -> None:
@@ -233,10 +240,9 @@ async def _reconcile(node: Node) -> None:
         for row in ours
         if row.status is SandboxStatus.CREATING
         and max(row.created_at, row.last_active_at or row.created_at) < forgotten_at
-        and not node.lock(row.id).locked()
     ]
-    await _each(forgotten, node.abandon)
-    await _each(held - {row.id for row in ours}, node.disown)
+    await _each(node, forgotten, node.abandon)
+    await _each(node, held - {row.id for row in ours}, node.disown)
 
 
 async def _overdue(node: Node) -> None:
@@ -253,6 +259,9 @@ async def _overdue(node: Node) -> None:
 async def _repair(node: Node) -> None:
     """Begin executions whose beginning was lost, and settle those that nothing runs."""
     for execution in await rows.unfinished(node.deps, node_id=node.deps.bus.node_id):
+        if node.lock(execution.sandbox_id).locked():
+            # It is being changed, which may take minutes; looked at again soon.
+            continue
         async with node.lock(execution.sandbox_id):
             # Looked at again under the lock: it may have ended, or be about to.
             live = node.live.get(execution.sandbox_id)

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from services.sandboxes.removals import Kind
 
 log = logging.getLogger("noosphere.sandboxes")
 _BUFFER_BYTES = 1_048_576
-_PACK_S = 600.0
+PACK_S = 600.0
 # An archive no row speaks of may be one that is being written.
 _STRAY_S = 3600.0
 _ANY = ArchiveLimits(MOST_BYTES, 0xFFFF_FFFF, 0xFFFF_FFFF)
@@ -45,6 +45,10 @@ class Written:
     entries: int
 
 
+class TooSlowError(TimeoutError):
+    """A workspace took longer to pack than any may."""
+
+
 def folder(deps: Deps) -> Path:
     """Give the directory of archives."""
     return deps.options.data_dir / "snapshots"
@@ -57,12 +61,13 @@ async def pack(
     most: int,
     content: int | None = None,
     snapshot_id: str | None = None,
+    on_progress: Callable[[], None] | None = None,
 ) -> Written:
     """Write the workspace of a running sandbox into an archive of at most `most` bytes.
 
     Its files may be `content` bytes, holes in them counted: that much is unpacked again. Raises
-    SandboxError (FileError TOO_LARGE beyond either), OSError for the server's own disk. Nothing is
-    left of one that is broken off.
+    SandboxError (FileError TOO_LARGE beyond either), OSError for the server's own disk,
+    TooSlowError. Nothing is left of one that is broken off.
     """
     style = ArchiveFormat.TAR_GZ if client.has_zlib else ArchiveFormat.TAR
     snapshot_id = snapshot_id or new_id(SandboxSnapshot.prefix)
@@ -71,10 +76,10 @@ async def pack(
     digest, size, is_whole = hashlib.sha256(), 0, False
     file = await asyncio.to_thread(place.open, "xb")
     try:
-        async with asyncio.timeout(_PACK_S):
+        async with _in_time():
             usage = await client.files.measure()
             chunks = client.files.pack(".", style, most=most, content=content)
-            async with aclosing(_gathered(chunks)) as blocks:
+            async with aclosing(_gathered(chunks, on_progress)) as blocks:
                 async for block in blocks:
                     await asyncio.to_thread(_store, file, digest, block)
                     size += len(block)
@@ -84,11 +89,27 @@ async def pack(
     return Written(snapshot_id, place.name, size, digest.hexdigest(), usage.bytes, usage.inodes)
 
 
-async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    limit = asyncio.timeout(PACK_S)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired():
+            raise TooSlowError from error
+        raise
+
+
+async def _gathered(
+    chunks: AsyncIterator[bytes], on_progress: Callable[[], None] | None
+) -> AsyncGenerator[bytes, None]:
     """Give bytes in blocks worth a thread."""
     async with aclosing(chunks) as parts:  # type: ignore[type-var]
         held = bytearray()
         async for part in parts:
+            if on_progress is not None:
+                on_progress()
             held += part
             if len(held) >= _BUFFER_BYTES:
                 yield bytes(held)
@@ -121,7 +142,7 @@ async def unpack(deps: Deps, client: SandboxClient, snapshot: SandboxSnapshot) -
             ("snapshot_id",),
         )
     style = ArchiveFormat.TAR_GZ if place.name.endswith(".gz") else ArchiveFormat.TAR
-    async with asyncio.timeout(_PACK_S), aclosing(_blocks(place)) as blocks:
+    async with asyncio.timeout(PACK_S), aclosing(_blocks(place)) as blocks:
         await client.files.unpack(".", blocks, style, _ANY, keep_links=True)
 
 

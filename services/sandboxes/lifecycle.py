@@ -19,7 +19,7 @@ from sandbox.base import Limits, Policy, SandboxDriver
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import keeping, quotas, rows, snapshots, templates, wishes
+from services.sandboxes import goals, keeping, quotas, rows, snapshots, templates, wishes
 from services.sandboxes.operations import operation
 from services.sandboxes.quotas import Quota
 from services.sandboxes.wishes import Resources, Security
@@ -42,8 +42,11 @@ async def create(
     snapshot_id: str | None = None,
     conversation_id: str | None = None,
     purpose: str | None = None,
+    is_hasty: bool = False,
 ) -> Sandbox:
     """Make a sandbox of the viewer and give it when it is RUNNING.
+
+    Who `is_hasty` is given it CREATING after `Options.change_wait_s`; it is made all the same.
 
     `timeout_s` is its life, which ends it or pauses it (`on_expiry`), as `idle_timeout_s` seconds
     without use do. One that `is_persistent` keeps its workspace when it is stopped, and can be
@@ -94,8 +97,11 @@ async def create(
         await unit.session.flush()
         unit.session.add_all(_parts(sandbox.id, limits, policy, template, life_s))
         row = sandbox.frozen()
-    demanded = wishes.demanded(resources or Resources())
-    await deps.sandboxes.ask(row, "create", demanded=sorted(demanded))
+    demanded = sorted(wishes.demanded(resources or Resources()))
+    if is_hasty:
+        goal = SandboxStatus.RUNNING
+        return await goals.reach(deps, row, "create", goal, demanded=demanded)
+    await deps.sandboxes.ask(row, "create", demanded=demanded)
     return await _present(deps, row)
 
 
@@ -188,35 +194,38 @@ async def _present(deps: Deps, row: Sandbox) -> Sandbox:
 
 
 async def _change(
-    deps: Deps, viewer: Viewer, sandbox_id: str, operation: str, *, path: str = "id"
+    deps: Deps, viewer: Viewer, sandbox_id: str, operation: str, goal: SandboxStatus
 ) -> Sandbox:
     viewer.require("sandboxes:write")
-    row = await rows.managed(deps, viewer, sandbox_id, path=path)
-    await deps.sandboxes.ask(row, operation)
-    return await _present(deps, row)
+    row = await rows.managed(deps, viewer, sandbox_id, path="id")
+    if goal is not SandboxStatus.STOPPED:
+        rows.require_staying(row, path="id")
+    return await goals.reach(deps, row, operation, goal)
 
 
 async def pause(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     """Freeze a running sandbox; its time stands still. A paused one stays as it is.
 
-    Raises UserError NOT_FOUND, CONFLICT in any other state, INVALID where the driver cannot pause,
-    UNAVAILABLE when its host does not answer; so do the other verbs here.
+    Raises UserError NOT_FOUND, CONFLICT in any other state or when another request changes it at
+    the same time, INVALID where the driver cannot pause, UNAVAILABLE when its host does not answer;
+    so do the other verbs here.
     """
-    return await _change(deps, viewer, sandbox_id, "pause")
+    return await _change(deps, viewer, sandbox_id, "pause", SandboxStatus.PAUSED)
 
 
 async def resume(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     """Let a paused sandbox go on, with the time it had left. A running one stays as it is."""
-    return await _change(deps, viewer, sandbox_id, "resume")
+    return await _change(deps, viewer, sandbox_id, "resume", SandboxStatus.RUNNING)
 
 
 async def stop(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     """End a sandbox and all that runs in it. A stopped one stays as it is.
 
     Its files are gone, unless it is persistent: then they are kept for `snapshots.start`. It ends
-    even if they cannot be; its `failure` says so, and what was kept before stays.
+    even if they cannot be; its `failure` says so, and what was kept before stays. What takes longer
+    than `Options.change_wait_s` goes on: it is given as it stands, with its `stop_requested_at`.
     """
-    return await _change(deps, viewer, sandbox_id, "stop")
+    return await _change(deps, viewer, sandbox_id, "stop", SandboxStatus.STOPPED)
 
 
 async def delete(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
@@ -255,6 +264,7 @@ async def extend(deps: Deps, viewer: Viewer, *, sandbox_id: str, seconds: int) -
                 f"Only a live sandbox can be extended; this one is {sandbox.status}.",
                 ("id",),
             )
+        rows.require_staying(sandbox, path="id")
         since = sandbox.paused_at or now()
         left_s = (sandbox.expires_at - since).total_seconds() if sandbox.expires_at else 0
         # One that was paused because its time was over has less than none left.

@@ -1,6 +1,7 @@
 """A sandbox as the node that hosts it has it, and the sandboxes that are kept ready."""
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from services.sandboxes.running import Run
 INSTALLATION_LABEL = "installation"
 # Of one that is nobody's yet: the node that keeps it ready.
 POOL_LABEL = "pool"
+MENDS = 10
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Live:
     told_use_at: datetime = field(default_factory=now)
     used_at: datetime = field(default_factory=now)
     is_persistent: bool = False
+    # When the way to it, having broken off, was last mended: by the clock of the loop.
+    mended_at: deque[float] = field(default_factory=lambda: deque(maxlen=MENDS))
 
 
 @dataclass(frozen=True, slots=True)

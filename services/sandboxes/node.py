@@ -24,6 +24,7 @@ from services.sandboxes.workspaces import Workspaces
 
 log = logging.getLogger("noosphere.sandboxes")
 _CREATE_S = 120.0
+_LOOK_S = 0.2
 # A row CREATING for longer was forgotten: the call that creates ends before.
 FORGOTTEN_S = _CREATE_S + 120.0
 EXPIRED = "It reached the end of its time."
@@ -85,13 +86,33 @@ class Node(Workspaces):
             self._add(live)
             is_ours = False
             try:
-                await self._prepare(live)
+                await self.prepare(live)
                 is_ours = await self._begin(row, ready)
             finally:
                 if not is_ours:
                     await self._end(sandbox_id, is_lost=True)
             if not is_ours:
                 raise gone()
+
+    async def created(self, sandbox_id: str) -> None:
+        """Wait until a sandbox that another request makes or starts is RUNNING.
+
+        Raises UserError CONFLICT when it could not be made.
+        """
+        async with asyncio.timeout(_CREATE_S):
+            while True:
+                # Held by who makes it, unless it was not told yet to do so.
+                async with self.lock(sandbox_id):
+                    row = await self._row(sandbox_id)
+                if row.status is not SandboxStatus.CREATING:
+                    break
+                await asyncio.sleep(_LOOK_S)
+        if row.status is SandboxStatus.FAILED:
+            raise UserError(
+                UserErrorCode.CONFLICT,
+                f"The sandbox could not be made. {row.failure or ''}".rstrip(),
+                ("id",),
+            )
 
     async def _undo(self, sandbox_id: str, ready: Ready | None) -> None:
         if ready is not None:
@@ -118,7 +139,7 @@ class Node(Workspaces):
         if ready is not None:
             return ready
         await self.driver.create(spec)
-        client = await self._connect(spec.sandbox_id, spec.policy.env)
+        client = await self.connect(spec.sandbox_id, spec.policy.env)
         return Ready(spec.sandbox_id, client)
 
     async def _begin(self, row: Sandbox, ready: Ready) -> bool:
@@ -185,6 +206,7 @@ class Node(Workspaces):
         """
         async with self.lock(sandbox_id):
             row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
+            rows.require_staying(row, path="id")
             if row.status is SandboxStatus.PAUSED:
                 return
             if not is_over or row.status is not SandboxStatus.RUNNING:
@@ -201,6 +223,7 @@ class Node(Workspaces):
         """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""
         async with self.lock(sandbox_id):
             row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
+            rows.require_staying(row, path="id")
             if row.status is SandboxStatus.RUNNING:
                 return
             if row.status is not SandboxStatus.PAUSED:
@@ -220,10 +243,10 @@ class Node(Workspaces):
             async with asyncio.timeout(DRIVER_S):
                 await self.driver.resume(live.driver_id)
                 if live.client is None:
-                    live.client = await self._connect(live.driver_id, live.env)
-                    self._serve(live, live.client)
+                    live.client = await self.connect(live.driver_id, live.env)
+                    self.serve(live, live.client)
             live.is_paused = False
-            await self._prepare(live)
+            await self.prepare(live)
             at = now()
             stood = at - row.paused_at if row.paused_at else at - at
             expires_at = row.expires_at + stood if row.expires_at else None
@@ -256,6 +279,7 @@ class Node(Workspaces):
                 )
             cleared, live = failure, self.live.get(sandbox_id)
             if row.is_persistent and live is not None:
+                await self._note_stop(row)
                 lost = await self._keep(row, live)
                 failure = " ".join(filter(None, (failure, lost))) or None
             await self._end(sandbox_id)
@@ -270,6 +294,11 @@ class Node(Workspaces):
         if not row.is_persistent:
             async with work(self.deps) as unit:
                 await keeping.forget(unit, sandbox_id)
+
+    async def _note_stop(self, row: Sandbox) -> None:
+        """Tell that a sandbox is about to end, which takes a while; it takes nothing new."""
+        if row.stop_requested_at is None:
+            await self._set(row.id, row.status, rows.LIVE, stop_requested_at=now())
 
     async def delete(self, sandbox_id: str) -> None:
         """End a sandbox, if it lives, and mark it DELETED. Idempotent.
@@ -318,8 +347,8 @@ class Node(Workspaces):
             else:
                 self._add(live)
             await self._settle_lost(row.id, keep_pending=live is not None)
-        if live is not None and not live.is_paused:
-            await self._prepare(live)
+        if live is not None and not live.is_paused and row.stop_requested_at is None:
+            await self.prepare(live)
             await self.begin_pending(live)
 
     async def _reach(self, row: Sandbox) -> Live | None:
@@ -340,7 +369,7 @@ class Node(Workspaces):
                         is_paused=True,
                         is_persistent=row.is_persistent,
                     )
-                client = await self._connect(name, policy.env)
+                client = await self.connect(name, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
@@ -361,6 +390,7 @@ class Node(Workspaces):
                 failure=why,
                 stopped_at=now(),
             )
+            await self._settle_lost(sandbox_id, keep_pending=False)
 
     async def _end(self, sandbox_id: str, *, is_lost: bool = False, is_kept: bool = False) -> None:
         """End what this node has of a sandbox; what the driver has of it stays if `is_kept`."""

@@ -209,8 +209,19 @@ async def own(unit: Work, viewer: Viewer, sandbox_id: str, *, path: str) -> Sand
     return found
 
 
+def require_staying(found: Sandbox, *, path: str) -> None:
+    """Raise UserError CONFLICT for a sandbox that is about to end."""
+    if found.stop_requested_at is not None and found.status.is_live:
+        raise UserError(
+            UserErrorCode.CONFLICT,
+            "The sandbox is being stopped; wait until it is STOPPED.",
+            (path,),
+        )
+
+
 def require_running(found: Sandbox, *, path: str) -> None:
     """Raise UserError CONFLICT, saying what to do, unless commands can run in the sandbox now."""
+    require_staying(found, path=path)
     if found.status is SandboxStatus.RUNNING:
         if found.expires_at is not None and found.expires_at <= now():
             raise UserError(

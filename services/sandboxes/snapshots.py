@@ -16,11 +16,11 @@ from models.sandboxes import (
     SandboxSnapshot,
 )
 from models.states import SandboxStatus
-from services.base import Deps, Viewer, work
+from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
 from services.events.calls import TaskSet
-from services.sandboxes import keeping, operations, quotas, rows
+from services.sandboxes import goals, keeping, operations, quotas, rows
 from services.sandboxes.operations import operation
 from services.sandboxes.quotas import Quota
 from services.text import clean
@@ -102,10 +102,11 @@ async def own(deps: Deps, viewer: Viewer, snapshot_id: str) -> SandboxSnapshot:
 async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     """Let a sandbox that has ended go on as it was last kept, with a whole life before it.
 
-    What was kept stays until there is something newer. A running one stays as it is. Raises
-    UserError NOT_FOUND, CONFLICT for one that has nothing to go on with, QUOTA, UNAVAILABLE when
-    the server that has its workspace is not running, and what the driver refuses: it is then
-    FAILED, and can be started again.
+    What was kept stays until there is something newer. A running one stays as it is, one that is
+    being made or started is waited for; after `Options.change_wait_s` it is given CREATING, and is
+    started all the same. Raises UserError NOT_FOUND, CONFLICT for one that has nothing to go on
+    with or is being stopped, QUOTA, UNAVAILABLE when the server that has its workspace is not
+    running, and what the driver refuses: it is then FAILED, and can be started again.
     """
     viewer.require("sandboxes:write")
     known = await rows.sandbox(deps, sandbox_id)
@@ -116,27 +117,40 @@ async def start(deps: Deps, viewer: Viewer, *, sandbox_id: str) -> Sandbox:
     node_id = await keeping.host_of(deps, snapshot) if snapshot is not None else None
     async with work(deps) as unit:
         sandbox = await rows.own(unit, viewer, sandbox_id, path="id")
+        rows.require_staying(sandbox, path="id")
+        is_under_way = sandbox.status is SandboxStatus.CREATING
         if sandbox.status is SandboxStatus.RUNNING:
             return sandbox.frozen()
-        if sandbox.status not in _ENDED or node_id is None:
-            raise _cannot_start(sandbox)
-        limits = await unit.session.scalar(
-            select(SandboxResources).where(SandboxResources.sandbox_id == sandbox.id)
-        )
-        if limits is None:
-            raise rows.absent("id")
-        adding = Quota(1, limits.cpu_limit, limits.memory_limit, limits.disk_limit)
-        await quotas.require(unit, viewer.id, adding)
-        at = now()
-        sandbox.status, sandbox.driver = SandboxStatus.CREATING, driver.name
-        sandbox.node_id, sandbox.container_id = node_id, None
-        sandbox.failure = sandbox.stopped_at = sandbox.paused_at = None
-        sandbox.last_active_at = at
-        sandbox.expires_at = at + timedelta(seconds=limits.timeout_s)
-        await unit.session.flush()
+        if not is_under_way:
+            await _begin(unit, viewer, sandbox, node_id=node_id, driver=driver.name)
         row = sandbox.frozen()
-    await deps.sandboxes.ask(row, "create", demanded=[])
-    return await rows.sandbox(deps, row.id) or row
+    goal = SandboxStatus.RUNNING
+    if is_under_way:
+        return await goals.reach(deps, row, "await", goal)
+    return await goals.reach(deps, row, "create", goal, demanded=[])
+
+
+async def _begin(
+    unit: Work, viewer: Viewer, sandbox: Sandbox, *, node_id: str | None, driver: str
+) -> None:
+    """Make the row of a sandbox that has ended one that is about to live on a node."""
+    if sandbox.status not in _ENDED or node_id is None:
+        raise _cannot_start(sandbox)
+    limits = await unit.session.scalar(
+        select(SandboxResources).where(SandboxResources.sandbox_id == sandbox.id)
+    )
+    if limits is None:
+        raise rows.absent("id")
+    adding = Quota(1, limits.cpu_limit, limits.memory_limit, limits.disk_limit)
+    await quotas.require(unit, viewer.id, adding)
+    at = now()
+    sandbox.status, sandbox.driver = SandboxStatus.CREATING, driver
+    sandbox.node_id, sandbox.container_id = node_id, None
+    sandbox.failure = sandbox.stopped_at = sandbox.paused_at = None
+    sandbox.stop_requested_at = None
+    sandbox.last_active_at = at
+    sandbox.expires_at = at + timedelta(seconds=limits.timeout_s)
+    await unit.session.flush()
 
 
 def _cannot_start(sandbox: Sandbox) -> UserError:

@@ -105,7 +105,17 @@ def _told(change: Change) -> list[object] | None:
 class Watcher:
     """The watch over one live sandbox."""
 
-    def __init__(self, node: "Node", live: Live, client: SandboxClient, writing: Writing) -> None:
+    def __init__(
+        self,
+        node: "Node",
+        live: Live,
+        client: SandboxClient,
+        writing: Writing,
+        *,
+        was_watched: bool = False,
+    ) -> None:
+        """`was_watched` says that there was a watch before: what happened since is not known."""
+        self._was_watched = was_watched
         self._client = client
         self._id = live.sandbox_id
         self._teller = Teller(node.deps, self._id)
@@ -121,6 +131,8 @@ class Watcher:
                     group.create_task(self._indexer.run()),
                     group.create_task(self._indexer.scanning.run()),
                 ]
+                if self._was_watched:
+                    self._overflow()
                 await self._watch(group)
                 for task in tasks:
                     task.cancel()
@@ -190,8 +202,15 @@ class Watchers:
     def added(self, live: Live) -> None:
         """Begin to watch a sandbox."""
         if live.client is not None and not self._is_closed:
+            watcher = Watcher(
+                self._node,
+                live,
+                live.client,
+                self._writing,
+                was_watched=live.sandbox_id in self._watching,
+            )
             self._leave(live.sandbox_id)
-            work = self._run(Watcher(self._node, live, live.client, self._writing), live.sandbox_id)
+            work = self._run(watcher, live.sandbox_id)
             self._watching[live.sandbox_id] = self._tasks.start(work, name="watch files")
 
     async def _run(self, watcher: Watcher, sandbox_id: str) -> None:

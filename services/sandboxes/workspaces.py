@@ -18,15 +18,41 @@ from services.sandboxes.hosting import DRIVER_S, KILL_S, Hosting
 from services.sandboxes.live import Live, Ready
 
 log = logging.getLogger("noosphere.sandboxes")
-# A workspace that takes longer to pack is given up: its sandbox ends all the same.
-KEEP_S = 120.0
+# A workspace whose packing gets no further for so long is given up: its sandbox ends all the same.
+KEEP_S = 60.0
 _KEEP_ALL_S = 8.0
 _HELD = (SandboxStatus.RUNNING, SandboxStatus.PAUSED)
 _LOST = "Its workspace could not be kept: {}"
 _LATE = "it took longer than {:,.0f} seconds."
+_STALLED = "it took longer than {:,.0f} seconds to get any further."
 _GIVEN_UP = "it was given up, or the sandbox did not answer."
 _NO_DISK = "the server's own disk did not take it."
 _OLDER = " What was kept before is there still."
+
+
+class _Bound:
+    """How long something may take: so long without getting on, and no longer once given up."""
+
+    def __init__(self, limit: asyncio.Timeout, stall_s: float | None) -> None:
+        self._limit = limit
+        self._stall_s = stall_s
+        self.is_given_up = False
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether it got no further for too long."""
+        return self._limit.expired() and not self.is_given_up
+
+    def get_on(self) -> None:
+        """Note that it gets on."""
+        if self._stall_s is not None and not self.is_given_up and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._stall_s)
+
+    def give_up(self) -> None:
+        """End it by TimeoutError."""
+        self.is_given_up = True
+        if not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 class Workspaces(Hosting):
@@ -34,27 +60,27 @@ class Workspaces(Hosting):
 
     def __init__(self, deps: Deps, driver: SandboxDriver) -> None:
         super().__init__(deps, driver)
-        self._packing: dict[str, asyncio.Timeout] = {}
+        self._packing: dict[str, _Bound] = {}
         # Sandboxes about to be deleted, of which nothing need be kept.
         self._doomed: set[str] = set()
 
     @asynccontextmanager
-    async def _bounded(self, name: str, seconds: float | None) -> AsyncIterator[None]:
-        """Let something end by TimeoutError after so long, or when it is given up by its name."""
-        async with asyncio.timeout(seconds) as limit:
-            self._packing[name] = limit
+    async def _bounded(self, name: str, stall_s: float | None) -> AsyncIterator[_Bound]:
+        """Let something end by TimeoutError when it stalls, or is given up by its name."""
+        async with asyncio.timeout(stall_s) as limit:
+            bound = self._packing[name] = _Bound(limit, stall_s)
             if name in self._doomed:
-                self.forgo(name)
+                bound.give_up()
             try:
-                yield
+                yield bound
             finally:
                 self._packing.pop(name, None)
 
     def forgo(self, name: str) -> None:
         """Give up a snapshot being taken, by its id, or what is being kept of a sandbox, by its."""
-        limit = self._packing.get(name)
-        if limit is not None and not limit.expired():
-            limit.reschedule(asyncio.get_running_loop().time())
+        bound = self._packing.get(name)
+        if bound is not None:
+            bound.give_up()
 
     async def take(self, sandbox_id: str, snapshot_id: str, name: str | None) -> None:
         """Write the workspace of a running sandbox into a snapshot of that id.
@@ -112,14 +138,16 @@ class Workspaces(Hosting):
 
         What was kept before goes when there is something newer.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + KEEP_S
         older = await keeping.kept(self.deps, row.id)
+        bound: _Bound | None = None
         try:
-            async with self._bounded(row.id, KEEP_S):
-                written = await self._pack(row, live, older.size_bytes if older else 0)
+            async with self._bounded(row.id, KEEP_S) as bound:
+                written = await self._pack(row, live, older.size_bytes if older else 0, bound)
+        except keeping.TooSlowError:
+            why = _LATE.format(keeping.PACK_S)
         except TimeoutError:
-            why = _LATE.format(KEEP_S) if loop.time() >= until else _GIVEN_UP
+            is_stalled = bound is not None and bound.is_stalled
+            why = _STALLED.format(KEEP_S) if is_stalled else _GIVEN_UP
         except SandboxError as error:
             why = refusals.explain(error).message
         except OSError:
@@ -136,7 +164,9 @@ class Workspaces(Hosting):
         log.warning("a workspace was not kept: %s", why, extra={"sandbox_id": row.id})
         return _LOST.format(why) + (_OLDER if older else "")
 
-    async def _pack(self, row: Sandbox, live: Live, older_bytes: int) -> keeping.Written:
+    async def _pack(
+        self, row: Sandbox, live: Live, older_bytes: int, bound: _Bound
+    ) -> keeping.Written:
         """Write an archive of a sandbox in which nothing runs any more."""
         if live.is_paused:
             async with asyncio.timeout(DRIVER_S):
@@ -145,12 +175,14 @@ class Workspaces(Hosting):
         for current in list(live.runs.values()):
             await current.cancel()
         await self._wait(live, KILL_S)
-        client = live.client or await self._connect(live.driver_id, live.env)
+        client = live.client or await self.connect(live.driver_id, live.env)
         live.client = client
         disk = await self._disk(row.id)
         # Both the workspace and what was kept of it before give way to the archive.
         most = await keeping.room(self.deps, row.user_id) + disk + older_bytes
-        return await keeping.pack(self.deps, client, most=most, content=disk)
+        return await keeping.pack(
+            self.deps, client, most=most, content=disk, on_progress=bound.get_on
+        )
 
     async def _disk(self, sandbox_id: str) -> int:
         """Give what the workspace of a sandbox may hold, and takes of its owner's quota."""
