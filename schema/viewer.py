@@ -57,8 +57,9 @@ class PlanChanged(ViewerEvent):
 
 
 @strawberry.type(
-    description="A sandbox was asked for, is running, was paused, resumed, given more time or "
-    "deleted, or it ended. That it is used (`lastActiveAt`) is not told."
+    description="A sandbox was asked for, is running, was paused, resumed, given more time, other "
+    "limits or another network, is being stopped or was deleted, or it ended. That it is used "
+    "(`lastActiveAt`) is not told."
 )
 class SandboxChanged(ViewerEvent):
     id: strawberry.ID = attr("Id of the sandbox.")

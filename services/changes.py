@@ -99,6 +99,12 @@ def take(session: AsyncSession) -> Told:
     ]
 
 
+def note(session: AsyncSession, kind: str, owner: str, id_: str) -> None:
+    """Tell of an update of a thing whose own row stays as it is: of what belongs to it."""
+    found: Found = session.info.setdefault(_INFO, {})
+    found.setdefault((owner, kind, id_), ChangeKind.UPDATED)
+
+
 def _note(session: Session, watched: _Watched, owner: str, id_: str, change: ChangeKind) -> None:
     if watched.whole is not None:
         change = ChangeKind.UPDATED

@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 
 from models.sandboxes import Sandbox, SandboxResources
 from models.states import SandboxStatus
+from services import changes as news
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
@@ -65,6 +66,8 @@ async def change(
             held = {name: max(wanted[name], before[name]) for name in COLUMNS}
             await quotas.require(unit, viewer.id, _added(held), besides=sandbox.id)
             await _store(unit, sandbox.id, held)
+        if is_reaching:
+            news.note(unit.session, "SandboxChanged", sandbox.user_id, sandbox.id)
         for name, value in values.items():
             setattr(sandbox, name, value)
         await unit.session.flush()
@@ -92,6 +95,7 @@ def _require_live(sandbox: Sandbox) -> None:
             f"Only a live sandbox can be changed; this one is {sandbox.status}.",
             ("id",),
         )
+    rows.require_staying(sandbox, path="id")
 
 
 def _added(limits: Mapping[str, int]) -> Quota:
@@ -124,6 +128,8 @@ async def _enforce(
     finally:
         async with work(deps) as unit:
             await _store(unit, row.id, {name: int(holds[name]) for name in COLUMNS})
+            if holds != before:
+                news.note(unit.session, "SandboxChanged", row.user_id, row.id)
 
 
 @operation("update")

@@ -10,8 +10,10 @@ from sqlalchemy import select, update
 from models.base import now
 from models.sandboxes import Sandbox, SandboxRemoval, SandboxResources
 from models.states import ExecutionReason, SandboxExpiry, SandboxStatus
-from sandbox.base import Limits, SandboxSpec
+from models.system import Event
+from sandbox.base import Limits, NetworkRule, SandboxSpec
 from sandbox.errors import PolicyUnsupportedError, SandboxError
+from services import changes as news
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.sandboxes import changing, executions, files, housekeeping, lifecycle, quotas, rows
@@ -334,3 +336,48 @@ async def test_an_engine_that_is_away_does_not_end_housekeeping(
     await Sweep(node).look()
     assert asked.is_set()
     assert await removed(server) == []
+
+
+async def told(server: Server, viewer: Viewer, sandbox_id: str) -> list[str]:
+    """Give what the log of the viewer's things says of a sandbox."""
+    async with server.deps.db.reading() as connection:
+        found = await connection.execute(
+            select(Event.payload).where(Event.topic == news.topic(viewer.id)).order_by(Event.seq)
+        )
+        return [row.payload["change"] for row in found if row.payload["id"] == sandbox_id]
+
+
+@BOTH_DATABASES
+async def test_other_limits_and_another_network_are_told_to_who_follows(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await launch(sandbox_network_allowed=True)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada, resources=SMALL)
+    before = len(await told(server, ada, box.id))
+
+    async def changes_to(**values: Any) -> int:
+        nonlocal before
+        await changing.change(server.deps, ada, sandbox_id=box.id, changes=values)
+        found = await told(server, ada, box.id)
+        assert set(found[before:]) <= {"UPDATED"}
+        count, before = len(found) - before, len(found)
+        return count
+
+    assert await changes_to(resources=Resources(pids=16)) == 1
+    # As it is already.
+    assert await changes_to(resources=Resources(pids=16)) == 0
+    rules = [NetworkRule("example.org", (443,))]
+    assert await changes_to(network="allow_list", network_rules=rules) == 1
+    assert await changes_to(network_rules=[]) == 1
+    # What is changed together is told as one, as far as it happens at once.
+    assert await changes_to(network="none", on_expiry=SandboxExpiry.PAUSE) == 1
+    node = await server.host.node()
+
+    async def refuse(sandbox_id: str, *, limits: Limits) -> Limits:
+        raise PolicyUnsupportedError("A running sandbox cannot change this here.")
+
+    monkeypatch.setattr(node.driver, "update", refuse)
+    with pytest.raises(UserError, match="cannot change this"):
+        await changes_to(resources=Resources(pids=32))
+    assert len(await told(server, ada, box.id)) == before
