@@ -62,6 +62,22 @@ class SandboxMetrics(Collector):
         for start, durations in self._totals.creations.items():
             creations.add_metric([start], **_histogram(durations))
         yield creations
+        yield from self._quarantine()
+
+    def _quarantine(self) -> Iterable[Metric]:
+        findings = CounterMetricFamily(
+            "noosphere_sandbox_findings",
+            "Files that were taken for harmful and put in quarantine here, by engine.",
+            labels=["engine"],
+        )
+        for engine, count in sorted(self._totals.findings.items()):
+            findings.add_metric([engine], count)
+        yield findings
+        yield GaugeMetricFamily(
+            "noosphere_sandbox_quarantine_files",
+            "Files in the quarantine of this server.",
+            self._totals.quarantine_files,
+        )
 
     def _live(self) -> Metric:
         live = GaugeMetricFamily(

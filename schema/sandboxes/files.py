@@ -5,7 +5,8 @@ from typing import Annotated
 
 import strawberry
 
-from resolvers import sandboxes
+from models.states import FileVerdict
+from resolvers import sandbox_files, sandboxes
 from resolvers.base import Info
 from schema.base import BigInt, Payload, arg, attr, described_enum, field, mutation
 from schema.sandboxes.shared import answer
@@ -23,6 +24,19 @@ described_enum(
 )
 
 
+described_enum(
+    FileVerdict,
+    "What is known of a file being harmful.",
+    {
+        FileVerdict.CLEAN: "Nothing was found in it.",
+        FileVerdict.INFECTED: "Something was found in it; see `finding`.",
+        FileVerdict.UNSCANNED: "It was not scanned, or not since it was last written: it may be "
+        "too large, or its turn has not come.",
+    },
+    name="SandboxFileVerdict",
+)
+
+
 @strawberry.type(description="A file or directory of a sandbox's workspace.")
 class SandboxFile:
     path: str = attr("Its path, relative to the workspace.")
@@ -33,6 +47,15 @@ class SandboxFile:
     mime_type: str | None = attr("What its name says of its content.")
     content_hash: str | None = attr(
         "SHA-256 of what was written through the API, in hexadecimal; null when it is not known."
+    )
+    verdict: FileVerdict = field(
+        sandbox_files.verdict, "What the last scan said of it, if it was not written since."
+    )
+    finding: str | None = field(
+        sandbox_files.finding, "The rule by which that scan found something; null: nothing."
+    )
+    scanned_at: datetime | None = field(
+        sandbox_files.scanned_at, "When that scan was; null: it was not scanned."
     )
     content: str | None = field(
         sandboxes.content,

@@ -38,6 +38,9 @@ class Totals:
         self.creations = {"warm": Durations(_CREATIONS_S), "cold": Durations(_CREATIONS_S)}
         self.executions: dict[str, int] = {}
         self.execution_seconds = Durations(_EXECUTIONS_S)
+        # Harmful files found, by what found them, and how many are kept on this server's disk.
+        self.findings: dict[str, int] = {}
+        self.quarantine_files = 0
 
     def begin(self, sandbox_id: str) -> None:
         """Note that a sandbox is going to be made; nothing more is heard of one that fails."""
@@ -51,6 +54,11 @@ class Totals:
         if begun is not None:
             kind = "cold" if live.driver_id == live.sandbox_id else "warm"
             self.creations[kind].observe(self._clock() - begun)
+
+    def quarantined(self, engine: str) -> None:
+        """Count a file that was found harmful and put in quarantine."""
+        self.findings[engine] = self.findings.get(engine, 0) + 1
+        self.quarantine_files += 1
 
     def executed(self, reason: str, seconds: float) -> None:
         """Count an execution that ended, and how long it ran."""

@@ -27,7 +27,8 @@ _BATCH = 500
 class Found:
     """A file or directory as it was just written or seen; the path is relative to the workspace.
 
-    `content_hash` is None where the content is not known.
+    `content_hash` is None where the content is not known. `verdict` and `finding` are what a scan
+    of it said, if there was one.
     """
 
     path: str
@@ -35,6 +36,8 @@ class Found:
     size_bytes: int = 0
     content_hash: str | None = None
     modified_at: datetime | None = None
+    verdict: FileVerdict = FileVerdict.UNSCANNED
+    finding: str | None = None
 
 
 def mime_type(path: str) -> str | None:
@@ -91,6 +94,8 @@ def _note(unit: Work, sandbox_id: str, row: SandboxFile | None, found: Found) ->
     if row.content_hash != found.content_hash or found.content_hash is None:
         row.verdict, row.scanned_at, row.finding = FileVerdict.UNSCANNED, None, None
     row.content_hash = found.content_hash
+    if found.verdict is not FileVerdict.UNSCANNED:
+        row.verdict, row.scanned_at, row.finding = found.verdict, now(), found.finding
 
 
 def _is_same(row: SandboxFile, found: Found) -> bool:

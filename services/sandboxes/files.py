@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from models.base import now, row_columns, rows_of
 from models.sandboxes import Sandbox, SandboxFile
+from models.states import FileVerdict
 from sandbox.base import WORKSPACE
 from sandbox.files import LIST_LIMIT, FileInfo, Files
 from services import access
@@ -50,6 +51,7 @@ class Entry:
     modified_at: datetime
     content_hash: str | None = None
     host: Sandbox | None = None
+    verdict: FileVerdict = FileVerdict.UNSCANNED
 
     @property
     def name(self) -> str:
@@ -119,9 +121,10 @@ async def write(
     data = await asyncio.to_thread(_bytes, content, encoding, deps.options.file_max_bytes)
     host = await running(deps, viewer, sandbox_id)
     encoded = (await asyncio.to_thread(base64.b64encode, data)).decode("ascii")
-    await deps.sandboxes.ask(host, "write", path=wanted, content=encoded)
+    answer = await deps.sandboxes.ask(host, "write", path=wanted, content=encoded)
     digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
-    entry = Entry(host.id, wanted, False, len(data), now(), digest, host)
+    verdict = FileVerdict(answer["verdict"])
+    entry = Entry(host.id, wanted, False, len(data), now(), digest, host, verdict)
     await note(deps, entry)
     return entry
 
@@ -129,7 +132,12 @@ async def write(
 async def note(deps: Deps, entry: Entry) -> None:
     """Index what was just written, with the directories above it."""
     found = Found(
-        entry.path, entry.is_directory, entry.size_bytes, entry.content_hash, entry.modified_at
+        entry.path,
+        entry.is_directory,
+        entry.size_bytes,
+        entry.content_hash,
+        entry.modified_at,
+        entry.verdict,
     )
     async with work(deps) as unit:
         if await unit.lock(Sandbox, entry.sandbox_id) is not None:
@@ -339,11 +347,12 @@ async def _entries(
 
 
 @operation("write")
-async def _write(node: "Node", sandbox_id: str, request: Json) -> None:
+async def _write(node: "Node", sandbox_id: str, request: Json) -> Json:
     path = request["path"]
     data = await asyncio.to_thread(base64.b64decode, request["content"])
     await make_folders(node.client(sandbox_id).files, path)
-    await findings.write(node, sandbox_id, path, _whole(data))
+    verdict = await findings.write(node, sandbox_id, path, _whole(data))
+    return {"verdict": verdict.verdict.value}
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -16,6 +17,7 @@ from services.changes import ChangeKind
 from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
 from services.sandboxes import conditions, removals
+from services.sandboxes.counts import TOTALS
 from services.sandboxes.removals import Kind
 from services.sandboxes.scanning import Intake, Scanner, Verdict, scanner
 
@@ -112,6 +114,7 @@ async def note(
         change = {"id": sandbox_id, "change": ChangeKind.UPDATED.value}
         unit.record(changes.topic(row.user_id), "SandboxChanged", change)
         unit.session.expunge(row)
+    TOTALS.quarantined(verdict.engine or "")
     await tell(deps, finding)
     return finding
 
@@ -141,20 +144,21 @@ def shown(path: str) -> str:
 async def clear(deps: Deps) -> int:
     """Remove from this server what was in quarantine long enough; gives how many files."""
     kept_s = deps.options.quarantine_retention_s
-    gone = await asyncio.to_thread(_clear, scanner(deps), kept_s)
+    gone, TOTALS.quarantine_files = await asyncio.to_thread(_clear, scanner(deps), kept_s)
     if gone:
         await removals.note(deps, Kind.QUARANTINE, gone, _OLD)
     return len(gone)
 
 
-def _clear(known: Scanner, kept_s: float) -> list[str]:
+def _clear(known: Scanner, kept_s: float) -> tuple[list[str], int]:
+    """Remove what is old; gives the names of that, and how many files stay."""
     at = time.time()
     for place in _older(known.quarantine / "incoming", at - _INCOMING_S):
         place.unlink(missing_ok=True)  # Of a process that died.
     gone = _older(known.quarantine, at - kept_s)
     for place in gone:
         place.unlink(missing_ok=True)
-    return [place.name for place in gone]
+    return [place.name for place in gone], len(_older(known.quarantine, math.inf))
 
 
 def _older(folder: Path, cutoff: float) -> list[Path]:

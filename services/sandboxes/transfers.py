@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from models.sandboxes import Sandbox
+from models.states import FileVerdict
 from sandbox.archives import ArchiveFormat, ArchiveLimits, Unpacked
 from sandbox.errors import FileError, FileErrorCode
 from sandbox.files import FileInfo, Files, moment
@@ -212,7 +213,8 @@ async def upload(
     asked = None if condition is None else condition.to_json()
     outcome = await _send(deps, host, "upload", chunks, path=wanted, condition=asked)
     at = datetime.fromisoformat(outcome["modified_at"])
-    entry = Entry(host.id, wanted, False, outcome["size"], at, outcome["sha256"], host)
+    verdict = FileVerdict(outcome["verdict"])
+    entry = Entry(host.id, wanted, False, outcome["size"], at, outcome["sha256"], host, verdict)
     await files.note(deps, entry)
     return entry, outcome["is_new"]
 
@@ -238,6 +240,7 @@ async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
         return {
             "size": verdict.size_bytes,
             "sha256": verdict.sha256,
+            "verdict": verdict.verdict.value,
             "modified_at": found.modified_at.isoformat(),
             "is_new": is_new,
         }
