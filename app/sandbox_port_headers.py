@@ -67,7 +67,10 @@ _LOOPBACK = {"localhost", "127.0.0.1", "[::1]", "0.0.0.0"}  # noqa: S104 - names
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server inside is reached: `root` with and `prefix` without what a link adds to it."""
+    """Where a server inside is reached: `root` with and `prefix` without what a link adds to it.
+
+    `client` is the address of whoever asks.
+    """
 
     prefix: str
     root: str
@@ -75,6 +78,8 @@ class Place:
     scheme: str
     host: str
     client: str
+    # Whether `Authorization` is between the client and the server inside: it did not sign in to us.
+    has_own_sign_in: bool = False
 
     @property
     def cookie(self) -> str:
@@ -85,6 +90,8 @@ class Place:
 def inward(fields: Fields, place: Place) -> list[tuple[bytes, bytes]]:
     """Fields of a request as the server inside gets them, without those of a WebSocket."""
     dropped = _NOT_IN | _named(fields)
+    if place.has_own_sign_in:
+        dropped -= {b"authorization"}
     kept = [
         (name, value)
         for name, value in fields
@@ -131,6 +138,8 @@ def _origin(value: str, place: Place) -> str:
 def outward(fields: Fields, place: Place) -> list[tuple[bytes, bytes]]:
     """Fields of an answer as they may come out."""
     dropped = _NOT_OUT | _named(fields)
+    if place.has_own_sign_in:
+        dropped -= {b"www-authenticate"}
     kept: list[tuple[bytes, bytes]] = []
     is_stored = True
     for raw, value in fields:

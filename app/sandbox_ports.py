@@ -94,10 +94,11 @@ class SandboxPorts:
             await _redirect(scope, send, f"{scope.get('root_path', '')}{root}/")
             return
         headers, deps = Headers(scope=scope), self._deps()
-        viewer = ANONYMOUS if token is not None else await self._viewer(deps, headers)
         if token is not None:
+            viewer, has_own_sign_in = ANONYMOUS, not await _is_ours(deps, headers)
             door = await ports.by_link(deps, token, sandbox_id=sandbox_id, port=int(port))
         else:
+            viewer, has_own_sign_in = await self._viewer(deps, headers)
             door = await ports.by_viewer(deps, viewer, sandbox_id=sandbox_id, port=int(port))
         base = scope.get("root_path", "")
         place = Place(
@@ -107,6 +108,7 @@ class SandboxPorts:
             "https" if scope["scheme"] in ("https", "wss") else "http",
             headers.get("host", ""),
             client_host(scope) or "",
+            has_own_sign_in,
         )
         query = scope["query_string"]
         target = rest.encode("latin-1") + (b"?" + query if query else b"")
@@ -114,15 +116,19 @@ class SandboxPorts:
             scope, receive, send, deps=deps, viewer=viewer, door=door, place=place, target=target
         )
 
-    async def _viewer(self, deps: Deps, headers: Headers) -> Viewer:
-        given = headers.get("authorization")
+    async def _viewer(self, deps: Deps, headers: Headers) -> tuple[Viewer, bool]:
+        """Give who asks, and whether `Authorization` is none of ours, for our cookie signed in."""
+        given, watches = headers.get("authorization"), auth.watches(deps)
         if given is not None:
-            token: str | None = auth.bearer(given)
-        else:
-            token = auth.cookie_token(headers, self._allowed_origins)
+            try:
+                return await watches.authenticate(auth.bearer(given)), False
+            except UnauthenticatedError:
+                if auth.COOKIE not in "".join(headers.getlist("cookie")):
+                    raise
+        token = auth.cookie_token(headers, self._allowed_origins)
         if token is None:
             raise UnauthenticatedError
-        return await auth.watches(deps).authenticate(token)
+        return await watches.authenticate(token), True
 
     async def _carry(
         self,
@@ -181,6 +187,18 @@ async def _while_allowed(deps: Deps, viewer: Viewer, door: Door) -> AsyncIterato
             yield
         finally:
             release()
+
+
+async def _is_ours(deps: Deps, headers: Headers) -> bool:
+    """Tell whether `Authorization` signs in to us: then nobody inside is to see it."""
+    given = headers.get("authorization")
+    if given is None:
+        return False
+    try:
+        await auth.watches(deps).authenticate(auth.bearer(given))
+    except RequestError:
+        return False
+    return True
 
 
 def _nothing() -> None:

@@ -317,6 +317,42 @@ async def test_owners_reach_a_server_inside(site: Site) -> None:
     assert (await site.ask("GET", "/open")).text == "until the end"
 
 
+async def test_a_server_inside_may_sign_its_visitors_in_itself(wrapped: Site) -> None:
+    deps, ada, http = wrapped.server.deps, wrapped.ada, wrapped.http
+    link = (await ports.share(deps, ada.viewer, port_id=wrapped.port.id)).path
+    eve = await sign_up(deps, "eve")
+    page = {"Cookie": f"noosphere_token={ada.token}", "Origin": wrapped.origin}
+    ours = [f"Bearer {ada.token}", f"bearer  {eve.token}"]
+    theirs = ["Basic YWRhOmVuaWdtYQ==", f"Bearer {'x' * 43}", "Bearer a.b.c", "Digest x"]
+    for given in theirs:
+        for path, more in ((link, {}), (f"{wrapped.path}/", page)):
+            answer = await http.get(path, headers={**more, "Authorization": given})
+            told = dict(answer.json()["headers"])
+            assert told["authorization"] == given
+            assert ada.token not in answer.text
+        # Without a cookie or a link it is us that it must sign in to.
+        assert (await wrapped.ask("GET", "/", headers={"Authorization": given})).status_code == 401
+    for given in ours:
+        answer = await http.get(link, headers={"Authorization": given})
+        assert (answer.status_code, "authorization" in dict(answer.json()["headers"])) == (
+            200,
+            False,
+        )
+    answer = await wrapped.ask("GET", "/", headers={**page, "Authorization": ours[0]})
+    assert "authorization" not in dict(answer.json()["headers"])
+    # A sign-in of ours that is another's is no help of the cookie.
+    answer = await wrapped.ask("GET", "/", headers={**page, "Authorization": ours[1]})
+    assert answer.status_code == 404
+    # What the server inside asks for comes out where it can be answered.
+    asked = await http.get(f"{link}headers")
+    assert asked.headers["www-authenticate"] == "Basic"
+    async with (
+        asyncio.timeout(60),
+        wrapped.socket("ws", link, headers={"Authorization": theirs[0]}) as socket,
+    ):
+        assert dict(json.loads(await socket.recv()))["authorization"] == theirs[0]
+
+
 async def test_messages_pass_both_ways(site: Site) -> None:
     async with asyncio.timeout(60), site.socket(subprotocols=["chat"]) as socket:
         assert socket.subprotocol == "chat"
@@ -442,7 +478,7 @@ async def test_links_let_anybody_in_until_they_are_void(wrapped: Site) -> None:
     assert told["path"] == "/deep?x=1"
     fields = dict(told["headers"])
     assert fields["x-forwarded-prefix"] == shared.path.rstrip("/")
-    assert "authorization" not in fields
+    assert fields["authorization"] == "x"
     moved = await wrapped.http.get(f"{shared.path}move", headers={"X-To": "/there"})
     assert moved.headers["location"] == f"{shared.path}there"
     token = shared.path.rstrip("/").rpartition("~")[2]
