@@ -70,11 +70,12 @@ class Probes:
                     f"There is no image {image}, and it cannot be fetched."
                 ) from error
         digest = await driver.image_digest(image)
-        version = await self._version(image, digest)
+        version = await self.version(image, digest)
         # Some drivers learn the digest from what they ran.
         return Probe(digest or await driver.image_digest(image), version)
 
-    async def _version(self, image: str, digest: str | None) -> str:
+    async def version(self, image: str, digest: str | None) -> str:
+        """Give the version of Python in an image that is there. Raises SandboxErrors as `probe`."""
         driver, name = self._node.driver, f"probe-{secrets.token_hex(8)}"
         labels = {INSTALLATION_LABEL: installation(self._node.deps)}
         self.names.add(name)

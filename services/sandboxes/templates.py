@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from models.base import now, row_columns, rows_of
@@ -27,6 +27,7 @@ log = logging.getLogger("noosphere.sandboxes")
 DEFAULT = "python"
 # Below what a request may take: an image that is being fetched goes on arriving.
 _PATIENCE_S = 25.0
+PROBE_AFTER_S = 30.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}\Z")
 _LANGUAGE = re.compile(r"[a-z0-9+#.-]{1,20}\Z")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}\Z")
@@ -311,19 +312,57 @@ async def pin_default(node: "Node") -> None:
             await _pin(unit, row, digest)
 
 
+async def probe_default(node: "Node") -> None:
+    """Note the version of Python of the default template, where it is not known.
+
+    Without images that is the host's, which may be another one after every start. Raises
+    SandboxError.
+    """
+    template = await find(node.deps, None)
+    has_images = node.driver.has_images
+    if template.python_version is not None and has_images:
+        return
+    image = f"{template.image_name}:{template.image_tag}" if has_images else "host"
+    digest = template.image_digest if has_images else None
+    version = await node.probes.version(image, digest)
+    async with work(node.deps) as unit:
+        row = await unit.lock(SandboxTemplate, template.id)
+        if row is None or (row.image_name, row.image_tag, row.image_digest) != (
+            template.image_name,
+            template.image_tag,
+            template.image_digest,
+        ):
+            return
+        row.python_version, row.checked_at = version, now()
+        await unit.session.execute(
+            update(SandboxTemplateVersion)
+            .where(
+                SandboxTemplateVersion.template_id == row.id,
+                SandboxTemplateVersion.version == row.version,
+            )
+            .values(python_version=version)
+        )
+
+
 @operations.attachment
 @asynccontextmanager
 async def _probing(node: "Node") -> AsyncIterator[None]:
-    async def pin() -> None:
+    async def look() -> None:
         try:
-            await pin_default(node)
+            if node.driver.has_images:
+                await pin_default(node)
         except (SandboxError, SQLAlchemyError, UserError):
             # Sandboxes are then made by the image's name.
             log.warning("the default template was not pinned", exc_info=True)
+        # At its start a server has better things to do.
+        await asyncio.sleep(PROBE_AFTER_S)
+        try:
+            await probe_default(node)
+        except (SandboxError, SQLAlchemyError, UserError):
+            log.warning("the default template was not probed", exc_info=True)
 
     tasks = TaskSet()
-    if node.driver.has_images:
-        tasks.start(pin(), name="pin the default template")
+    tasks.start(look(), name="look at the default template")
     try:
         yield
     finally:

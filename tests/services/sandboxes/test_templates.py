@@ -202,6 +202,65 @@ async def _first_version(server: Server, template: SandboxTemplate) -> str:
 
 
 @pytest.mark.docker
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
+        pytest.param("docker", marks=pytest.mark.docker),
+    ],
+)
+async def test_the_python_of_the_default_template_is_known(kind: str, launch: Launch) -> None:
+    server = await launch(kind)
+    node = await server.host.node()
+    ada = await server.person("ada")
+    assert (await templates.find(server.deps, None)).python_version is None
+    if kind == "docker":
+        await templates.pin_default(node)
+    await templates.probe_default(node)
+    found = await templates.find(server.deps, None)
+    assert found.python_version is not None
+    assert found.checked_at is not None
+    box = await lifecycle.create(server.deps, ada)
+    inside = await ran(server.deps, ada, box.id, "python3 --version")
+    assert inside.stdout == f"Python {found.python_version}\n"
+    async with server.deps.db.reading() as connection:
+        said = await connection.execute(select(SandboxTemplateVersion.python_version))
+        assert [version for (version,) in said] == [found.python_version] * (kind == "docker")
+    assert node.probes.names == set()
+    labels = {INSTALLATION_LABEL: installation(server.deps)}
+    assert [info.sandbox_id for info in await node.driver.list(labels)] == [box.id]
+
+    # It is asked once of an image, and of the host at every start.
+    asked: list[str] = []
+
+    async def asking(image: str, digest: str | None) -> str:
+        asked.append(image)
+        return "3.99.1"
+
+    node.probes.version = asking  # type: ignore[method-assign]
+    await templates.probe_default(node)
+    assert asked == ([] if kind == "docker" else ["host"])
+
+
+@pytest.mark.bubblewrap
+async def test_the_default_template_is_probed_by_itself(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "PROBE_AFTER_S", 0.0)
+    is_done, probe_default = asyncio.Event(), templates.probe_default
+
+    async def probing(node: Any) -> None:
+        await probe_default(node)
+        is_done.set()
+
+    monkeypatch.setattr(templates, "probe_default", probing)
+    server = await launch()
+    async with asyncio.timeout(60):
+        await is_done.wait()
+    found = await templates.find(server.deps, None)
+    assert (found.python_version or "").startswith("3.")
+
+
 async def test_two_who_ask_for_one_image_wait_for_one_look(
     launch: Launch, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
