@@ -9,22 +9,13 @@ unmasked, unfragmented text.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.http11 import Request
 
-EXTENSION = "noosphere.outlet"
+from app.websocket_protocol import EXTENSION, WebSocketProtocol
 
-
-def text_head(size: int) -> bytes:
-    """Give the head of an unmasked text frame with a payload of `size` bytes."""
-    if size < 126:
-        return bytes((0x81, size))
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2)
-    return b"\x81\x7f" + size.to_bytes(8)
+__all__ = ["AsgiOutlet", "Outlet", "WebSocketProtocol", "outlet_of"]
 
 
 class Outlet(Protocol):
@@ -47,74 +38,6 @@ class Outlet(Protocol):
 
     def abort(self) -> None:
         """Drop the connection with what was not sent yet."""
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Uvicorn's protocol with an outlet, as the extension `noosphere.outlet` of the scope."""
-
-    _paused_at: float | None = None
-    _parts: list[bytes]
-    on_writable: Callable[[], None] | None = None
-
-    def handle_connect(self, event: Request) -> None:
-        """Offer the outlet to the application, before that has run."""
-        super().handle_connect(event)
-        self._parts = []
-        if hasattr(self, "scope"):
-            extensions = cast("dict[str, Any]", self.scope["extensions"])
-            extensions[EXTENSION] = self
-
-    def handle_ping(self) -> None:
-        """Answer a ping, unless its peer reads no answers: those would pile up here."""
-        output = self.conn.data_to_send()
-        if self._paused_at is None:
-            self.transport.write(b"".join(output))
-
-    def pause_writing(self) -> None:
-        """Remember since when the peer does not keep up."""
-        super().pause_writing()
-        self._paused_at = self.loop.time()
-
-    def resume_writing(self) -> None:
-        """Let what waits be written."""
-        super().resume_writing()
-        self._paused_at = None
-        if self.on_writable is not None:
-            self.on_writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what was not written."""
-        super().connection_lost(exc)
-        self._parts = []
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether the connection keeps up."""
-        return (
-            self._paused_at is None
-            and self.handshake_complete
-            and not self.close_sent
-            and not self.disconnected
-        )
-
-    def add(self, *parts: bytes) -> None:
-        """Add a message that is made of parts."""
-        self._parts.append(text_head(sum(map(len, parts))))
-        self._parts.extend(parts)
-
-    def flush(self) -> None:
-        """Write what was added."""
-        parts, self._parts = self._parts, []
-        if parts and not self.disconnected and not self.transport.is_closing():
-            self.transport.write(b"".join(parts))
-
-    def stalled_s(self) -> float:
-        """Give the seconds since which the connection has taken nothing."""
-        return 0.0 if self._paused_at is None else self.loop.time() - self._paused_at
-
-    def abort(self) -> None:
-        """Drop the connection with what was not sent yet."""
-        self.transport.abort()
 
 
 class AsgiOutlet:

@@ -5,6 +5,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.websocket_protocol import WebSocketProtocol
+
 # What bodies may take is bounded where they are read.
 HEAD_TIMEOUT_S = 15.0
 HEAD_MAX_BYTES = 65_536
@@ -54,6 +56,24 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer the request."""
         self._forget_head()
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Give the connection away, with the request as it was parsed."""
+        if self.ws_protocol_class is not WebSocketProtocol:
+            super().handle_websocket_upgrade()
+            return
+        self.connections.discard(self)
+        protocol = WebSocketProtocol(self.config, self.server_state, self.app_state, self.loop)
+        protocol.connection_made(self.transport)
+        protocol.begin(
+            self.scope["method"].encode(),
+            self.url,
+            self.headers,
+            server=self.server,
+            client=self.client,
+            is_secure=self.scheme == "https",
+        )
+        self.transport.set_protocol(protocol)
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
