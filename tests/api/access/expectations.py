@@ -112,7 +112,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "SandboxTemplateVersion": _plain("id version imageDigest pythonVersion createdAt"),
     "Sandbox": _plain(
         "id status driver failure createdAt startedAt lastActiveAt pausedAt stoppedAt expiresAt "
-        "idleTimeoutSeconds onExpiry isPersistent templateVersion imageDigest"
+        "stopRequestedAt idleTimeoutSeconds onExpiry isPersistent templateVersion imageDigest"
     )
     | {
         "user": PART,
