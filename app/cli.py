@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import json
 import signal
 import socket
@@ -155,6 +154,7 @@ def _work(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 
 async def _work_forever(settings: Settings) -> int:
+    from app import memory
     from app.runtime import running
     from app.worker import working
 
@@ -163,8 +163,7 @@ async def _work_forever(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with running(settings) as deps, working(deps):
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         sys.stdout.write(f"Noosphere {VERSION} worker {deps.bus.node_id} is ready.\n")
         sys.stdout.flush()
         await stopping.wait()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from app import memory
 from app.bus_metrics import BUSES
 from app.config import PREFIX, ConfigurationError, Settings
 from app.database import head, migrate, revision
@@ -126,6 +127,7 @@ async def _warm(embedder: Embedder, is_working: bool) -> None:
         return
     try:
         await embedder.warm()
+        await asyncio.to_thread(memory.trim)
     except Exception:
         log.exception("sentence embeddings could not be loaded")
 

@@ -11,6 +11,8 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from app import memory
+
 
 class Server(uvicorn.Server):
     """A server for one application made by `create_app`.
@@ -45,9 +47,7 @@ class Server(uvicorn.Server):
         """Open the application and listen."""
         await super().startup(sockets)
         if self.started:
-            # What exists now lives as long as the process: the collector need not look again.
-            gc.collect()
-            gc.freeze()
+            memory.settle()
             gc.set_threshold(50_000, 20, 100)
             port = self.servers[0].sockets[0].getsockname()[1]
             self._on_ready(self._application.settings, self._application.deps, port)

@@ -14,14 +14,13 @@ from redis.exceptions import (
 )
 
 from services.events.base import BusUnavailableError
+from services.events.scripts import Argument
 from services.events.wire import Wire, pack
 
 _log = logging.getLogger(__name__)
 
 _BATCH_COMMANDS = 128
 _WAITING_COMMANDS = 20_000
-
-Argument = str | bytes | int | float
 
 
 class RunId:

@@ -8,8 +8,7 @@ from typing import Any
 
 from services.events.base import BusUnavailableError, Json
 from services.events.hub import decode, encode
-from services.events.lane import Argument
-from services.events.scripts import JOIN, LEAVE, MEMBERS, STAY, SWEEP, Script
+from services.events.scripts import JOIN, LEAVE, MEMBERS, STAY, SWEEP, Argument, Script
 
 _log = logging.getLogger(__name__)
 

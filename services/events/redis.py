@@ -24,9 +24,9 @@ from services.events.base import (
 )
 from services.events.calls import Handlers, Reply, TaskSet
 from services.events.hub import Hub, HubTap, decode, encode
-from services.events.lane import RUN_ID, Argument, Lane, RunId
+from services.events.lane import RUN_ID, Lane, RunId
 from services.events.liveness import Liveness, Pulse
-from services.events.scripts import APPEND, BEAT, COUNT, READ, Script
+from services.events.scripts import APPEND, BEAT, COUNT, READ, Argument, Script
 from services.events.store import Retention
 from services.events.subscriber import Subscriber
 from services.events.wire import Wire

@@ -2,6 +2,8 @@
 
 import hashlib
 
+Argument = str | bytes | int | float
+
 
 class Script:
     """A Lua script, known to Redis by its hash."""

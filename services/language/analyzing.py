@@ -1,6 +1,7 @@
 """Analysing what people write: one task a message, its results kept beside the message."""
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, select
 
@@ -10,7 +11,9 @@ from models.states import ConversationStatus, MessageRole
 from models.system import Task
 from services import access, tasks
 from services.base import Deps, Viewer, work
-from services.language.analysis import Analysis, Analyzer
+
+if TYPE_CHECKING:
+    from services.language.analysis import Analysis, Analyzer
 
 ANALYZE_MESSAGE = "analyze_message"
 _CACHE = "language.analyzer"
@@ -60,12 +63,21 @@ async def _analyze(deps: Deps, task: Task) -> dict[str, bool]:
         )
     if content is None:
         return {"isNew": False}
-    analyzer = deps.caches.setdefault(_CACHE, Analyzer(deps.embedder))
-    analysis = await analyzer.analyze(content)
+    if _CACHE not in deps.caches:
+        made = await asyncio.to_thread(_analyzer, deps)
+        deps.caches.setdefault(_CACHE, made)
+    analysis = await deps.caches[_CACHE].analyze(content)
     return {"isNew": await _keep(deps, message_id, analysis)}
 
 
-async def _keep(deps: Deps, message_id: str, analysis: Analysis) -> bool:
+def _analyzer(deps: Deps) -> "Analyzer":
+    # It needs numpy and word lists, which only a process that runs tasks should hold.
+    from services.language.analysis import Analyzer
+
+    return Analyzer(deps.embedder)
+
+
+async def _keep(deps: Deps, message_id: str, analysis: "Analysis") -> bool:
     """Write an analysis; False where the message is gone, or another run came first."""
     async with work(deps) as unit:
         # Its lock lets one of two runs at once see what the other wrote.

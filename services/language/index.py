@@ -59,6 +59,13 @@ class ExactIndex:
             self._rows[id] = row
         self._matrix[row] = vector
 
+    def upsert_bytes(self, id: str, data: bytes) -> bool:
+        """Add an id, or replace its vector, by what `to_bytes` gave; False for another size."""
+        if len(data) != 4 * self._matrix.shape[1]:
+            return False
+        self.upsert(id, np.frombuffer(data, dtype="<f4"))
+        return True
+
     def remove(self, id: str) -> None:
         """Forget an id; the last row takes its place, so this costs the same at any size."""
         row = self._rows.pop(id, None)

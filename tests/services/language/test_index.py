@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from services.language.embeddings import to_bytes
 from services.language.index import ExactIndex, VectorIndex
 
 
@@ -64,3 +65,13 @@ def test_an_empty_index_and_unknown_ids():
 def test_a_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="Expected 512 dimensions"):
         ExactIndex().upsert("a", np.zeros(3, dtype=np.float32))
+
+
+def test_a_vector_is_read_from_the_bytes_it_is_stored_as():
+    (vector,) = unit(np.random.default_rng(3), 1)
+    index = ExactIndex()
+    assert index.upsert_bytes("a", to_bytes(vector))
+    assert index.search(vector, 1) == [("a", pytest.approx(1.0, abs=1e-5))]
+    for data in (b"", to_bytes(vector)[:-1], to_bytes(vector)[:-4], to_bytes(vector) * 2):
+        assert not index.upsert_bytes("b", data)
+    assert len(index) == 1

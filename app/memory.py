@@ -1,0 +1,22 @@
+"""What a process does about its memory once all that lives as long as it does exists."""
+
+import ctypes
+import gc
+
+
+def settle() -> None:
+    """Let the garbage collector pass over what there is from now on, and give back the rest."""
+    gc.collect()
+    gc.freeze()
+    trim()
+
+
+def trim() -> None:
+    """Give the system back what the C library holds of freed memory, where it can do so (glibc).
+
+    Starting frees a tenth of what it takes (modules as read, regular expressions as parsed), most
+    of it below memory that stays, where the library looks only when told. Takes milliseconds.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
