@@ -1,7 +1,8 @@
 """Servers inside sandboxes, reached at `/sandboxes/{id}/ports/{port}/…` by HTTP and WebSocket.
 
 With the sign-in of the sandbox's owner, or by a link, `/sandboxes/{id}/ports/{port}/~{token}/…`:
-relative links of a page then lead to the same place without cookies.
+relative links of a page then lead to the same place without cookies. Redirects and cookies of a
+server inside are made to fit; bodies are passed as they are.
 """
 
 import asyncio
