@@ -1,7 +1,6 @@
 """How a subscription field gives what it follows."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from resolvers.base import Context
@@ -14,7 +13,9 @@ S = TypeVar("S")
 
 
 def _scope(context: Context) -> Hashable:
-    return replace(context.viewer, expires_at=None)
+    """Give all that a viewer is and may do; when their sign-in ends is no part of it."""
+    viewer = context.viewer
+    return (viewer.user_id, viewer.session_id, viewer.username, viewer.roles, viewer.permissions)
 
 
 async def shared(context: Context, key: Hashable, find: Callable[[], Awaitable[S]]) -> S:

@@ -43,25 +43,6 @@ class _Weight:
     per_item: int = 0
 
 
-def objects_asked(
-    schema: GraphQLSchema,
-    operation: OperationDefinitionNode,
-    fragments: Mapping[str, FragmentDefinitionNode],
-    variables: Mapping[str, Any],
-    limits: Limits,
-) -> int:
-    """Give the most objects a valid operation asks for, ten plain values counting as one.
-
-    Takes time linear in the document. Fields under `@skip` and `@include` count. Introspection does
-    not: its own limits bound it.
-    """
-    root = schema.get_root_type(operation.operation)
-    if root is None:
-        return 0
-    weight = _Estimate(schema, fragments, variables, limits).of(operation.selection_set, root)
-    return -(-weight.once // _OBJECT)
-
-
 def over_budget(objects: int, limits: Limits) -> str | None:
     """Give what to tell whoever asks for too many objects, or None."""
     if objects <= limits.max_objects:
@@ -73,8 +54,12 @@ def over_budget(objects: int, limits: Limits) -> str | None:
     )
 
 
-class _Estimate:
-    """Weights of selection sets, each fragment weighed once."""
+class Estimate:
+    """Weights of selection sets, each fragment weighed once.
+
+    `has_asked` tells whether the variables made a difference, so that other values of them may
+    weigh more or less.
+    """
 
     def __init__(
         self,
@@ -88,8 +73,21 @@ class _Estimate:
         self._variables = variables
         self._limits = limits
         self._weights: dict[str, _Weight] = {}
+        self.has_asked = False
+
+    def objects(self, operation: OperationDefinitionNode) -> int:
+        """Give the most objects a valid operation asks for, ten plain values counting as one.
+
+        Takes time linear in the document. Fields under `@skip` and `@include` count.
+        Introspection does not: its own limits bound it.
+        """
+        root = self._schema.get_root_type(operation.operation)
+        if root is None:
+            return 0
+        return -(-self.of(operation.selection_set, root).once // _OBJECT)
 
     def of(self, node: SelectionSetNode, parent: GraphQLCompositeType) -> _Weight:
+        """Give the weight of a selection set."""
         once = per_item = 0
         for selection in node.selections:
             match selection:
@@ -170,6 +168,7 @@ class _Estimate:
     def _value(self, node: ValueNode, default: Any) -> Any:
         match node:
             case VariableNode():
+                self.has_asked = True
                 return self._variables.get(node.name.value, default)
             case IntValueNode():
                 return int(node.value)

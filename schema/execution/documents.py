@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from graphql import (
     DocumentNode,
@@ -22,6 +23,8 @@ from schema.execution.limits import Limits, check_document, check_text, exceeded
 _BYTES_PER_TOKEN = 700
 """Measured with tracemalloc on graphql-core 3.2: tokens, nodes and locations, rounded up."""
 
+T = TypeVar("T")
+
 _REFUSALS = 256
 _REFUSAL_CHARS = 4000
 """Invalid documents remembered, and characters the messages of each may have."""
@@ -37,6 +40,14 @@ class ParsedDocument:
     fragments: dict[str, FragmentDefinitionNode]
     size_bytes: int
     plans: dict[Any, Any] = field(default_factory=dict)
+
+    def derived(self, kind: str, operation: OperationDefinitionNode, make: Callable[[], T]) -> T:
+        """Give what `make` derives from an operation of this document, made once."""
+        key = (kind, operation.name.value if operation.name else None)
+        if key not in self.plans:
+            self.plans[key] = make()
+        found: T = self.plans[key]
+        return found
 
     def operation(self, name: str | None) -> OperationDefinitionNode | GraphQLError:
         """Give the operation to execute, or why there is none."""

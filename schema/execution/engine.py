@@ -32,13 +32,14 @@ from graphql import (
     default_field_resolver,
     default_type_resolver,
     get_variable_values,
+    located_error,
     visit,
 )
 from graphql.execution.collect_fields import collect_fields
 from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
-from schema.execution.cost import objects_asked, over_budget
+from schema.execution.cost import Estimate, over_budget
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
@@ -52,6 +53,7 @@ from schema.execution.limits import Limits, check_text
 from schema.execution.live import Live
 from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
+from schema.execution.roots import ArgumentsError, Root, Texts
 from schema.execution.selections import Selections
 from schema.execution.stream import Stream
 
@@ -155,19 +157,42 @@ class Engine:
             variables = {}
         elif not isinstance(variables, dict):
             return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
-        coerced: dict[str, Any] | list[GraphQLError] = {}
-        if operation.variable_definitions:
-            coerced = get_variable_values(
-                self.schema, operation.variable_definitions, variables, max_errors=20
-            )
+        coerced = self._coerced(document, operation, variables)
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")
-        fragments = document.fragments
-        objects = objects_asked(self.schema, operation, fragments, coerced, self.limits)
+        objects = self._objects(document, operation, coerced)
         too_many = over_budget(objects, self.limits)
         if too_many:
             return [failure("LIMIT", too_many)]
         return Prepared(document, operation, coerced, objects)
+
+    def _coerced(
+        self, document: ParsedDocument, operation: OperationDefinitionNode, given: dict[str, Any]
+    ) -> dict[str, Any] | list[GraphQLError]:
+        if not operation.variable_definitions:
+            return {}
+        texts = document.derived("texts", operation, partial(Texts.of, self.schema, operation))
+        values = None if texts is None else texts.coerced(given)
+        if values is not None:
+            return values
+        return get_variable_values(
+            self.schema, operation.variable_definitions, given, max_errors=20
+        )
+
+    def _objects(
+        self,
+        document: ParsedDocument,
+        operation: OperationDefinitionNode,
+        variables: dict[str, Any],
+    ) -> int:
+        key = ("objects", operation.name.value if operation.name else None)
+        known: int | None = document.plans.get(key)
+        if known is None:
+            estimate = Estimate(self.schema, document.fragments, variables, self.limits)
+            known = estimate.objects(operation)
+            if not estimate.has_asked:
+                document.plans[key] = known
+        return known
 
     async def execute(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
@@ -201,13 +226,14 @@ class Engine:
         refusal = await self._admitted(prepared, context)
         if refusal is not None:
             return refusal
-        execution = _execution(self.schema, prepared, context, None)
-        if not _selects_anything(self.schema, prepared):
+        document, operation = prepared.document, prepared.operation
+        root = document.derived("root", operation, partial(Root.of, self.schema, operation))
+        if root is None and not _selects_anything(self.schema, prepared):
             nothing = "The subscription selects nothing: its field is skipped. Leave that out."
             return Result.refused([failure("BAD_USER_INPUT", nothing)], _extensions(context))
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                source = await execute_subscription(execution)
+                source = await self._source(root, prepared, context)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -220,7 +246,22 @@ class Engine:
         if not hasattr(source, "__aiter__"):
             wrong = TypeError(f"Subscription {prepared.name} gave no async iterable.")
             return Result.refused([request_failure(wrong, _request_id(context))])
+        execution = _execution(self.schema, prepared, context, None)
         return self._events(aiter(source), prepared, context, execution)
+
+    async def _source(self, root: Root | None, prepared: Prepared, context: Any) -> Any:
+        """Call the field of a subscription. Raises GraphQLError, saying where."""
+        if root is not None:
+            fragments, variables = prepared.document.fragments, prepared.variables
+            try:
+                source = root.call(prepared.operation, fragments, variables, context)
+                return await source if inspect.isawaitable(source) else source
+            except ArgumentsError:
+                # The executor says what is wrong with them.
+                pass
+            except Exception as error:
+                raise located_error(error, root.nodes, [root.key]) from error
+        return await execute_subscription(_execution(self.schema, prepared, context, None))
 
     def _share(self, live: Live, prepared: Prepared, context: Any) -> Stream:
         plans = prepared.document.plans
