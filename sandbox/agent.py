@@ -12,12 +12,13 @@ from pathlib import Path
 
 from sandbox.inside.wire import HEADER, VERSION
 
-__all__ = ["HEADER", "PARTS", "VERSION", "source"]
+__all__ = ["HEADER", "PARTS", "VERSION", "source", "spares"]
 
 # In this order; each uses only what stands before it. What registers itself in PARTS of core
 # stands between it and main.
 PARTS = (
     "wire",
+    "native",
     "barriers",
     "processes",
     "terminals",
@@ -39,6 +40,7 @@ PARTS = (
 )
 # The first line, so that a list of processes says what this one is.
 TITLE = "# The agent of this sandbox: process 1, and the shims and workers below it."
+MAX_SPARES = 4
 # The modules below these, which load a tenth as long and hold all that is used.
 _BELOW = {"signal": "_signal", "collections": "_collections"}
 # Of the standard library, for annotations alone.
@@ -62,6 +64,11 @@ def source() -> str:
         bodies.append("\n".join(rest))
     text = "\n".join([TITLE, *imports, *bodies]) + "\n"
     return re.sub(r"^(?: {4})+", lambda found: " " * (len(found[0]) // 4), text, flags=re.MULTILINE)
+
+
+def spares(pids: int) -> int:
+    """How many shims an agent may keep ahead of need: they count against the limit of processes."""
+    return max(1, min(MAX_SPARES, pids // 32))
 
 
 class _Bare(ast.NodeTransformer):

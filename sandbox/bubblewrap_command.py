@@ -168,6 +168,8 @@ def arguments(
     command += ["--remount-ro", "/dev", "--remount-ro", "/"]
     command += ["--seccomp", str(SECCOMP_FD), "--chdir", WORKSPACE]
     command += ["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8"]
+    # Looked up once at the start, the C library's functions need not be in every shim anew.
+    command += ["--setenv", "LD_BIND_NOW", "1"]
     command += ["--", python, "-I", "-S", "-B", "-c", source, f"channel={CHANNEL_FD}"]
     return command + [f"{key}={value}" for key, value in options.items()]
 

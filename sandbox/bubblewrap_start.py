@@ -107,7 +107,7 @@ def _request(box: Box, spec: SandboxSpec, means: Means, procs: list[str]) -> dic
     limits = spec.limits
     is_image = spec.disk == "image"
     groups = means.hierarchies
-    options = {}
+    options = {"spares": str(wire.spares(limits.pids))}
     # Limits of processes stay as they were set, so they stand in only where no group limits.
     if groups is None or "pids" not in groups.folders:
         options["nproc"] = str(limits.pids)

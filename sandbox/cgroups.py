@@ -12,7 +12,9 @@ from sandbox.base import Limits, ResourceUsage
 from sandbox.errors import ConflictError
 
 CONTROLLERS = ("memory", "cpu", "pids", "freezer", "cpuacct")
-PERIOD_US = 100_000
+# A sandbox that has used its share up waits for the end of the period: longer ones are felt.
+PERIOD_US = 10_000
+LEAST_QUOTA_US = 1_000  # Of a period; the kernel takes no less.
 SOCKETS_V1 = "memory.kmem.tcp.limit_in_bytes"  # Of UDP, too.
 
 
@@ -60,6 +62,12 @@ class Hierarchies:
     @property
     def has_freezer(self) -> bool:
         return "freezer" in self.folders
+
+
+def cpu_share(cpu_millis: int) -> tuple[int, int]:
+    """A period, and how much of it a sandbox may run, in microseconds."""
+    period = max(PERIOD_US, -(-LEAST_QUOTA_US * 1000 // cpu_millis))
+    return period, cpu_millis * period // 1000
 
 
 def enable(folder: Path) -> bool:
@@ -117,15 +125,15 @@ class Group:
 
         EBUSY: less memory than is in use.
         """
-        quota = limits.cpu_millis * PERIOD_US // 1000
+        period, quota = cpu_share(limits.cpu_millis)
         if self._version == 2:
             self._set_memory_v2(limits.memory_bytes)
-            self._set("cpu", "cpu.max", f"{quota} {PERIOD_US}")
+            self._set("cpu", "cpu.max", f"{quota} {period}")
         else:
             self._set_memory_v1(limits.memory_bytes)
             # Version 1 does not count what waits in sockets as memory, unless it has a limit.
             self._set("memory", SOCKETS_V1, str(limits.socket_bytes), optional=True)
-            self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
+            self._set("cpu", "cpu.cfs_period_us", str(period))
             self._set("cpu", "cpu.cfs_quota_us", str(quota))
         self._set("pids", "pids.max", str(limits.pids))
 

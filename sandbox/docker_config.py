@@ -79,9 +79,10 @@ def config(
     """The body of containers/create. Without a `uid` of its own the sandbox is nobody."""
     # A user of its own: even a hole in the namespaces then opens on nobody else's things.
     user = INSIDE_ID if uid is None else uid
+    options = [f"oom={OOM_FILES}", f"spares={wire.spares(spec.limits.pids)}"]
     return {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", SOURCE, f"oom={OOM_FILES}"],
+        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", SOURCE, *options],
         "Cmd": [],
         "User": f"{user}:{user}",
         "WorkingDir": "/workspace",

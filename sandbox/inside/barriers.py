@@ -6,12 +6,12 @@ all below it, for good; and they can no longer look into processes outside of th
 Kernels before 5.19, and those without Landlock, have no such rules: everything else holds there.
 """
 
-import ctypes
 import fcntl
 import os
 import struct
 
-LIBC = ctypes.CDLL(None, use_errno=True)
+from sandbox.inside.native import Long, libc_syscall
+
 # The same numbers on every machine that seccomp knows.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 ASK_VERSION, BELOW_A_PATH = 1, 1
@@ -24,8 +24,8 @@ OUTSIDE = ("proc", "sys")
 
 def landlock(number: int, *arguments: object) -> int:
     """What one of its calls gives; negative where it failed."""
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return int(LIBC.syscall(ctypes.c_long(number), *wide))
+    wide = [Long(a) if isinstance(a, int) else a for a in arguments]
+    return int(libc_syscall(Long(number), *wide))
 
 
 def write_rules() -> int:

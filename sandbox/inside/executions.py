@@ -12,7 +12,6 @@ from sandbox.inside.execution import Execution
 from sandbox.inside.processes import (
     REPORT,
     Request,
-    descendants,
     end_below,
     is_dead,
     processes,
@@ -81,10 +80,10 @@ class Executions:
         request = Request(body)
         execution = Execution(self.agent, op, request)
         execution.oom_before = self.oom_kills()
-        pid, ours = self.starting.start(body, request)
+        pid, ours = self.starting.start(request)
         execution.shim = pid
         self.shims[pid] = execution
-        self.agent.children[pid] = lambda status: self.bury(execution)
+        self.agent.children[pid] = lambda status: self.bury(execution, status)
         self.running[op] = execution
         if execution.terminal or request.flags & EXEC_STDIN:
             execution.input.fd = ours[0]
@@ -163,13 +162,14 @@ class Executions:
         room = execution.limit - execution.counts[index]
         size = min(CHUNK, execution.credit, room + 1)
         try:
-            data = os.read(fd, size)
+            count = os.readv(fd, [self.agent.buffer[:size]])
         except BlockingIOError:
             return False
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            data = b""  # Nobody has the terminal open any more.
+            count = 0  # Nobody has the terminal open any more.
+        data = bytes(self.agent.buffer[:count])
         if not data:
             del execution.streams[fd]
             self.agent.close(fd)
@@ -234,12 +234,10 @@ class Executions:
             execution.status = value
             if not execution.background:
                 self.end(execution, execution.reason)
-        elif kind == b"E" and execution.main and value <= 0xFFFF:
+        elif kind == b"E" and execution.main and value <= 0xFFFF and not execution.reported:
             execution.status = value
             execution.usage = usage
             execution.reported = True
-            if descendants({execution.shim}):
-                self.end(execution, KILLED)
         else:
             return False
         return True
@@ -355,8 +353,11 @@ class Executions:
                     return int(line.split()[1])
         return 0
 
-    def bury(self, execution: Execution) -> None:
-        """The shim is gone, and with what it left behind the execution is over."""
+    def bury(self, execution: Execution, status: int) -> None:
+        """The shim is gone, and with what it left behind the execution is over.
+
+        The kernel tells its status, so nobody forges it: with 0 it had waited for all below it.
+        """
         del self.shims[execution.shim]
         while execution.report >= 0 and self.on_report(execution):
             continue
@@ -364,8 +365,10 @@ class Executions:
             # Someone else holds the other end.
             self.agent.close(execution.report)
             execution.report = -1
-        # What a killed shim guarded is ours now.
-        self.end_orphans()
+        if status != 0:
+            # What it guarded is ours now.
+            execution.reported = False
+            self.end_orphans()
         if execution.failed and not execution.main:
             self.not_started(execution, execution.failed)
             return

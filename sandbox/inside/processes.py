@@ -5,27 +5,34 @@ not another's. What it reports is advice alone: an execution is over when the ke
 shim is gone and nothing is left below.
 """
 
-import ctypes
 import errno
 import os
 import signal
 import struct
+from typing import TYPE_CHECKING
 
-from sandbox.inside.barriers import LIBC, obey
+from sandbox.inside.barriers import obey
+from sandbox.inside.native import Memory, errno_of_last, libc_getrusage, libc_prctl
 from sandbox.inside.wire import EXEC_HEAD, EXEC_PTY, SIZE, Refused, unpack
+
+if TYPE_CHECKING:
+    Order = tuple[bytes, list[bytes], dict[bytes, bytes], bool]
 
 REPORT = struct.Struct(">cIQQ")  # kind, value, CPU microseconds, peak bytes
 SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+RUSAGE_CHILDREN = -1
+RUSAGE = struct.Struct("5l")  # Its beginning: user and system time, peak of memory in KiB.
+CHILDREN_USED = Memory()
 # Whom the kernel ends first when memory runs out: what user code started, last of all the agent,
 # whose score is 0. Barriers see to it that nobody changes a score of his own.
 USER_SCORE, WORKER_SCORE, SHIM_SCORE = b"1000", b"700", b"500"
 
 
 def prctl(option: int, value: int) -> None:
-    if LIBC.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
+    if libc_prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(errno_of_last(), "prctl")
 
 
 def read_file(path: str, most: int = 4096) -> bytes:
@@ -124,20 +131,39 @@ class Request:
         strings = []
         for _ in range(count + 1 + 2 * pairs):
             value, at = unpack(body, at)
-            if b"\0" in value:
-                raise Refused("INVALID", "A NUL byte cannot be part of a command.")
             strings.append(value)
+        if b"\0" in b"".join(strings):
+            raise Refused("INVALID", "A NUL byte cannot be part of a command.")
         if not count:
             raise Refused("INVALID", "The command is empty.")
         self.argv = strings[:count]
         self.folder = strings[count]
         self.env = dict(zip(strings[count + 1 :: 2], strings[count + 2 :: 2]))  # noqa: B905 - 3.8
 
+    def order(self, root: bytes) -> "Order":
+        """What a shim has to know of it."""
+        on_terminal = bool(self.flags & EXEC_PTY)
+        return os.path.join(root, self.folder), self.argv, self.env, on_terminal
+
+
+def pack_order(order: "Order") -> bytes:
+    """The order as bytes; none of its strings holds a NUL."""
+    folder, argv, env, on_terminal = order
+    pairs = [string for pair in env.items() for string in pair]
+    return b"\0".join([folder, b"%d" % on_terminal, b"%d" % len(argv), *argv, *pairs])
+
+
+def unpack_order(sent: bytes) -> "Order":
+    folder, on_terminal, count, *strings = sent.split(b"\0")
+    end = int(count)
+    env = dict(zip(strings[end::2], strings[end + 1 :: 2]))  # noqa: B905 - 3.8
+    return folder, strings[:end], env, on_terminal == b"1"
+
 
 def read_all(fd: int) -> bytes:
     data = b""
     while True:
-        part = os.read(fd, 65536)
+        part = os.read(fd, 8192)
         if not part:
             return data
         data += part
@@ -146,39 +172,43 @@ def read_all(fd: int) -> bytes:
 def leave_agent(pipes: list[int]) -> None:
     """In a forked child: hold nothing but these, as 0, 1, 2 and so on, in a session of its own."""
     for target, fd in enumerate(pipes):
-        os.dup2(fd, target, inheritable=target < 3)
+        os.dup2(fd, target, target < 3)
     os.closerange(len(pipes), 1024)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
 
 
-def shim(root: bytes, pipes: list[int], body: bytes | None, rules: int) -> None:
+def shim(pipes: list[int], order: "Order | None", rules: int) -> None:
     """Become the reaper of one execution: start it, outlive all its descendants, report.
 
-    A spare shim has no body yet: it waits for one on the fifth pipe, and ends when that closes
-    without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains).
-    `rules` are those of `write_rules`, which hold for all that it starts.
+    A spare shim has no order yet: it waits for one on the fifth pipe, and ends when that closes
+    without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains),
+    and returns when none remains. `rules` are those of `write_rules`, which hold for all that it
+    starts.
+
+    Every page that a shim touches is copied for it: what it does here is little, and in few places.
     """
     leave_agent([*pipes, rules] if rules >= 0 else pipes)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     score = open_oom_score()
     set_oom_score(score, SHIM_SCORE)
     obey(len(pipes) if rules >= 0 else -1)
-    if body is None:
-        body = read_all(4)
+    null = os.open("/dev/null", os.O_RDWR)
+    if order is None:
+        sent = read_all(4)
         os.close(4)
-        if not body:
+        if not sent:
             return
+        order = unpack_order(sent)
     set_oom_score(score, USER_SCORE)
     try:
-        main = spawn(root, Request(body))
+        main = spawn(*order)
     except OSError as error:
         os.write(3, REPORT.pack(b"X", error.errno or errno.EIO, 0, 0))
         return
     os.write(3, REPORT.pack(b"S", main, 0, 0))
     set_oom_score(score, SHIM_SCORE)
-    null = os.open("/dev/null", os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
     status = 0
@@ -194,21 +224,23 @@ def shim(root: bytes, pipes: list[int], body: bytes | None, rules: int) -> None:
         elif pid == 0:
             os.write(3, REPORT.pack(b"M", status, 0, 0))
             flags = 0
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = int((used.ru_utime + used.ru_stime) * 1e6)
-    os.write(3, REPORT.pack(b"E", status, cpu, used.ru_maxrss * 1024))
+    os.write(3, REPORT.pack(b"E", status, *used_by_children()))
 
 
-def spawn(root: bytes, request: Request) -> int:
+def used_by_children() -> tuple[int, int]:
+    """CPU microseconds of all, peak bytes of one. The module `resource` is much to load for it."""
+    if libc_getrusage(RUSAGE_CHILDREN, CHILDREN_USED) != 0:
+        return 0, 0
+    user_s, user_us, system_s, system_us, peak_kib = RUSAGE.unpack_from(CHILDREN_USED)
+    return (user_s + system_s) * 1000000 + user_us + system_us, peak_kib * 1024
+
+
+def spawn(folder: bytes, argv: list[bytes], env: dict[bytes, bytes], on_terminal: bool) -> int:
     """Start the program; on a terminal it leads a session whose controlling terminal that is."""
-    os.chdir(os.path.join(root, request.folder))
-    path = search_path(request.argv[0], request.env)
-    if not request.flags & EXEC_PTY:
-        return os.posix_spawn(
-            path, request.argv, request.env, setpgroup=0, setsigmask=[], setsigdef=SIGNALS
-        )
+    os.chdir(folder)
+    path = search_path(argv[0], env)
+    if not on_terminal:
+        return os.posix_spawn(path, argv, env, setpgroup=0, setsigmask=[], setsigdef=SIGNALS)
     # The first terminal that the leader of a new session opens becomes its controlling one.
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.ttyname(0), os.O_RDWR, 0),
@@ -218,8 +250,8 @@ def spawn(root: bytes, request: Request) -> int:
     try:
         return os.posix_spawn(
             path,
-            request.argv,
-            request.env,
+            argv,
+            env,
             file_actions=actions,
             setsid=True,
             setsigmask=[],

@@ -9,7 +9,6 @@ A burst is read in small rounds with pauses in between, so that no program keeps
 writing; what the kernel cannot hold meanwhile is lost, which OVERFLOW says.
 """
 
-import ctypes
 import os
 import select
 import stat
@@ -17,9 +16,14 @@ import struct
 import time
 from collections import deque
 
-from sandbox.inside.barriers import LIBC
 from sandbox.inside.core import PARTS, Agent
 from sandbox.inside.files import Files
+from sandbox.inside.native import (
+    errno_of_last,
+    libc_inotify_add_watch,
+    libc_inotify_init1,
+    libc_inotify_rm_watch,
+)
 from sandbox.inside.paths import Workspace, write_all
 from sandbox.inside.wire import (
     AMOUNT,
@@ -94,9 +98,9 @@ class Watch:
         self.outbox: deque[bytes] = deque()
         self.overflow = True
         self.partial = False
-        self.fd = LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = libc_inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
-            raise refusal(OSError(ctypes.get_errno(), "inotify_init1"))
+            raise refusal(OSError(errno_of_last(), "inotify_init1"))
         try:
             folder = self.open(b"")
             try:
@@ -129,12 +133,12 @@ class Watch:
         home = os.open(".", os.O_PATH | os.O_DIRECTORY)
         try:
             os.fchdir(folder)
-            number = int(LIBC.inotify_add_watch(self.fd, b".", INTEREST))
+            number = int(libc_inotify_add_watch(self.fd, b".", INTEREST))
         finally:
             os.fchdir(home)
             os.close(home)
         if number < 0:
-            raise refusal(OSError(ctypes.get_errno(), "inotify_add_watch"))
+            raise refusal(OSError(errno_of_last(), "inotify_add_watch"))
         return number
 
     def path(self, number: int, name: bytes = b"") -> bytes:
@@ -172,7 +176,7 @@ class Watch:
             if above in gone:
                 gone.update(line)
         for other in gone:
-            LIBC.inotify_rm_watch(self.fd, other)
+            libc_inotify_rm_watch(self.fd, other)
             self.forget(other)
 
     # Looking into directories.

@@ -65,7 +65,7 @@ def test_version_2_gets_its_limits_once(version_2: cgroups.Hierarchies) -> None:
     assert Path(procs).name == "cgroup.procs"
     assert (folder / "memory.max").read_text() == str(256 * MIB)
     assert (folder / "memory.swap.max").read_text() == "0"
-    assert (folder / "cpu.max").read_text() == "150000 100000"
+    assert (folder / "cpu.max").read_text() == "15000 10000"
     assert (folder / "pids.max").read_text() == "77"
     assert group.oom_file() == (folder, "memory.events")
     with pytest.raises(ConflictError):
@@ -194,14 +194,22 @@ def test_swap_that_nobody_counts_leaves_memory_unlimited(machine: Callable[..., 
     assert dry.has_memory
 
 
+@pytest.mark.parametrize("cpu_millis", [10, 11, 99, 100, 101, 250, 1000, 64_000])
+def test_a_share_of_the_cpu_is_exact_and_one_the_kernel_takes(cpu_millis: int) -> None:
+    period, quota = cgroups.cpu_share(cpu_millis)
+    assert quota >= 1000
+    assert 10_000 <= period <= 100_000
+    assert cpu_millis - 1 < quota * 1000 / period <= cpu_millis
+
+
 def test_version_1_writes_every_limit(machine: Callable[..., Machine]) -> None:
     found = machine().detect()
     assert found is not None
     found.group("box").create(Limits(memory_bytes=256 * MIB, cpu_millis=250, pids=9))
     folder = found.folders["memory"] / "box"
     assert [(folder / name).read_text() for name in MEMORY_1] == [str(256 * MIB)] * 2
-    assert (found.folders["cpu"] / "box" / "cpu.cfs_quota_us").read_text() == "25000"
-    assert (found.folders["cpu"] / "box" / "cpu.cfs_period_us").read_text() == "100000"
+    assert (found.folders["cpu"] / "box" / "cpu.cfs_quota_us").read_text() == "2500"
+    assert (found.folders["cpu"] / "box" / "cpu.cfs_period_us").read_text() == "10000"
     assert (found.folders["pids"] / "box" / "pids.max").read_text() == "9"
 
 
@@ -302,7 +310,7 @@ def test_the_kernel_takes_limits_up_and_down() -> None:
                     swap = str(mib * MIB) if found.version == 1 else "0"
                     assert group._get("memory", names[1]) == swap
             if "cpu" in found.folders:
-                assert group._get("cpu", names[2]).split()[0] == str(millis * 100)
+                assert group._get("cpu", names[2]).split()[0] == str(cgroups.cpu_share(millis)[1])
             if "pids" in found.folders:
                 assert group._get("pids", "pids.max") == str(mib)
     finally:
