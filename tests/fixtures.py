@@ -133,6 +133,11 @@ class Stream:
                 payload = (await anext(self._source)).payload()
             except StopAsyncIteration:
                 return None
+            except asyncio.CancelledError:
+                # Silence is a symptom: say where everybody waits.
+                for task in asyncio.all_tasks():
+                    task.print_stack(limit=8)
+                raise
         if payload.get("errors"):
             self.refusal = payload["errors"]
             return None
