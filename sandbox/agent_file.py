@@ -35,6 +35,32 @@ def load(fd):
   return marshal.loads(os.pread(fd, size, 8))
  return compile(os.pread(fd, 1 << 24, 8 + size), {NAME!r}, "exec")
 """
+# Where the interpreter is known only once it runs, a process of its own compiles for it: what that
+# takes and leaves in memory, which every fork of the agent would carry along, ends with it.
+TEXT_BOOT = f"""{agent.TITLE}
+import marshal, os, sys
+text = sys.argv.pop(1)
+def load():
+ read, write = os.pipe()
+ child = os.fork()
+ if child == 0:
+  try:
+   with open(write, "wb") as file:
+    marshal.dump(compile(text, {NAME!r}, "exec"), file)
+  finally:
+   os._exit(0)
+ os.close(write)
+ with open(read, "rb") as file:
+  code = file.read()
+ os.waitpid(child, 0)
+ try:
+  return marshal.loads(code)
+ except (EOFError, ValueError, TypeError):
+  return compile(text, {NAME!r}, "exec")
+code = load()
+del text, load
+exec(code)
+"""
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sandbox import agent as wire
 from sandbox import seccomp
+from sandbox.agent_file import TEXT_BOOT
 from sandbox.base import (
     LABEL_PREFIX,
     SHM_BYTES,
@@ -82,7 +83,7 @@ def config(
     options = [f"oom={OOM_FILES}", f"spares={wire.spares(spec.limits.pids)}"]
     return {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", SOURCE, *options],
+        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", TEXT_BOOT, SOURCE, *options],
         "Cmd": [],
         "User": f"{user}:{user}",
         "WorkingDir": "/workspace",

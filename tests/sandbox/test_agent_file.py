@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sandbox.agent_file import AgentFile, boot
+from sandbox.agent_file import TEXT_BOOT, AgentFile, boot
 
 PROGRAM = "import sys\nprint('ran', __name__, sys._getframe().f_code.co_filename)\n"
 
@@ -44,6 +44,15 @@ def test_without_a_compiler_the_text_is_enough() -> None:
     file = AgentFile("/nonexistent/python3")
     assert run(file.descriptor(PROGRAM)) == "ran __main__ agent\n"
     file.close()
+
+
+def test_text_is_compiled_aside_and_keeps_its_options() -> None:
+    program = PROGRAM + "print(sys.argv[1:])\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", TEXT_BOOT, program, "a=1"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "ran __main__ agent\n['a=1']\n"
 
 
 def test_nobody_changes_it_and_another_text_makes_another_file() -> None:
