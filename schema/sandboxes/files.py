@@ -9,7 +9,7 @@ from models.states import FileVerdict
 from resolvers import sandbox_files, sandboxes
 from resolvers.base import Info
 from schema.base import BigInt, Payload, arg, attr, described_enum, field, mutation
-from schema.sandboxes.shared import answer
+from schema.sandboxes.shared import answer, perform
 from services.sandboxes import files
 from services.sandboxes.files import FileEncoding
 
@@ -133,44 +133,19 @@ class SandboxFileRenamePayload(Payload):
 
 
 async def _write(info: Info, input: SandboxFileWriteInput) -> dict[str, object]:
-    file = await files.write(
-        info.context.deps,
-        info.context.viewer,
-        sandbox_id=input.sandbox_id,
-        path=input.path,
-        content=input.content,
-        encoding=input.encoding,
-    )
-    return {"file": file}
+    return {"file": await perform(info, files.write, input)}
 
 
 async def _remove(info: Info, input: SandboxFileRemoveInput) -> dict[str, object]:
-    file = await files.remove(
-        info.context.deps,
-        info.context.viewer,
-        sandbox_id=input.sandbox_id,
-        path=input.path,
-        is_recursive=input.is_recursive,
-    )
-    return {"file": file}
+    return {"file": await perform(info, files.remove, input)}
 
 
 async def _make_directory(info: Info, input: SandboxFileMakeDirectoryInput) -> dict[str, object]:
-    file = await files.make_directory(
-        info.context.deps, info.context.viewer, sandbox_id=input.sandbox_id, path=input.path
-    )
-    return {"file": file}
+    return {"file": await perform(info, files.make_directory, input)}
 
 
 async def _rename(info: Info, input: SandboxFileRenameInput) -> dict[str, object]:
-    file = await files.rename(
-        info.context.deps,
-        info.context.viewer,
-        sandbox_id=input.sandbox_id,
-        path=input.path,
-        new_path=input.new_path,
-    )
-    return {"file": file}
+    return {"file": await perform(info, files.rename, input)}
 
 
 @strawberry.type

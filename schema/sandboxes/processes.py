@@ -9,7 +9,7 @@ from resolvers import sandbox_executions
 from resolvers.base import Info
 from schema.base import BigInt, Payload, attr, described_enum, field, mutation
 from schema.sandboxes.executions import SandboxExecution
-from schema.sandboxes.shared import answer
+from schema.sandboxes.shared import answer, perform
 from services.sandboxes import processes
 from services.sandboxes.interaction import Signal
 from services.sandboxes.processes import ProcessState
@@ -61,14 +61,7 @@ class SandboxProcessKillPayload(Payload):
 
 
 async def _kill(info: Info, input: SandboxProcessKillInput) -> dict[str, object]:
-    sandbox = await processes.kill(
-        info.context.deps,
-        info.context.viewer,
-        sandbox_id=input.sandbox_id,
-        pid=input.pid,
-        signal=input.signal,
-    )
-    return {"sandbox": sandbox}
+    return {"sandbox": await perform(info, processes.kill, input)}
 
 
 @strawberry.type

@@ -1,7 +1,5 @@
 """Following what happens to the files of a sandbox, as its host tells it."""
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,7 +7,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import orjson
 from sqlalchemy import select
 
 from models.sandboxes import Sandbox, SandboxFinding
@@ -17,12 +14,11 @@ from services import access, streams
 from services.base import Deps, Viewer
 from services.errors import RequestError
 from services.events.base import News
-from services.sandboxes import rows
+from services.sandboxes import cursors, rows
 from services.sandboxes.files import inside
 from services.sandboxes.findings import topic
 
 _PAGE = 64
-_MAX = 2**53
 
 
 class FileChange(StrEnum):
@@ -44,26 +40,12 @@ class Position:
 
     def encode(self) -> str:
         """Give the opaque cursor."""
-        raw = orjson.dumps([self.epoch, self.seq, self.count])
-        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        return cursors.encode([self.epoch, self.seq, self.count])
 
     @staticmethod
     def decode(cursor: str) -> "Position":
         """Read a cursor. Raises RequestError BAD_USER_INPUT when it is not one."""
-        try:
-            padded = (cursor + "=" * (-len(cursor) % 4)).encode("ascii")
-            values = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if not isinstance(values, list) or [type(v) for v in values] != [str, int, int]:
-                raise ValueError("not a cursor")
-            if not (0 <= values[1] <= _MAX and 0 <= values[2] <= _MAX):
-                raise ValueError("not a cursor")
-        except (ValueError, binascii.Error) as error:
-            raise RequestError(
-                "BAD_USER_INPUT",
-                "`after` is not a cursor of this subscription; "
-                "take one from an event, or leave it out.",
-            ) from error
-        return Position(*values)
+        return Position(*cursors.decode(cursor, str, int, int))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +231,9 @@ class FileFollower:
         if news is not None:
             self._at = Position(news.epoch, news.seq, 1)
         else:
-            log = await self._deps.bus.read(self.topic, _MAX, 1)
+            log = await self._deps.bus.read(self.topic, cursors.MOST, 1)
             # As many events as it may have: of the newest entry nothing is wanted.
-            self._at = Position(log.epoch, log.head, _MAX) if log.head else Position()
+            self._at = Position(log.epoch, log.head, cursors.MOST) if log.head else Position()
         return Reset(self._at.encode(), row)
 
 

@@ -16,10 +16,10 @@ from services.base import Deps, work
 from services.errors import UserError
 from services.events.base import BusUnavailableError
 from services.sandboxes import removals, rows, sweeping
+from services.sandboxes.creation import FORGOTTEN_S
 from services.sandboxes.hosting import settle_lost
 from services.sandboxes.node import (
     EXPIRED,
-    FORGOTTEN_S,
     HOST_GONE,
     IDLE,
     PAUSED_TOO_LONG,

@@ -1,12 +1,9 @@
 """Following an execution: its output as it is written, then its end."""
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import orjson
 from sqlalchemy import select
 
 from models.sandboxes import SandboxExecution
@@ -14,11 +11,10 @@ from services import access, streams
 from services.base import Deps, Viewer
 from services.errors import RequestError
 from services.events.base import News
-from services.sandboxes import rows
+from services.sandboxes import cursors, rows
 from services.sandboxes.recording import ENTRY_BYTES, OutputStream, decode, snapshot
 
 _PAGE = 64
-_MAX_SEQ = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +28,12 @@ class Position:
 
     def encode(self) -> str:
         """Give the opaque cursor."""
-        raw = orjson.dumps([self.epoch, self.seq, self.at, self.is_over])
-        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        return cursors.encode([self.epoch, self.seq, self.at, self.is_over])
 
     @staticmethod
     def decode(cursor: str) -> "Position":
         """Read a cursor. Raises RequestError BAD_USER_INPUT when it is not one."""
-        try:
-            padded = (cursor + "=" * (-len(cursor) % 4)).encode("ascii")
-            values = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-            if not isinstance(values, list) or [type(v) for v in values] != [str, int, int, bool]:
-                raise ValueError("not a cursor")
-            if not (0 <= values[1] <= _MAX_SEQ and 0 <= values[2] <= _MAX_SEQ):
-                raise ValueError("not a cursor")
-        except (ValueError, binascii.Error) as error:
-            raise RequestError(
-                "BAD_USER_INPUT",
-                "`after` is not a cursor of this subscription; "
-                "take one from an event, or leave it out.",
-            ) from error
-        return Position(*values)
+        return Position(*cursors.decode(cursor, str, int, int, bool))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from sandbox.files import FileInfo, Files, moment
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import entries, files, findings, relay
+from services.sandboxes import entries, file_operations, files, findings, relay
 from services.sandboxes.conditions import Condition, version
 from services.sandboxes.entries import Found
 from services.sandboxes.files import Entry
@@ -234,7 +234,7 @@ async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
 
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
         await allow()
-        await files.make_folders(inside, path)
+        await file_operations.make_folders(inside, path)
         verdict = await findings.write(node, sandbox_id, path, chunks, allow=allow)
         found = await inside.stat(path)
         return {
@@ -363,7 +363,7 @@ async def _walk(node: "Node", sandbox_id: str, request: Json) -> Outflow:
             async for batch in batches:
                 yield b"".join(
                     json.dumps(
-                        [files.shown(e.path), e.is_directory, e.size_bytes, e.modified_s]
+                        [findings.shown(e.path), e.is_directory, e.size_bytes, e.modified_s]
                     ).encode()
                     + b"\n"
                     for e in batch
