@@ -107,7 +107,7 @@ class Sandbox(Node, row=tables.Sandbox):
     stopped_at: datetime | None = attr("When it ended.")
     stop_requested_at: datetime | None = attr(
         "Since when it is being stopped: its workspace is kept first, and until that is done its "
-        "status is what it was, and it takes nothing new."
+        "status is what it was, and it takes nothing new. Null: it is not being stopped."
     )
     expires_at: datetime | None = attr("When its time is over; while paused, as if it ran on.")
     idle_timeout_s: int | None = attr(

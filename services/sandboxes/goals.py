@@ -26,12 +26,13 @@ _ENDS = frozenset({SandboxStatus.STOPPED, SandboxStatus.FAILED, SandboxStatus.DE
 
 
 async def reach(
-    deps: Deps, row: Sandbox, change: str, goal: SandboxStatus, **arguments: Any
+    deps: Deps, row: Sandbox, change: str, goal: SandboxStatus | None, **arguments: Any
 ) -> Sandbox:
     """Let its host bring a sandbox to a state, and give it as it is then.
 
     After `Options.change_wait_s` it is given as it stands, while the change goes on. Raises
-    UserError CONFLICT when another request changed it in between, and what `SandboxHost.ask` does.
+    UserError CONFLICT when it is in another state than the `goal` by then, because of another
+    request or because its time is over (None: any will do), and what `SandboxHost.ask` does.
     """
     try:
         async with asyncio.timeout(deps.options.change_wait_s):
@@ -42,10 +43,10 @@ async def reach(
         return await rows.sandbox(deps, row.id) or row
     present = await rows.sandbox(deps, row.id) or row
     ends = _ENDS if goal is SandboxStatus.STOPPED else frozenset({goal})
-    if present.status not in ends:
+    if goal is not None and present.status not in ends:
         raise UserError(
             UserErrorCode.CONFLICT,
-            f"Another request changed the sandbox at the same time; it is {present.status} now.",
+            f"The sandbox was changed again at the same time; it is {present.status} now.",
             ("id",),
         )
     return present

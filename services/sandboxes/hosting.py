@@ -140,6 +140,8 @@ class Hosting(ABC):
 
         `cleared` says why nobody asked for its end, for the record of cleaning up.
         """
+        if not status.is_live:
+            values = {"stop_requested_at": None, **values}
         async with work(self.deps) as unit:
             changed = await unit.session.execute(
                 update(Sandbox)

@@ -99,8 +99,7 @@ async def create(
         row = sandbox.frozen()
     demanded = sorted(wishes.demanded(resources or Resources()))
     if is_hasty:
-        goal = SandboxStatus.RUNNING
-        return await goals.reach(deps, row, "create", goal, demanded=demanded)
+        return await goals.reach(deps, row, "create", None, demanded=demanded)
     await deps.sandboxes.ask(row, "create", demanded=demanded)
     return await _present(deps, row)
 

@@ -257,7 +257,7 @@ async def test_a_stop_that_takes_long_says_so_and_tells_when_it_is_over(
         gate.opened.set()
         while (box := await lifecycle.stop(server.deps, ada, sandbox_id=made.id)).status.is_live:
             assert box.stop_requested_at is not None
-    assert (box.status, box.failure) == (SandboxStatus.STOPPED, None)
+    assert (box.status, box.failure, box.stop_requested_at) == (SandboxStatus.STOPPED, None, None)
     assert (await told(server, ada, made.id))[before:] == ["UPDATED", "UPDATED"]
     assert gate.calls == 1
 
