@@ -28,6 +28,13 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     return {line[:40].strip(): float(line[40:].split()[0]) for line in lines}
 
 
+def exec_beside(out: str) -> float:
+    (beside,) = (line for line in out.splitlines() if line.startswith("docker exec beside"))
+    (ratio,) = (line for line in out.splitlines() if line.startswith("docker exec / execution"))
+    assert float(ratio[40:].split()[0]) > 0
+    return float(beside[40:])
+
+
 @pytest.mark.bubblewrap
 def test_a_small_run_on_bubblewrap_prints_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
     assert sandboxes.main(["bubblewrap"], SMALL) == 0
@@ -44,8 +51,23 @@ def test_a_small_run_on_docker_stands_beside_the_engine(
 ) -> None:
     assert sandboxes.main(["docker", "--url", docker_url, "--image", docker_image], SMALL) == 0
     out = capsys.readouterr().out
-    (beside,) = (line for line in out.splitlines() if line.startswith("docker exec beside"))
-    assert float(beside[40:]) > 0
+    assert exec_beside(out) > 0
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.docker
+def test_bubblewrap_stands_beside_an_engine_that_is_there(
+    capsys: pytest.CaptureFixture[str], docker_url: str, docker_image: str
+) -> None:
+    options = ["bubblewrap", "--url", docker_url, "--image", docker_image]
+    assert sandboxes.main(options, SMALL) == 0
+    assert exec_beside(capsys.readouterr().out) > 0
+
+
+def test_docker_is_not_measured_without_an_image(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        sandboxes.main(["docker"])
+    assert "--image" in capsys.readouterr().err
 
 
 def test_what_was_not_measured_is_an_error_and_a_missed_bar_is_seen() -> None:
