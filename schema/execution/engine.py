@@ -38,7 +38,7 @@ from graphql.execution.collect_fields import collect_fields
 from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
-from schema.execution.cost import objects_asked, over_budget
+from schema.execution.cost import cost_of, over_budget
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
@@ -64,13 +64,15 @@ Admit = Callable[["Prepared", Any], Awaitable[None]]
 class Prepared:
     """An operation ready to run: a valid document, the chosen operation, coerced variables.
 
-    `objects` is the most objects it (for a subscription: each event) asks for.
+    `objects` is the most objects it (for a subscription: each event) asks for, `points` what it
+    costs.
     """
 
     document: ParsedDocument
     operation: OperationDefinitionNode
     variables: dict[str, Any]
     objects: int = 0
+    points: int = 1
 
     @property
     def type(self) -> str:
@@ -162,12 +164,11 @@ class Engine:
             )
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")
-        fragments = document.fragments
-        objects = objects_asked(self.schema, operation, fragments, coerced, self.limits)
-        too_many = over_budget(objects, self.limits)
+        cost = cost_of(self.schema, document, operation, coerced, self.limits)
+        too_many = over_budget(cost.objects, self.limits)
         if too_many:
             return [failure("LIMIT", too_many)]
-        return Prepared(document, operation, coerced, objects)
+        return Prepared(document, operation, coerced, cost.objects, cost.points)
 
     async def execute(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
