@@ -56,6 +56,8 @@ class Context:
     client: Client = field(default_factory=Client)
     # A cursor the transport was given (`Last-Event-ID`): it comes before the argument `after`.
     resume_after: str | None = None
+    # Sent with the answer.
+    extensions: dict[str, Any] = field(default_factory=dict)
     load: "Loads" = field(init=False)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(
@@ -117,6 +119,18 @@ class Context:
 
 
 Info = strawberry.Info[Context, None]
+
+
+class Parents:
+    """All parents of a field at once, in the place of one.
+
+    A compiled plan gives them to a batch field, which then answers for all.
+    """
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self.rows = rows
 
 
 def known_by(attribute: str) -> Callable[[F], F]:
