@@ -138,6 +138,20 @@ class Settings(BaseSettings):
     max_query_objects: int = Field(
         50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
     )
+    points_per_minute: int = Field(
+        600_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Points of cost a user may spend a minute, unless `rateLimitConfigSet` said "
+        "otherwise; 0: no limit.",
+    )
+    anonymous_points_per_minute: int = Field(
+        60_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Points of cost an address may spend a minute where nobody is signed in; 0: "
+        "no limit.",
+    )
     request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
     max_sockets_per_viewer: int = Field(
         2000, ge=1, description="Open WebSockets and HTTP streams of one user."
@@ -369,6 +383,8 @@ class Settings(BaseSettings):
             refresh_token_ttl_s=self.refresh_token_ttl,
             sign_in_attempts=self.sign_in_attempts,
             sign_in_window_s=self.sign_in_window,
+            points_per_minute=self.points_per_minute,
+            anonymous_points_per_minute=self.anonymous_points_per_minute,
             message_max_chars=self.message_max_chars,
             answers_queued_max=self.answers_queued_max,
             answer_timeout_s=self.answer_timeout,

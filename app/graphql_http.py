@@ -14,7 +14,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app import graphql_metrics
+from app import graphql_budget, graphql_metrics
 from app.graphql_framing import FRAMINGS, HEADERS, whole
 from app.graphql_media import (
     EVENT_STREAM,
@@ -99,6 +99,11 @@ class GraphQLHTTP:
             await reply.result(result, status=error.status)
         except _ClientGoneError:
             return
+        except RequestError as error:
+            if reply.is_started:
+                raise
+            graphql_metrics.record("unknown", "http", "refused")
+            await reply.result(Result.refused([request_failure(error, id_)]))
         except Exception as error:
             if reply.is_started:
                 raise
@@ -145,11 +150,13 @@ class GraphQLHTTP:
             graphql_metrics.record("unknown", "http", graphql_metrics.outcome(context))
             await reply.result(context)
             return
+        graphql_budget.check(context)
         prepared = await self._engine.prepare_async(
             params.query, params.operation_name, params.variables
         )
         if not isinstance(prepared, Prepared):
             graphql_metrics.record("unknown", "http", "refused")
+            await graphql_budget.charge_refused(context)
             await _tell(Result.refused(prepared), media, reply)
             return
         self._check_type(prepared, info, media, reply)

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from app import graphql_metrics
+from app import graphql_budget, graphql_metrics
 from app import graphql_protocol as protocol
 from app.graphql_outbox import Dispatcher, Line, Outbox
 from app.graphql_outlet import AsgiOutlet, outlet_of
@@ -344,16 +344,18 @@ class Socket:
         self, operation: _Operation, state: ConnectionState, params: Params, request_id: str
     ) -> None:
         try:
+            async with asyncio.timeout(self._options.operation_timeout_s):
+                context = await state.make_context(request_id)
+            graphql_budget.check(context)
             prepared = await self._engine.prepare_async(
                 params.query, params.operation_name, params.variables
             )
             if not isinstance(prepared, Prepared):
                 operation.outcome = "refused"
+                await graphql_budget.charge_refused(context)
                 await self._say_error(operation, prepared)
                 return
             operation.type = prepared.type
-            async with asyncio.timeout(self._options.operation_timeout_s):
-                context = await state.make_context(request_id)
             if prepared.type == "subscription":
                 await self._stream(operation, prepared, context)
             else:

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import schema
-from app import auth, graphiql
+from app import auth, graphiql, graphql_budget
 from app.config import Settings
 from app.feed_metrics import FeedMetrics, exporting
 from app.graphql_http import GraphQLHTTP
@@ -51,6 +51,7 @@ class Server:
                 max_tokens=settings.max_query_tokens,
                 max_objects=settings.max_query_objects,
             ),
+            admit=graphql_budget.admit,
         )
         origins = settings.cors_origins
         register = Register(

@@ -27,7 +27,6 @@ _LIST_SIZES = {
 _DEAR = {
     "__schema": 500,
     "__type": 20,
-    "Memory.related": 20,
     "Mutation.memoryCreate": 10,
     "Mutation.memoryUpdate": 10,
     "Mutation.messageRetry": 100,
