@@ -20,6 +20,11 @@ def check(context: Any) -> None:
         rate_limits.require_some(context.deps, context.viewer, context.client.ip_address)
 
 
+def may_run_anything(context: Any) -> bool:
+    """Tell whether a viewer may run documents that are not trusted."""
+    return isinstance(context, Context) and context.viewer.may("everything:manage")
+
+
 async def admit(prepared: Prepared, context: Context) -> None:
     """Spend what an operation costs, and tell of it in `extensions.cost`.
 

@@ -5,6 +5,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -18,8 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import schema
 from app import auth, graphiql, graphql_budget
-from app.config import Settings
+from app.config import PREFIX, ConfigurationError, Settings
 from app.feed_metrics import FeedMetrics, exporting
+from app.graphql_documents import Documents, ManifestError, hash_of, read_manifest
 from app.graphql_http import GraphQLHTTP
 from app.graphql_register import Register
 from app.graphql_stream import Streams
@@ -53,7 +55,7 @@ class Server:
             ),
             admit=graphql_budget.admit,
         )
-        origins = settings.cors_origins
+        origins, documents = settings.cors_origins, _documents(settings)
         register = Register(
             max_per_viewer=settings.max_sockets_per_viewer,
             max_per_address=settings.max_sockets_per_address,
@@ -69,6 +71,9 @@ class Server:
             streams=Streams(
                 register, viewer_id=lambda context: context.viewer.user_id, hold=auth.hold
             ),
+            documents=documents,
+            max_batch=settings.max_batch,
+            max_age_s=settings.public_max_age,
         )
         self.sockets = GraphQLWebSocket(
             engine,
@@ -80,6 +85,7 @@ class Server:
             ),
             allowed_origins=origins,
             register=register,
+            documents=documents,
         )
 
         self.files = SandboxFiles(lambda: self.deps, allowed_origins=origins)
@@ -164,6 +170,26 @@ class Server:
         if self.settings.graphiql:
             routes.append(Mount("/graphiql", graphiql.Assets()))
         return routes
+
+
+def _documents(settings: Settings) -> Documents:
+    """Read the manifest. Raises ConfigurationError."""
+    manifest: dict[str, str] = {}
+    if settings.trusted_documents:
+        try:
+            manifest = read_manifest(Path(settings.trusted_documents))
+        except ManifestError as error:
+            raise ConfigurationError(
+                f"{PREFIX}TRUSTED_DOCUMENTS={settings.trusted_documents} is not usable, {error}"
+            ) from error
+        if settings.graphiql:
+            # Whoever signs in to its page may turn out to be permitted everything.
+            manifest = {**{hash_of(text): text for text in graphiql.DOCUMENTS}, **manifest}
+    return Documents(
+        manifest,
+        may_register=settings.persisted_queries,
+        only_trusted=settings.trusted_documents_only,
+    )
 
 
 async def _probe(name: str, probe: Callable[[], Awaitable[object]]) -> dict[str, str]:

@@ -56,6 +56,8 @@ class Context:
     client: Client = field(default_factory=Client)
     # A cursor the transport was given (`Last-Event-ID`): it comes before the argument `after`.
     resume_after: str | None = None
+    # Whether the answer is this client's own though nobody is signed in: nobody may keep it then.
+    depends_on_client: bool = False
     # Sent with the answer.
     extensions: dict[str, Any] = field(default_factory=dict)
     load: "Loads" = field(init=False)

@@ -13,6 +13,7 @@ from services.accounts.rate_limits import Budget
 async def own(info: Info) -> Budget | None:
     """Give what the viewer has in the present minute, or None without a limit."""
     context = info.context
+    context.depends_on_client = True
     return await rate_limits.budget(context.deps, context.viewer, context.client.ip_address)
 
 

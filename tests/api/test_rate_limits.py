@@ -1,20 +1,15 @@
 """What operations cost, what is left, and what happens when nothing is."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 from websockets.asyncio.client import connect
 
 import schema
 from app import graphql_budget
-from app.server import create_app
 from resolvers.base import Context
 from schema.execution import Engine, Prepared
 from services.accounts import rate_limits
@@ -22,7 +17,8 @@ from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps
 from services.errors import RateLimitedError, RequestError
 from tests.api.people import sign_up
-from tests.fixtures import Api, Person, settings_for
+from tests.api.serving import served
+from tests.fixtures import Api
 from tests.services.faulty_bus import FaultyBus
 
 ADDRESS = "192.0.2.7"
@@ -31,37 +27,6 @@ POINTS = 1 + 10 + 1 + 10 + 1
 SET = """mutation($input: RateLimitConfigSetInput!) { rateLimitConfigSet(input: $input) {
   rateLimitConfig { id pointsPerMinute role { name } user { username } }
   errors { code path } } }"""
-
-
-class Served:
-    """One server of the product, and requests to it."""
-
-    def __init__(self, url: str, deps: Deps) -> None:
-        self.url, self.deps = url, deps
-
-    async def post(self, query: str, who: Person | None = None, **headers: str) -> httpx.Response:
-        if who is not None:
-            headers["authorization"] = f"Bearer {who.token}"
-        async with httpx.AsyncClient(timeout=60) as client:
-            return await client.post(f"{self.url}/graphql", json={"query": query}, headers=headers)
-
-
-@asynccontextmanager
-async def served(tmp_path: Path, **settings: Any) -> AsyncIterator[Served]:
-    """Serve the product in this loop."""
-    app = create_app(settings_for(tmp_path, worker_in_server=False, **settings))
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    async with app.state.server.opened() as deps:
-        config.load()
-        server.lifespan = config.lifespan_class(config)
-        await server.startup()
-        try:
-            port = server.servers[0].sockets[0].getsockname()[1]
-            yield Served(f"http://127.0.0.1:{port}", deps)
-        finally:
-            await app.state.server.drain()
-            await server.shutdown()
 
 
 async def test_every_answer_tells_what_it_cost_and_what_is_left(tmp_path: Path) -> None:
