@@ -59,6 +59,6 @@ async def users(info: Info, page: PageArgs) -> Page[User]:
     return await info.context.load.list(User, page, order=Order(is_descending=True))
 
 
-async def all_roles(info: Info) -> list[Role]:
+async def all_roles(info: Info) -> Sequence[Role]:
     """The roles of this server."""
     return await info.context.load.rows(Role, limit=100)

@@ -74,34 +74,37 @@ class Run:
             self._has_failed = True
             answers = selection.make_carefully(rows)
         waiting = []
-        for field in selection.computed:
-            if field.waits:
-                waiting.append(field)
+        for fields in selection.computed:
+            if any(field.waits for field in fields):
+                waiting.append(fields)
             else:
-                await self._field(field, rows, answers)
+                await self._fields(fields, rows, answers)
         if len(waiting) == 1:
-            await self._field(waiting[0], rows, answers)
+            await self._fields(waiting[0], rows, answers)
         elif waiting:
             async with asyncio.TaskGroup() as group:
-                for field in waiting:
-                    group.create_task(self._field(field, rows, answers))
+                for fields in waiting:
+                    group.create_task(self._fields(fields, rows, answers))
         return answers
 
-    async def _field(
-        self, field: Field, rows: Sequence[Any], answers: Sequence[dict[str, Any]]
+    async def _fields(
+        self, fields: Sequence[Field], rows: Sequence[Any], answers: Sequence[dict[str, Any]]
     ) -> None:
-        if field.source is Source.ATTRIBUTE:
-            values: Sequence[Any] = [_attribute(row, field.attribute) for row in rows]
+        """Answer fields that ask for the same."""
+        first = fields[0]
+        if first.source is Source.ATTRIBUTE:
+            values: Sequence[Any] = [_attribute(row, first.attribute) for row in rows]
         else:
-            values = await self._resolve(field, rows)
-        objects: dict[Selection, _Objects] = {}
-        for answer, value in zip(answers, values, strict=True):
-            self._place(field, field.shape, value, answer, field.key, objects)
-        for selection, found in objects.items():
-            below = await self._level(selection, found.rows)
-            if field.selection is None:
-                self._selections.update((id(answer), selection) for answer in below)
-            found.fill(below)
+            values = await self._resolve(first, rows)
+        for field in fields:
+            objects: dict[Selection, _Objects] = {}
+            for answer, value in zip(answers, values, strict=True):
+                self._place(field, field.shape, value, answer, field.key, objects)
+            for selection, found in objects.items():
+                below = await self._level(selection, found.rows)
+                if field.selection is None:
+                    self._selections.update((id(answer), selection) for answer in below)
+                found.fill(below)
 
     async def _resolve(self, field: Field, rows: Sequence[Any]) -> Sequence[Any]:
         """Give a value, or a Failure, for each row."""

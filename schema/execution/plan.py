@@ -6,7 +6,7 @@ says how its values are had (for all parents at once, where its resolver is a ba
 they take. Selections under interfaces and unions are worked out when a type is first met.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, cast
@@ -26,6 +26,7 @@ from graphql import (
     OperationDefinitionNode,
     VariableNode,
     Visitor,
+    print_ast,
     visit,
 )
 from graphql.execution.collect_fields import collect_fields, collect_sub_fields
@@ -108,9 +109,10 @@ class Selection:
     object_type: GraphQLObjectType
     make: Make
     make_carefully: Make
-    # Every field but `__typename`, in the order of the answer, and those not made by `make`.
+    # Every field but `__typename`, in the order of the answer.
     fields: list[Field]
-    computed: list[Field]
+    # Those not made by `make`; together, those that ask for the same under several names.
+    computed: list[list[Field]]
     waits: bool
     # Whether values of a class are of the type, by class.
     known: dict[type, bool] = field(default_factory=dict)
@@ -166,7 +168,8 @@ class Planner:
         self, type_: GraphQLObjectType, found: Mapping[str, list[FieldNode]]
     ) -> Selection:
         leaves: list[Leaf | tuple[str, Any]] = []
-        fields, computed = [], []
+        fields: list[Field] = []
+        computed: dict[Hashable, list[Field]] = {}
         for key, nodes in found.items():
             name = nodes[0].name.value
             if name == "__typename":
@@ -181,10 +184,11 @@ class Planner:
                 leaves.append(_leaf(planned))
             else:
                 leaves.append((key, None))
-                computed.append(planned)
+                computed.setdefault(_question(planned), []).append(planned)
         self.size_bytes += _BYTES_PER_FIELD * (1 + len(leaves))
-        waits = any(one.waits for one in computed)
-        return Selection(type_, *makers(type_.name, leaves), fields, computed, waits)
+        waits = any(one.waits for one in fields)
+        made = makers(type_.name, leaves)
+        return Selection(type_, *made, fields, list(computed.values()), waits)
 
     def _field(
         self, parent: GraphQLObjectType, key: str, nodes: list[FieldNode], definition: GraphQLField
@@ -236,6 +240,13 @@ class Planner:
         if isinstance(type_, GraphQLScalarType | GraphQLEnumType):
             return Shape(False, type_, None, completion(type_))
         return Shape(False, cast("GraphQLNamedOutputType", type_))
+
+
+def _question(planned: Field) -> Hashable:
+    """Give what is equal for fields whose resolvers would be asked the same."""
+    if planned.source is not Source.BATCH:
+        return planned.key
+    return (planned.name, *sorted(map(print_ast, planned.nodes[0].arguments)))
 
 
 def _is_plain(shape: Shape) -> bool:

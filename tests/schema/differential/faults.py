@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resolvers import base
+from resolvers import loads
 from services.errors import RequestError
 
 _KEPT = ("id",)
@@ -63,20 +63,20 @@ class Faults:
 @contextmanager
 def breaking(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> Iterator[None]:
     """Let the loads of all resolvers go wrong meanwhile."""
-    rows_of = base.rows_of
+    read = loads.Loads._run
 
-    def broken(record: type[Any], rows: Any) -> list[Any]:
-        return faults.rows(record, list(rows_of(record, rows)))
+    async def broken(self: Any, record: type[Any], *rest: Any) -> list[Any]:
+        return faults.rows(record, list(await read(self, record, *rest)))
 
     with monkeypatch.context() as patched:
-        patched.setattr(base, "rows_of", broken)
+        patched.setattr(loads.Loads, "_run", broken)
         for verb in ("one", "many", "page"):
-            patched.setattr(base.Loads, verb, _failing(verb, faults))
+            patched.setattr(loads.Loads, verb, _failing(verb, faults))
         yield
 
 
 def _failing(verb: str, faults: Faults) -> Any:
-    load = getattr(base.Loads, verb)
+    load = getattr(loads.Loads, verb)
 
     async def failing(self: Any, record: Any, column: Any, *rest: Any, **more: Any) -> Any:
         faults.check(verb, record, column.key)

@@ -27,6 +27,7 @@ from tests.schema.differential.faults import Faults, breaking
 CASES = int(os.environ.get("NOOSPHERE_TEST_DIFFERENTIAL_CASES", "1000"))
 # graphql-core leaves coroutines behind where a field fails beside them.
 pytestmark = [
+    pytest.mark.timeout(900 + CASES // 4),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
