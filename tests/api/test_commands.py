@@ -62,6 +62,23 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_it(
     assert not (tmp_path / "data").exists()
 
 
+def test_a_driver_that_is_not_installed_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text('import sys\nsys.modules["asyncmy"] = None\n')
+    result = app(
+        "serve",
+        PYTHONPATH=str(hidden),
+        NOOSPHERE_DATA_DIR=str(tmp_path / "data"),
+        NOOSPHERE_DATABASE_URL="mysql+asyncmy://somebody:secret@localhost/name",
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "NOOSPHERE_DATABASE_URL" in line
+    assert "`pip install asyncmy`" in line
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_secret_is_not_shown_when_it_is_refused(tmp_path: Path) -> None:
     result = app("serve", NOOSPHERE_LLM_API_KEY="sk-secret", NOOSPHERE_DATA_DIR=str(tmp_path))
     assert result.returncode == 2
