@@ -142,6 +142,9 @@ class Settings(BaseSettings):
     max_query_objects: int = Field(
         50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
     )
+    compile_queries: bool = Field(
+        True, description="Run queries by compiled plans; off: all on graphql-core."
+    )
     max_batch: int = Field(
         10, ge=0, le=100, description="Most operations in one HTTP request; 0: no lists of them."
     )

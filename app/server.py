@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import schema
 from app import auth, graphiql, graphql_budget
 from app.config import PREFIX, ConfigurationError, Settings
+from app.execution_metrics import ExecutionMetrics
 from app.feed_metrics import FeedMetrics, exporting
 from app.graphql_documents import Documents, ManifestError, hash_of, read_manifest
 from app.graphql_http import GraphQLHTTP
@@ -54,6 +55,7 @@ class Server:
                 max_objects=settings.max_query_objects,
             ),
             admit=graphql_budget.admit,
+            is_compiling=settings.compile_queries,
         )
         origins, documents = settings.cors_origins, _documents(settings)
         register = Register(
@@ -106,6 +108,7 @@ class Server:
             stack.push_async_callback(auth.watches(self._deps).aclose)
             stack.push_async_callback(self.engine.feeds.aclose)
             stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
+            stack.enter_context(exporting(ExecutionMetrics(self.engine)))
             stack.enter_context(exporting(SandboxMetrics()))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))

@@ -44,9 +44,9 @@ class Statement:
             for name in compiled.positiontup or ()
         ]
 
-    def name_of(self, bind: BindParameter[Any]) -> str:
-        """Give the name of a parameter that the select was made with."""
-        return self._binds[bind.key]
+    def name_of(self, bind: BindParameter[Any]) -> str | None:
+        """Give the name of a parameter the select was made with; None if its text needs none."""
+        return self._binds.get(bind.key)
 
     def bound(self, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """Give the text and the values, in its order, for one run."""

@@ -7,6 +7,7 @@ graphql-core the schema puts an aiodataloader around it; a compiled plan calls i
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -75,6 +76,12 @@ class Context:
             self._loaders[key] = loader
         return loader
 
+    def narrowed(self, record: type[Record], columns: frozenset[str]) -> "Context":
+        """Give the same context, of which rows of a table are loaded with no more than these."""
+        narrow = copy(self)
+        narrow.load = Loads(narrow, record, columns)
+        return narrow
+
     async def sign_in(self, session: AuthSession) -> None:
         """Answer the rest of the operation as the owner of a sign-in it has just begun."""
         viewer = await viewer_of(self.deps, session.user_id, session.id)
@@ -142,6 +149,20 @@ def known_by(attribute: str) -> Callable[[F], F]:
     return mark
 
 
+def reads(*columns: str, rows: Sequence[str] = ()) -> Callable[[F], F]:
+    """Say which columns of its parents a batch resolver reads, beside the id.
+
+    And that of the rows it gives it reads only `rows`: whatever else the operation does not select
+    of them need not be loaded. A resolver that does not say is given whole rows, and loads them.
+    """
+
+    def mark(resolver: F) -> F:
+        resolver.reads, resolver.reads_rows = frozenset(columns), frozenset(rows)  # type: ignore[attr-defined]
+        return resolver
+
+    return mark
+
+
 def by_id_alone(record: type[R], ids: Sequence[str], info: Info) -> list[R | None] | None:
     """Give rows that hold nothing but their ids, if the operation asks for no more than those.
 
@@ -201,4 +222,5 @@ __all__ = [
     "Parents",
     "by_id_alone",
     "known_by",
+    "reads",
 ]

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.base import Id, Record, row_columns
+from models.base import Id, Record, partial_row
 from models.statements import Statement, fetch
 from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
 from services import access
@@ -41,8 +41,16 @@ class Loads:
     and what the viewer's roles permit. Values are parameters, the viewer's id among them.
     """
 
-    def __init__(self, context: "Context") -> None:
+    def __init__(
+        self,
+        context: "Context",
+        record: type[Record] | None = None,
+        columns: frozenset[str] = frozenset(),
+    ) -> None:
+        """Of `record`, if there is one, load `columns` alone, and those a load itself needs."""
         self._context = context
+        self._record = record
+        self._columns = columns
 
     async def rows(self, record: type[R], *where: ColumnElement[bool], limit: int) -> Sequence[R]:
         """Give the visible rows that fulfil the conditions, by id."""
@@ -66,7 +74,11 @@ class Loads:
         if not wanted:
             return [None] * len(keys)
         statement, values = self._statement(
-            record, ("one", column.key), where, lambda s: s.where(column.in_(_keys(column)))
+            record,
+            ("one", column.key),
+            where,
+            lambda s: s.where(column.in_(_keys(column))),
+            needs=(column.key,),
         )
         name = column.key
         rows = await self._run(record, statement, [values | {"keys": wanted}])
@@ -91,6 +103,7 @@ class Loads:
             ("many", column.key, order),
             where,
             lambda s: s.where(column.in_(_keys(column))).order_by(*_ordered(record, order_by)),
+            needs=(column.key,),
         )
         grouped: dict[Any, list[R]] = {key: [] for key in keys}
         for row in await self._run(record, statement, [values | {"keys": list(grouped)}]):
@@ -127,10 +140,10 @@ class Loads:
                 )
                 .order_by(*_ordered(record, order_by))
             ),
-            row=tuple,
+            is_linked=True,
         )
         grouped: dict[Any, list[R]] = {key: [] for key in keys}
-        make = record.Row._make  # type: ignore[attr-defined]
+        make = partial_row(record, self._names(record))._make  # type: ignore[attr-defined]
         for *cells, key in await self._fetch(statement, [values | {"keys": list(grouped)}]):
             grouped[key].append(make(cells))
         return [grouped[key] for key in keys]
@@ -197,7 +210,8 @@ class Loads:
 
         key = None if column is None else column.key
         shape = ("page", key, order, page.is_backward, *(name for name, _, _ in given))
-        statement, values = self._statement(record, shape, where, build)
+        needs = order.names if key is None else (key, *order.names)
+        statement, values = self._statement(record, shape, where, build, needs=needs)
         for name, text, _ in given:
             cells = decode_cursor(text, len(columns))
             values |= {
@@ -212,14 +226,18 @@ class Loads:
         shape: tuple[Any, ...],
         where: Sequence[ColumnElement[bool]],
         build: Build,
-        row: type[Any] | None = None,
+        *,
+        needs: Sequence[str] = (),
+        is_linked: bool = False,
     ) -> tuple[Statement, dict[str, Any]]:
         """Give the statement of a shape, compiled the first time, and the values of this run."""
         context = self._context
         viewer = context.viewer
         conditions = [cast("Any", condition._generate_cache_key()) for condition in where]
+        names = self._names(record, *needs)
         key = (
             record,
+            names,
             shape,
             viewer.is_authenticated,
             viewer.roles,
@@ -227,25 +245,37 @@ class Loads:
             tuple(condition.key for condition in conditions),
         )
         statements = cast(
-            "dict[Any, tuple[Statement, list[list[str]]]]",
+            "dict[Any, tuple[Statement, list[list[str | None]]]]",
             context.deps.caches.setdefault("statements", {}),
         )
         known = statements.get(key)
         if known is None:
             visible = access.visible(record, _symbolic(context))
-            chosen = build(select(*row_columns(record)).where(visible, *where))
-            statement = Statement(chosen, context.deps.db.engine.dialect, row or record.Row)
-            names = [[statement.name_of(bind) for bind in c.bindparams] for c in conditions]
+            columns = [getattr(record, name) for name in names]
+            chosen = build(select(*columns).where(visible, *where))
+            row = tuple if is_linked else partial_row(record, names)
+            statement = Statement(chosen, context.deps.db.engine.dialect, row)
+            binds = [[statement.name_of(bind) for bind in c.bindparams] for c in conditions]
             if len(statements) >= _STATEMENTS:
                 statements.clear()
-            known = statements[key] = statement, names
-        values = {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
+            known = statements[key] = statement, binds
+        values: dict[str, Any] = {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
         for names_, condition in zip(known[1], conditions, strict=True):
             values |= {
                 name: bind.effective_value
                 for name, bind in zip(names_, condition.bindparams, strict=True)
+                if name is not None
             }
         return known[0], values
+
+    def _names(self, record: type[Record], *needs: str) -> tuple[str, ...]:
+        """Name the columns to load of a table, in their order."""
+        every: tuple[str, ...] = record.Row._fields  # type: ignore[attr-defined]
+        if record is not self._record:
+            return every
+        return tuple(
+            name for name in every if name == "id" or name in self._columns or name in needs
+        )
 
     async def _run(
         self, record: type[R], statement: Statement, parts: Sequence[Mapping[str, Any]]

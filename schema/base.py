@@ -10,7 +10,7 @@ import strawberry
 from strawberry.types.base import StrawberryObjectDefinition
 
 from models import states
-from models.base import Record
+from models.base import Record, is_row
 from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs, Parents
 from services.errors import UserError as ServiceError
 from services.errors import UserErrorCode as ServiceErrorCode
@@ -107,6 +107,7 @@ def _batch_field(
     # The class annotation gives the field's type; a resolver speaks of rows, not of types.
     resolve.__annotations__ = {"info": Info} | {p.name: p.annotation for p in parameters}
     resolve.is_batch = True  # type: ignore[attr-defined]
+    # Which columns of parents and rows it reads, if it says so; see `resolvers.base.reads`.
     return strawberry.field(resolver=resolve, description=description, **options)
 
 
@@ -143,9 +144,8 @@ class Node:
             cls.row = row
             ROW_TYPES[row] = cls
             NODE_RECORDS.add(row)
-            kinds = (row, row.Row)
             cls.is_type_of = classmethod(  # type: ignore[attr-defined]
-                lambda _, value, info: isinstance(value, (*kinds, _))
+                lambda own, value, info: is_row(value, row) or isinstance(value, (row, own))
             )
 
 

@@ -168,7 +168,7 @@ class Engine:
         coerced: dict[str, Any] | list[GraphQLError] = {}
         if operation.variable_definitions:
             coerced = get_variable_values(
-                self.schema, operation.variable_definitions, variables, max_errors=20
+                self.schema, operation.variable_definitions, variables, max_errors=50
             )
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")
@@ -331,6 +331,8 @@ class Engine:
                 # Conditions in every combination: what is made for them all is not kept.
                 return plan
             document.plans[key] = plan
+            if isinstance(plan, Plan):
+                self.documents.grew(document, plan.size_bytes)
         return plan  # type: ignore[no-any-return]
 
     def _new_plan(self, prepared: Prepared, chosen: dict[str, Any]) -> Plan | str:

@@ -109,7 +109,7 @@ class Run:
     async def _resolve(self, field: Field, rows: Sequence[Any]) -> Sequence[Any]:
         """Give a value, or a Failure, for each row."""
         resolve: Callable[..., Any] = field.definition.resolve  # type: ignore[assignment]
-        info = self._info(field)
+        info = self._info(field, narrow=field.wanted)
         try:
             arguments = self._arguments(field)
             if field.source is Source.BATCH:
@@ -134,8 +134,11 @@ class Run:
         node: FieldNode = field.nodes[0]
         return get_argument_values(field.definition, node, self._variables)
 
-    def _info(self, field: Field) -> GraphQLResolveInfo:
+    def _info(
+        self, field: Field, *, narrow: tuple[type[Any], frozenset[str]] | None = None
+    ) -> GraphQLResolveInfo:
         execution = self._execution
+        context = execution.context_value
         return GraphQLResolveInfo(
             field.name,
             field.nodes,
@@ -148,7 +151,7 @@ class Run:
             execution.root_value,
             execution.operation,
             self._variables,
-            execution.context_value,
+            context if narrow is None else context.narrowed(*narrow),
             execution.is_awaitable,
         )
 

@@ -6,7 +6,7 @@ says how its values are had (for all parents at once, where its resolver is a ba
 they take. Selections under interfaces and unions are worked out when a type is first met.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, cast
@@ -33,6 +33,7 @@ from graphql.execution.collect_fields import collect_fields, collect_sub_fields
 
 from schema.execution.leaves import Complete, Leaf, Make, completion, makers
 
+Wanted = tuple[type[Any], frozenset[str]]
 _BYTES_PER_FIELD = 2_000
 """Measured with tracemalloc: a field with its share of the generated function, rounded up."""
 
@@ -84,6 +85,8 @@ class Field:
     selection: "Selection | None" = None
     # Those met so far of an interface or union, by the class of the value.
     selections: dict[type, "Selection"] = field(default_factory=dict)
+    # The table whose rows it gives, and all that is needed of them, where that is known.
+    wanted: Wanted | None = None
     # The arguments, where no variable has a say in them.
     arguments: Mapping[str, Any] | None = None
 
@@ -185,6 +188,9 @@ class Planner:
             else:
                 leaves.append((key, None))
                 computed.setdefault(_question(planned), []).append(planned)
+        for together in computed.values():
+            # What they need is loaded at once, for all.
+            together[0].wanted = _joined([one.wanted for one in together])
         self.size_bytes += _BYTES_PER_FIELD * (1 + len(leaves))
         waits = any(one.waits for one in fields)
         made = makers(type_.name, leaves)
@@ -221,6 +227,7 @@ class Planner:
         named = shape.type
         if isinstance(named, GraphQLObjectType):
             planned.selection = self.below(planned, named)
+            planned.wanted = _wanted(planned)
         return planned
 
     def _shape(self, type_: GraphQLOutputType) -> Shape:
@@ -240,6 +247,62 @@ class Planner:
         if isinstance(type_, GraphQLScalarType | GraphQLEnumType):
             return Shape(False, type_, None, completion(type_))
         return Shape(False, cast("GraphQLNamedOutputType", type_))
+
+
+def _resolver(planned: Field) -> Any:
+    return planned.definition.extensions["strawberry-definition"].base_resolver.wrapped_func
+
+
+def _wanted(planned: Field) -> Wanted | None:
+    """Tell what is needed of the rows that a batch field gives; None if all of it may be."""
+    if planned.source is not Source.BATCH or not hasattr(_resolver(planned), "reads_rows"):
+        return None
+    objects = _entries(planned)
+    needed = set(_resolver(planned).reads_rows)
+    record = None
+    for selection in objects:
+        own = _needed(selection)
+        definition = selection.object_type.extensions.get("strawberry-definition")
+        record = getattr(getattr(definition, "origin", None), "row", None)
+        if own is None or record is None:
+            return None
+        needed |= own
+    return None if record is None else (record, frozenset(needed))
+
+
+def _joined(wanted: Sequence[Wanted | None]) -> Wanted | None:
+    known = [one for one in wanted if one is not None]
+    if len(known) < len(wanted):
+        return None
+    return known[0][0], frozenset().union(*(columns for _, columns in known))
+
+
+def _entries(planned: Field) -> list[Selection]:
+    """Give the selections of a field's rows: its own, or those of a connection's entries."""
+    selection = planned.selection
+    if selection is None or not selection.object_type.name.endswith("Connection"):
+        return [] if selection is None else [selection]
+    found = []
+    for field_ in selection.fields:
+        if field_.name == "nodes" and field_.selection is not None:
+            found.append(field_.selection)
+        elif field_.name == "edges" and field_.selection is not None:
+            below = field_.selection.fields
+            found += [edge.selection for edge in below if edge.selection is not None]
+    return found
+
+
+def _needed(selection: Selection) -> set[str] | None:
+    """Name the attributes of rows that a selection takes; None if that cannot be told."""
+    needed = set()
+    for field_ in selection.fields:
+        if field_.source is Source.ATTRIBUTE:
+            needed.add(field_.attribute)
+        elif field_.source is Source.BATCH and hasattr(_resolver(field_), "reads"):
+            needed |= _resolver(field_).reads
+        else:
+            return None
+    return needed
 
 
 def _question(planned: Field) -> Hashable:
