@@ -50,12 +50,7 @@ class RateLimitConfig(Node, row=tables.RateLimitConfig):
     "which the highest holds; without any it is as the server is configured."
 )
 class RateLimitConfigSetInput:
-    role_id: strawberry.ID | None = strawberry.field(
-        default=None, description="The role it is for; or give a user."
-    )
-    user_id: strawberry.ID | None = strawberry.field(
-        default=None, description="The user it is for; or give a role."
-    )
+    holder_id: strawberry.ID = attr("Id of the role or the user it is for.")
     points_per_minute: int = attr("Points that may be spent a minute, 1 to 2,000,000,000.")
 
 
@@ -99,8 +94,7 @@ async def _set(info: Info, input: RateLimitConfigSetInput) -> dict[str, object]:
     config = await service.configure(
         info.context.deps,
         info.context.viewer,
-        role_id=input.role_id,
-        user_id=input.user_id,
+        holder_id=input.holder_id,
         points_per_minute=input.points_per_minute,
     )
     return {"rate_limit_config": config}

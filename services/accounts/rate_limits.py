@@ -216,21 +216,14 @@ def _state(deps: Deps) -> _State:
 
 
 async def configure(
-    deps: Deps, viewer: Viewer, *, role_id: str | None, user_id: str | None, points_per_minute: int
+    deps: Deps, viewer: Viewer, *, holder_id: str, points_per_minute: int
 ) -> RateLimitConfig:
-    """Say how much a user, or each holder of a role, may spend a minute.
+    """Say how much a user, or each holder of a role, may spend a minute; the id tells which.
 
     Other processes follow within five seconds. Raises UserError FORBIDDEN without
-    `accounts:manage`, REQUIRED or INVALID unless exactly one of role and user is given, INVALID for
-    points out of range, NOT_FOUND.
+    `accounts:manage`, INVALID for points out of range, NOT_FOUND.
     """
     viewer.require("accounts:manage")
-    if (role_id is None) == (user_id is None):
-        raise UserError(
-            UserErrorCode.REQUIRED if role_id is None else UserErrorCode.INVALID,
-            "Give either a role or a user.",
-            ("role_id",),
-        )
     if not 1 <= points_per_minute <= POINTS_MAX:
         raise UserError(
             UserErrorCode.INVALID,
@@ -239,19 +232,16 @@ async def configure(
         )
     async with work(deps) as unit:
         # Locked, so that two who say it first do not both add a row.
-        owner = await unit.lock(Role, role_id) if role_id else await unit.lock(User, user_id or "")
-        if owner is None:
-            kind, name = ("role", "role_id") if role_id else ("user", "user_id")
-            raise UserError(UserErrorCode.NOT_FOUND, f"There is no such {kind}.", (name,))
-        config = await unit.session.scalar(
-            select(RateLimitConfig).where(
-                RateLimitConfig.role_id == role_id
-                if role_id
-                else RateLimitConfig.user_id == user_id
+        role = await unit.lock(Role, holder_id) if holder_id.startswith("rol_") else None
+        user = await unit.lock(User, holder_id) if holder_id.startswith("usr_") else None
+        if role is None and user is None:
+            raise UserError(
+                UserErrorCode.NOT_FOUND, "There is no such role or user.", ("holder_id",)
             )
-        )
+        column = RateLimitConfig.user_id if role is None else RateLimitConfig.role_id
+        config = await unit.session.scalar(select(RateLimitConfig).where(column == holder_id))
         if config is None:
-            config = RateLimitConfig(role_id=role_id, user_id=user_id)
+            config = RateLimitConfig(**{column.key: holder_id})
             unit.session.add(config)
         config.points_per_minute = points_per_minute
         await unit.session.flush()

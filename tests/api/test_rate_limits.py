@@ -10,6 +10,7 @@ from websockets.asyncio.client import connect
 
 import schema
 from app import graphql_budget
+from models.base import new_id
 from resolvers.base import Context
 from schema.execution import Engine, Prepared
 from services.accounts import rate_limits
@@ -150,20 +151,20 @@ async def test_limits_of_a_user_come_before_the_highest_of_their_roles(api: Api)
     async def limit() -> int:
         return int((await api.run("{ rateLimit { limit } }", ann))["limit"])
 
-    async def put(points: int, **whose: str) -> Any:
-        input_ = {**whose, "pointsPerMinute": points}
+    async def put(points: int, holder_id: str) -> Any:
+        input_ = {"holderId": holder_id, "pointsPerMinute": points}
         return await api.run(SET, admin, input=input_)
 
     assert await limit() == 600_000
-    await put(100, roleId=roles["user"])
+    await put(100, roles["user"])
     assert await limit() == 100
-    made = await put(300, roleId=roles["viewer"])
+    made = await put(300, roles["viewer"])
     assert made["rateLimitConfig"]["role"] == {"name": "viewer"}
     assert await limit() == 300
-    own = await put(7, userId=ann.id)
+    own = await put(7, ann.id)
     assert own["rateLimitConfig"]["user"] == {"username": "ann"}
     assert await limit() == 7
-    again = await put(8, userId=ann.id)
+    again = await put(8, ann.id)
     assert again["rateLimitConfig"]["id"] == own["rateLimitConfig"]["id"]
     assert await limit() == 8
 
@@ -180,11 +181,11 @@ async def test_limits_of_a_user_come_before_the_highest_of_their_roles(api: Api)
 @pytest.mark.parametrize(
     ("input_", "error"),
     [
-        ({}, ("REQUIRED", "input.roleId")),
-        ({"roleId": "rol_x", "userId": "usr_x"}, ("INVALID", "input.roleId")),
-        ({"roleId": "rol_x"}, ("NOT_FOUND", "input.roleId")),
-        ({"userId": "usr_x"}, ("NOT_FOUND", "input.userId")),
-        ({"userId": "usr_x", "pointsPerMinute": 0}, ("INVALID", "input.pointsPerMinute")),
+        ({"holderId": ""}, ("NOT_FOUND", "input.holderId")),
+        ({"holderId": new_id("rol")}, ("NOT_FOUND", "input.holderId")),
+        ({"holderId": new_id("usr")}, ("NOT_FOUND", "input.holderId")),
+        ({"holderId": new_id("cnv")}, ("NOT_FOUND", "input.holderId")),
+        ({"holderId": "", "pointsPerMinute": 0}, ("INVALID", "input.pointsPerMinute")),
     ],
 )
 async def test_a_limit_that_makes_no_sense_is_refused(
@@ -244,9 +245,7 @@ async def test_a_limit_set_by_another_process_is_followed(
     admin, ann = await sign_up(deps, "admin", "admin"), await sign_up(deps, "ann")
     await rate_limits.spend(deps, ann.viewer, None, 6)
     elsewhere = _beside(deps, FaultyBus(deps.bus))
-    await rate_limits.configure(
-        elsewhere, admin.viewer, role_id=None, user_id=ann.id, points_per_minute=5
-    )
+    await rate_limits.configure(elsewhere, admin.viewer, holder_id=ann.id, points_per_minute=5)
     with pytest.raises(RequestError) as refused:
         await rate_limits.spend(deps, ann.viewer, None, 1)
     assert refused.value.code == "RATE_LIMITED"

@@ -394,7 +394,7 @@ MUTATIONS: dict[str, Mutation] = {
     "rateLimitConfigSet": _by_input(
         "rateLimitConfigSet",
         "RateLimitConfig",
-        {"userId": "<User>", "pointsPerMinute": 700_000},
+        {"holderId": "<User>", "pointsPerMinute": 700_000},
         **_ADMINS,
     ),
     "rateLimitConfigDelete": _by_id("rateLimitConfigDelete", "RateLimitConfig", **_ADMINS),
