@@ -299,7 +299,7 @@ class Engine:
         return None
 
     async def _run(self, prepared: Prepared, execution: ExecutionContext, context: Any) -> Result:
-        plan = self._plan(prepared)
+        plan = self.plan(prepared)
         if isinstance(plan, Plan):
             self.executed[prepared.type, ""] += 1
             data, errors = await Run(plan, execution).answer()
@@ -311,8 +311,8 @@ class Engine:
         ordered = execution.build_response(None, errors).errors
         return Result(data, execution_failures(ordered, _request_id(context)), _extensions(context))
 
-    def _plan(self, prepared: Prepared) -> Plan | str:
-        """Give the plan of an operation, made once; or why it has none."""
+    def plan(self, prepared: Prepared) -> Plan | str:
+        """Give the plan of an operation, made once; or a word for why it has none."""
         if not self._is_compiling:
             return "turned off"
         if prepared.type == "mutation":

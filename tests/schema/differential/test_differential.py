@@ -107,6 +107,6 @@ def test_plans_answer_what_graphql_core_answers(
     holds()
     assert both.seen["data"] > CASES // 3, both.seen
     assert both.seen["errors"] > CASES // 20, both.seen
-    assert both.seen["changing"] < CASES // 50, both.seen
+    assert both.seen["changing"] < CASES // 20, both.seen
     covered = sum(count for (_, why), count in both.plans.executed.items() if not why)
     assert covered > 0.9 * sum(both.plans.executed.values()), both.plans.executed
