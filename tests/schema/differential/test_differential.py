@@ -23,7 +23,7 @@ from tests.schema.differential.comparing import difference
 from tests.schema.differential.documents import Document, documents
 from tests.schema.differential.faults import Faults, breaking
 
-# The nightly target tries more: `make differential`.
+# The nightly target tries more: `make nightly`.
 CASES = int(os.environ.get("NOOSPHERE_TEST_DIFFERENTIAL_CASES", "1000"))
 # graphql-core leaves coroutines behind where a field fails beside them.
 pytestmark = [
