@@ -11,7 +11,7 @@ PY   := $(VENV)/bin/python
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lock graphiql bench clean
+.PHONY: help serve test nightly check format lock graphiql bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ serve: ## Serve on http://localhost:8000, e.g. make serve ARGS="--port 9000".
 test: ## Run the tests on the servers they need, e.g. make test ARGS="tests/models -k migration".
 	@deploy/environment requirements.lock requirements-dev.lock
 	@exec $(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+nightly: ## Hold plans to graphql-core's answers over 20,000 documents.
+	@deploy/environment requirements.lock requirements-dev.lock
+	@NOOSPHERE_TEST_DIFFERENTIAL_CASES=20000 $(PY) -m pytest tests/schema/differential $(ARGS)
 
 check: ## Check format, lint, types and layers: exactly what CI runs.
 	@deploy/environment requirements.lock requirements-dev.lock

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, migrate, seed, doctor, schema."""
+"""The command line: serve, worker, migrate, seed, doctor, schema, explain."""
 
 import argparse
 import asyncio
@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "Tell what works here: database, bus, sandboxes, provider.")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     add("schema", _schema, "Print the GraphQL schema.")
+    explain = add("explain", _explain, "Tell the plan, points and statements of an operation.")
+    explain.add_argument(
+        "file", type=argparse.FileType(encoding="utf-8"), help="document; - reads standard input"
+    )
+    explain.add_argument("--operation", help="which operation, where there are several")
+    explain.add_argument("--variables", default="{}", help="its variables, as JSON")
+    explain.add_argument("--as", dest="username", help="run the query as this user")
     return parser
 
 
@@ -213,6 +220,33 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         return 0 if report.is_healthy else 1
 
     return int(_run(go()))
+
+
+def _explain(settings: Settings, arguments: argparse.Namespace) -> int:
+    async def go() -> int:
+        from app.explain import explain
+
+        told = await explain(
+            settings,
+            arguments.file.read(),
+            operation=arguments.operation,
+            variables=_variables(arguments.variables),
+            username=arguments.username,
+        )
+        sys.stdout.write(told + "\n")
+        return 0
+
+    return int(_run(go()))
+
+
+def _variables(text: str) -> dict[str, Any]:
+    try:
+        variables = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--variables is no JSON: {error}") from error
+    if not isinstance(variables, dict):
+        raise ConfigurationError("--variables must be an object of names and values")
+    return variables
 
 
 def _schema(_settings: Settings, _arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 This is the only module that reads the environment.
 """
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -38,6 +39,9 @@ def _database_url(value: str) -> str:
         ) from error
     if driver not in SUPPORTED_DRIVERS:
         raise ValueError(f"expected a URL that begins with {', '.join(SUPPORTED_DRIVERS)}")
+    module = driver.partition("+")[2]
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"the driver is not installed; `pip install {module}` does that")
     return value
 
 
@@ -137,6 +141,45 @@ class Settings(BaseSettings):
     max_query_tokens: int = Field(5000, ge=10, description="Most tokens in a document.")
     max_query_objects: int = Field(
         50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
+    )
+    compile_queries: bool = Field(
+        True, description="Run queries by compiled plans; off: all on graphql-core."
+    )
+    max_batch: int = Field(
+        10, ge=0, le=100, description="Most operations in one HTTP request; 0: no lists of them."
+    )
+    trusted_documents: str = Field(
+        "",
+        description="Manifest of documents that clients may name (`documentId`): Apollo's, or a "
+        "map of ids to texts; empty: none.",
+    )
+    trusted_documents_only: bool = Field(
+        False,
+        description="Whether only documents of the manifest are run, except for administrators.",
+    )
+    persisted_queries: bool = Field(
+        True,
+        description="Whether clients may register documents by their hash; never with "
+        "TRUSTED_DOCUMENTS_ONLY.",
+    )
+    public_max_age: int = Field(
+        0,
+        ge=0,
+        description="Seconds that answers to anonymous GETs may be kept unasked; 0: ask each time.",
+    )
+    points_per_minute: int = Field(
+        600_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Points of cost a user may spend a minute, unless `rateLimitConfigSet` said "
+        "otherwise; 0: no limit.",
+    )
+    anonymous_points_per_minute: int = Field(
+        60_000,
+        ge=0,
+        le=2_000_000_000,
+        description="Points of cost an address may spend a minute where nobody is signed in; 0: "
+        "no limit.",
     )
     request_timeout: float = Field(30.0, gt=0, description="Longest a query or mutation may take.")
     max_sockets_per_viewer: int = Field(
@@ -369,6 +412,8 @@ class Settings(BaseSettings):
             refresh_token_ttl_s=self.refresh_token_ttl,
             sign_in_attempts=self.sign_in_attempts,
             sign_in_window_s=self.sign_in_window,
+            points_per_minute=self.points_per_minute,
+            anonymous_points_per_minute=self.anonymous_points_per_minute,
             message_max_chars=self.message_max_chars,
             answers_queued_max=self.answers_queued_max,
             answer_timeout_s=self.answer_timeout,
@@ -430,6 +475,11 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
+    if settings.trusted_documents_only and not settings.trusted_documents:
+        raise ConfigurationError(
+            f"{PREFIX}TRUSTED_DOCUMENTS is empty: expected the path of a manifest, because "
+            f"{PREFIX}TRUSTED_DOCUMENTS_ONLY is set"
+        )
     has_provider = settings.llm_base_url or settings.llm_api_key.get_secret_value()
     if has_provider and not settings.llm_model:
         raise ConfigurationError(

@@ -6,15 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app import graphql_metrics
+from app import graphql_budget, graphql_caching, graphql_metrics
+from app.graphql_batch import Batch
+from app.graphql_body import Body, CancelOnDisconnect, ClientGoneError
+from app.graphql_documents import Documents
 from app.graphql_framing import FRAMINGS, HEADERS, whole
 from app.graphql_media import (
     EVENT_STREAM,
@@ -42,9 +44,6 @@ from services.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
-_DISCONNECT_PATIENCE_S = 0.05
-"""Quick queries end before it pays to watch their connection."""
-
 _SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
 """Headers a page cannot send to another site without the browser asking us first."""
 
@@ -58,6 +57,8 @@ class GraphQLHTTP:
     """ASGI endpoint for `Route`: POST and GET of operations, and GraphiQL for browsers.
 
     Subscriptions answer as a stream, to whoever accepts one; `streams` bounds and ends those.
+    `documents` are those known by name. A body may hold a list of at most `max_batch` operations
+    (0: none). Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
     `make_context` gives the context of each operation; a RequestError it raises refuses the
     request (401, 403, 429 or 503). `max_body_bytes` bounds the body while it is read. A query
     whose client leaves is cancelled; a mutation is finished. After `timeout_s` seconds either is
@@ -76,13 +77,18 @@ class GraphQLHTTP:
         graphiql_headers: Mapping[str, str] | None = None,
         allowed_origins: Collection[str] = (),
         streams: Streams | None = None,
+        documents: Documents | None = None,
+        max_batch: int = 0,
+        max_age_s: int = 0,
     ) -> None:
+        self.documents = Documents() if documents is None else documents
         self.streams = Streams() if streams is None else streams
         self._engine = engine
         self._make_context = make_context
-        self._max_body_bytes = max_body_bytes
+        self._body = Body(max_body_bytes, body_timeout_s)
+        self._max_batch = max_batch
+        self._max_age_s = max_age_s
         self._timeout_s = timeout_s
-        self._body_timeout_s = body_timeout_s
         self._graphiql_html = graphiql_html
         self._graphiql_headers = dict(graphiql_headers or {})
         self._allowed_origins = frozenset(allowed_origins)
@@ -97,7 +103,7 @@ class GraphQLHTTP:
         except BadRequestError as error:
             result = Result.refused([failure(error.code, error.message)])
             await reply.result(result, status=error.status)
-        except _ClientGoneError:
+        except ClientGoneError:
             return
         except Exception as error:
             if reply.is_started:
@@ -120,11 +126,13 @@ class GraphQLHTTP:
         if media.single is None and media.stream is None:
             raise BadRequestError(_NOT_ACCEPTABLE, status=406)
         reply.media_type = media.single or RESPONSE_JSON
+        data: Any
         if method == "GET":
             self._check_origin(headers)
-            params = read_params(_query_parameters(scope["query_string"]))
+            data = _query_parameters(scope["query_string"])
         else:
-            params = read_params(await self._json_body(headers, receive))
+            check_content(headers)
+            data = await self._body.json(headers, receive)
         info = request_info(
             scope,
             headers,
@@ -135,36 +143,65 @@ class GraphQLHTTP:
             if media.stream == EVENT_STREAM
             else None,
         )
-        await self._operate(params, info, media, receive, reply)
+        if isinstance(data, list) and self._max_batch:
+            if media.single is None:
+                raise BadRequestError(_NOT_ACCEPTABLE, status=406)
+            await Batch(self, data, info, self._max_batch).answer(receive, reply)
+            return
+        await self._operate(read_params(data), info, media, receive, reply)
 
     async def _operate(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
     ) -> None:
-        context = await self._context(info)
+        context = await self.context(info)
         if isinstance(context, Result):
             graphql_metrics.record("unknown", "http", graphql_metrics.outcome(context))
             await reply.result(context)
             return
-        prepared = await self._engine.prepare_async(
-            params.query, params.operation_name, params.variables
-        )
-        if not isinstance(prepared, Prepared):
-            graphql_metrics.record("unknown", "http", "refused")
-            await _tell(Result.refused(prepared), media, reply)
+        prepared = await self.prepare(params, context, info.request_id)
+        if isinstance(prepared, Result):
+            await _tell(prepared, media, reply)
             return
         self._check_type(prepared, info, media, reply)
         if prepared.type == "subscription":
             await self._subscribe(prepared, context, info, media, receive, reply)
             return
-        started, outcome = time.perf_counter(), "canceled"
-        try:
-            result = await self._execute(prepared, context, receive)
-            outcome = graphql_metrics.outcome(result)
-        finally:
-            graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)
+        if prepared.type == "mutation":
+            # Half a mutation helps nobody: it is finished whether or not its client waits.
+            result = await self.execute(prepared, context)
+        else:
+            async with CancelOnDisconnect(receive):
+                result = await self.execute(prepared, context)
+        if info.scope["method"] == "GET" and not media.prefers_stream:
+            kept = self._max_age_s
+            if graphql_caching.describe(result, context, info.headers, reply, kept):
+                await reply.body(304, None, b"")
+                return
         await _tell(result, media, reply)
 
-    async def _context(self, info: RequestInfo) -> Any:
+    async def prepare(self, params: Params, context: Any, id_: str) -> Prepared | Result:
+        """Find and read the document of a request; gives the refusal otherwise."""
+        try:
+            graphql_budget.check(context)
+            is_permitted = graphql_budget.may_run_anything(context)
+            text = self.documents.text(params, is_permitted=is_permitted)
+        except RequestError as error:
+            graphql_metrics.record("unknown", "http", "refused")
+            return Result.refused([request_failure(error, id_)])
+        prepared = await self._engine.prepare_async(text, params.operation_name, params.variables)
+        if isinstance(prepared, Prepared):
+            self.documents.register(params)
+            return prepared
+        graphql_metrics.record("unknown", "http", "refused")
+        await graphql_budget.charge_refused(context)
+        return Result.refused(prepared)
+
+    @property
+    def max_objects(self) -> int:
+        """The most objects the operations of a request may ask for."""
+        return self._engine.limits.max_objects
+
+    async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -175,12 +212,15 @@ class GraphQLHTTP:
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             return Result.refused([request_failure(error, info.request_id)])
 
-    async def _execute(self, prepared: Prepared, context: Any, receive: Receive) -> Result:
-        if prepared.type == "mutation":
-            # Half a mutation helps nobody: it is finished whether or not its client waits.
-            return await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
-        async with _CancelOnDisconnect(receive):
-            return await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
+    async def execute(self, prepared: Prepared, context: Any) -> Result:
+        """Run a query or mutation."""
+        started, outcome = time.perf_counter(), "canceled"
+        try:
+            result = await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
+            outcome = graphql_metrics.outcome(result)
+        finally:
+            graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)
+        return result
 
     async def _subscribe(
         self,
@@ -196,7 +236,7 @@ class GraphQLHTTP:
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.streams.place(context, info.client_host))
-                async with _CancelOnDisconnect(receive):
+                async with CancelOnDisconnect(receive):
                     answers = await self._engine.subscribe(
                         prepared, context, timeout_s=self._timeout_s
                     )
@@ -250,47 +290,6 @@ class GraphQLHTTP:
             code="FORBIDDEN",
         )
 
-    async def _json_body(self, headers: Headers, receive: Receive) -> Any:
-        check_content(headers)
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                body = await self._body(headers, receive)
-        except TimeoutError:
-            raise BadRequestError("The body did not arrive in time.", status=408) from None
-        if not body:
-            raise BadRequestError("The body is empty: send JSON with the entry `query`.")
-        try:
-            # Refuses invalid UTF-8 and lone surrogates too, which no answer could carry.
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise BadRequestError(f"The body is not valid JSON: {error}.") from None
-
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        announced = headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self._max_body_bytes:
-            raise self._too_large()
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGoneError
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._max_body_bytes:
-                raise self._too_large()
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _too_large(self) -> BadRequestError:
-        return BadRequestError(
-            f"The body is larger than {self._max_body_bytes:,} bytes, which is the limit. Files of "
-            "sandboxes may have any size: PUT /sandboxes/{id}/files/{path}.",
-            status=413,
-            code="LIMIT",
-        )
-
     async def _graphiql(self, reply: Reply) -> None:
         if self._graphiql_html is None:
             raise BadRequestError(
@@ -298,52 +297,6 @@ class GraphQLHTTP:
             )
         reply.headers.update({"x-frame-options": "DENY", **self._graphiql_headers})
         await reply.body(200, HTML, self._graphiql_html())
-
-
-class _ClientGoneError(Exception):
-    """Nobody is left to answer."""
-
-
-class _CancelOnDisconnect:
-    """Cancels the block when the client disconnects, raising _ClientGoneError.
-
-    Starts watching after a moment only, so that quick queries cost no task.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = asyncio.timeout(None)
-        self._watcher: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._start = self._loop.call_later(_DISCONNECT_PATIENCE_S, self._begin)
-        await self._gone.__aenter__()
-        return self
-
-    def _begin(self) -> None:
-        self._watcher = self._loop.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone.reschedule(self._loop.time())
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._start.cancel()
-        try:
-            await self._gone.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            raise _ClientGoneError from None
-        finally:
-            if self._watcher is not None:
-                self._watcher.cancel()
-                await asyncio.gather(self._watcher, return_exceptions=True)
 
 
 async def _tell(result: Result, media: Media, reply: Reply) -> None:

@@ -47,6 +47,22 @@ class Reply:
             self.headers["retry-after"] = str(retry_after_s)
         await self.body(status, media_type, body)
 
+    async def results(self, results: list[Result]) -> None:
+        """Answer with a list of results; its status is theirs if they have one in common."""
+        pieces = [self._encoded(result) for result in results]
+        statuses = {status_of(result, self.media_type) for result in results}
+        waits = [wait for wait in map(_retry_after_s, results) if wait is not None]
+        if waits:
+            self.headers["retry-after"] = str(max(waits))
+        status = statuses.pop() if len(statuses) == 1 else 200
+        await self.body(status, self.media_type, b"[" + b",".join(pieces) + b"]")
+
+    def _encoded(self, result: Result) -> bytes:
+        try:
+            return result.json()
+        except TypeError as error:
+            return Result(None, [request_failure(error, self.request_id)]).json()
+
     async def body(self, status: int, media_type: str | None, body: bytes) -> None:
         """Answer with a body that is there as a whole."""
         headers = {"content-type": f"{media_type}; charset=utf-8"} if media_type else {}

@@ -43,37 +43,37 @@ class RequestInfo:
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Parameters of one GraphQL request."""
+    """Parameters of one GraphQL request; without a query, a document is named."""
 
-    query: str
+    query: str | None
     operation_name: str | None
     variables: dict[str, Any] | None
     extensions: dict[str, Any] | None
+    document_id: str | None = None
 
 
 def read_params(data: Any) -> Params:
     """Check the parameters' types. Raises BadRequestError."""
     if isinstance(data, list):
         raise BadRequestError(
-            "Batches are not supported: send one operation per request, "
+            "Batches are not taken here: send one operation per request, "
             "or several root fields in one operation."
         )
     if not isinstance(data, dict):
         raise BadRequestError("The request must be a map with the entry `query`.")
     query = data.get("query")
     extensions = _optional(data, "extensions", dict, "a map")
-    if query is None and extensions and "persistedQuery" in extensions:
-        # The words clients of automatic persisted queries wait for to send the full text.
-        raise BadRequestError("PersistedQueryNotSupported", code="PERSISTED_QUERY_NOT_SUPPORTED")
-    if query is None:
+    document_id = _optional(data, "documentId", str, "a string")
+    if query is None and not document_id and "persistedQuery" not in (extensions or {}):
         raise BadRequestError("`query` is missing: send the text of a GraphQL document.")
-    if not isinstance(query, str):
+    if query is not None and not isinstance(query, str):
         raise BadRequestError("`query` must be a string: the text of a GraphQL document.")
     return Params(
         query=query,
         operation_name=_optional(data, "operationName", str, "a string"),
         variables=_optional(data, "variables", dict, "a map"),
         extensions=extensions,
+        document_id=document_id or None,
     )
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from app import graphql_metrics
+from app import graphql_budget, graphql_metrics
 from app import graphql_protocol as protocol
+from app.graphql_documents import Documents
 from app.graphql_outbox import Dispatcher, Line, Outbox
 from app.graphql_outlet import AsgiOutlet, outlet_of
 from app.graphql_protocol import Connect, ConnectionState, SocketOptions
@@ -71,7 +72,9 @@ class Socket:
         receive: Receive,
         send: Send,
         is_welcome: Callable[["Socket"], bool] = lambda _: True,
+        documents: Documents | None = None,
     ) -> None:
+        self._documents = Documents() if documents is None else documents
         self.id = uuid.uuid4().hex[:16]
         self.state: ConnectionState | None = None
         self.viewer_id: str | None = None
@@ -344,16 +347,21 @@ class Socket:
         self, operation: _Operation, state: ConnectionState, params: Params, request_id: str
     ) -> None:
         try:
+            async with asyncio.timeout(self._options.operation_timeout_s):
+                context = await state.make_context(request_id)
+            graphql_budget.check(context)
+            is_permitted = graphql_budget.may_run_anything(context)
+            text = self._documents.text(params, is_permitted=is_permitted)
             prepared = await self._engine.prepare_async(
-                params.query, params.operation_name, params.variables
+                text, params.operation_name, params.variables
             )
             if not isinstance(prepared, Prepared):
                 operation.outcome = "refused"
+                await graphql_budget.charge_refused(context)
                 await self._say_error(operation, prepared)
                 return
+            self._documents.register(params)
             operation.type = prepared.type
-            async with asyncio.timeout(self._options.operation_timeout_s):
-                context = await state.make_context(request_id)
             if prepared.type == "subscription":
                 await self._stream(operation, prepared, context)
             else:

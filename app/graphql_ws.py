@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_metrics
+from app.graphql_documents import Documents
 from app.graphql_outbox import Dispatcher
 from app.graphql_protocol import (
     FORBIDDEN,
@@ -37,6 +38,7 @@ class GraphQLWebSocket:
     it raises closes the socket with 4403, or 1013 (try again later) for RATE_LIMITED and
     UNAVAILABLE. `register` counts them with what else is open. Pages of other hosts are let in by
     `allowed_origins` ("*" for all); clients that send no Origin are no browsers and always are.
+    `documents` are those known by name.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class GraphQLWebSocket:
         allowed_origins: Collection[str] = (),
         max_sockets_per_viewer: int = 100,
         register: Register | None = None,
+        documents: Documents | None = None,
     ) -> None:
+        self._documents = Documents() if documents is None else documents
         self._engine = engine
         self._connect = connect
         self._options = options or SocketOptions()
@@ -102,6 +106,7 @@ class GraphQLWebSocket:
             receive=receive,
             send=send,
             is_welcome=partial(self._is_welcome, client_host(scope)),
+            documents=self._documents,
         )
         place = self._register.open(client_host(scope))
         if place is None:

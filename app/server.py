@@ -5,6 +5,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -17,9 +18,11 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import schema
-from app import auth, graphiql
-from app.config import Settings
+from app import auth, graphiql, graphql_budget
+from app.config import PREFIX, ConfigurationError, Settings
+from app.execution_metrics import ExecutionMetrics
 from app.feed_metrics import FeedMetrics, exporting
+from app.graphql_documents import Documents, ManifestError, hash_of, read_manifest
 from app.graphql_http import GraphQLHTTP
 from app.graphql_register import Register
 from app.graphql_stream import Streams
@@ -51,8 +54,10 @@ class Server:
                 max_tokens=settings.max_query_tokens,
                 max_objects=settings.max_query_objects,
             ),
+            admit=graphql_budget.admit,
+            is_compiling=settings.compile_queries,
         )
-        origins = settings.cors_origins
+        origins, documents = settings.cors_origins, _documents(settings)
         register = Register(
             max_per_viewer=settings.max_sockets_per_viewer,
             max_per_address=settings.max_sockets_per_address,
@@ -68,6 +73,9 @@ class Server:
             streams=Streams(
                 register, viewer_id=lambda context: context.viewer.user_id, hold=auth.hold
             ),
+            documents=documents,
+            max_batch=settings.max_batch,
+            max_age_s=settings.public_max_age,
         )
         self.sockets = GraphQLWebSocket(
             engine,
@@ -79,6 +87,7 @@ class Server:
             ),
             allowed_origins=origins,
             register=register,
+            documents=documents,
         )
 
         self.files = SandboxFiles(lambda: self.deps, allowed_origins=origins)
@@ -99,6 +108,7 @@ class Server:
             stack.push_async_callback(auth.watches(self._deps).aclose)
             stack.push_async_callback(self.engine.feeds.aclose)
             stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
+            stack.enter_context(exporting(ExecutionMetrics(self.engine)))
             stack.enter_context(exporting(SandboxMetrics()))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
@@ -163,6 +173,26 @@ class Server:
         if self.settings.graphiql:
             routes.append(Mount("/graphiql", graphiql.Assets()))
         return routes
+
+
+def _documents(settings: Settings) -> Documents:
+    """Read the manifest. Raises ConfigurationError."""
+    manifest: dict[str, str] = {}
+    if settings.trusted_documents:
+        try:
+            manifest = read_manifest(Path(settings.trusted_documents))
+        except ManifestError as error:
+            raise ConfigurationError(
+                f"{PREFIX}TRUSTED_DOCUMENTS={settings.trusted_documents} is not usable, {error}"
+            ) from error
+        if settings.graphiql:
+            # Whoever signs in to its page may turn out to be permitted everything.
+            manifest = {**{hash_of(text): text for text in graphiql.DOCUMENTS}, **manifest}
+    return Documents(
+        manifest,
+        may_register=settings.persisted_queries,
+        only_trusted=settings.trusted_documents_only,
+    )
 
 
 async def _probe(name: str, probe: Callable[[], Awaitable[object]]) -> dict[str, str]:

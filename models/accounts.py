@@ -124,3 +124,24 @@ class AuthRefreshToken(Record):
     created_at: Mapped[datetime] = created_column()
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     used_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+
+
+class RateLimitConfig(Record):
+    """How many points of cost a minute a user, or each holder of a role, may spend.
+
+    Either `role_id` or `user_id` is set.
+    """
+
+    __tablename__ = "rate_limit_configs"
+    prefix = "rlc"
+
+    id: Mapped[str] = id_column("rlc")
+    role_id: Mapped[str | None] = mapped_column(
+        Id, ForeignKey("roles.id", ondelete="CASCADE"), unique=True, default=None
+    )
+    user_id: Mapped[str | None] = mapped_column(
+        Id, ForeignKey("users.id", ondelete="CASCADE"), unique=True, default=None
+    )
+    points_per_minute: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime] = created_column()
+    updated_at: Mapped[datetime] = updated_column()

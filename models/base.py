@@ -1,5 +1,6 @@
 """What every table shares: ids, column types, and the immutable rows that reads return."""
 
+import functools
 import os
 import threading
 import time
@@ -182,18 +183,35 @@ class _RowMixin:
         return hash(self.id)  # type: ignore[attr-defined]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.id == other.id  # type: ignore[attr-defined]
+        return is_row(other, self.record) and self.id == other.id  # type: ignore[attr-defined]
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
 
+def is_row(value: object, record: type[Record]) -> bool:
+    """Tell whether a value is a row of a table, whole or partial."""
+    return isinstance(value, _RowMixin) and value.record is record
+
+
+@functools.lru_cache(maxsize=4_096)
+def partial_row(record: type[Record], names: tuple[str, ...]) -> type[tuple[Any, ...]]:
+    """Give the class of rows of a table that have some of its columns; others are no attributes."""
+    return record.Row if names == record.Row._fields else _row_class_of(record, names)  # type: ignore[attr-defined]
+
+
 def _row_class(record: type[Record]) -> type[tuple[Any, ...]]:
-    names = [
-        attribute.key
-        for attribute in sqla_inspect(record).column_attrs
-        if not attribute.columns[0].info.get("heavy")
-    ]
+    return _row_class_of(
+        record,
+        tuple(
+            attribute.key
+            for attribute in sqla_inspect(record).column_attrs
+            if not attribute.columns[0].info.get("heavy")
+        ),
+    )
+
+
+def _row_class_of(record: type[Record], names: tuple[str, ...]) -> type[tuple[Any, ...]]:
     base = namedtuple(f"{record.__name__}Row", names)  # type: ignore[misc]
     return type(f"{record.__name__}Row", (_RowMixin, base), {"__slots__": (), "record": record})
 

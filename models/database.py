@@ -16,6 +16,9 @@ from models.sqlite import Driver
 
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
+# Connections kept at hand for selects, and how long one may have been idle: a server that closed it
+# in that time was restarted.
+_SPARES, _SPARE_S = 4, 15.0
 
 
 class Database:
@@ -64,6 +67,9 @@ class Database:
             event.listen(self.engine.sync_engine, "do_connect", _connect_mysql)
         self._write_engine = self.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
         self._read_engine = self.engine.execution_options(noosphere_begin="")
+        # Connections outside the pool, with when they were used last; they count as its own.
+        self._spares: list[tuple[AsyncConnection, float]] = []
+        self._most_spares = min(_SPARES, pool_size // 2)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -73,6 +79,46 @@ class Database:
         """
         async with self._read_engine.connect() as connection:
             yield connection
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for single selects of `models.statements`, outside any transaction.
+
+        A few are kept open and at hand, so that a select costs neither a look at the pool nor, on
+        MySQL, a ping before and a rollback after it. One that fails may have been closed by the
+        server meanwhile: the error says so, and the select may be asked again.
+        """
+        connection = await self._spare() or await self._open_spare()
+        try:
+            yield connection
+        finally:
+            if (
+                connection.invalidated
+                or connection.closed
+                or len(self._spares) >= self._most_spares
+            ):
+                await connection.close()
+            else:
+                self._spares.append((connection, asyncio.get_running_loop().time()))
+
+    async def _spare(self) -> AsyncConnection | None:
+        """Take the one used last, if it was used just now; close those that were not."""
+        while self._spares:
+            connection, used_at = self._spares.pop()
+            if asyncio.get_running_loop().time() - used_at < _SPARE_S:
+                return connection
+            await connection.close()
+        return None
+
+    async def _open_spare(self) -> AsyncConnection:
+        connection = await self._read_engine.connect()
+        if not self.is_sqlite:
+            try:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -100,7 +146,10 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def aclose(self) -> None:
-        """Close all pooled connections."""
+        """Close all connections."""
+        while self._spares:
+            connection, _ = self._spares.pop()
+            await connection.close()
         await self.engine.dispose()
 
 

@@ -7,7 +7,7 @@ microseconds. On a busy loop each of them waits for the interpreter's lock.
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -112,6 +112,15 @@ class Connection(AsyncAdapt_aiosqlite_connection):
             raise
         self._is_unsure = was_unsure
         return outcome
+
+    async def rows(self, text: str, values: Sequence[Any]) -> list[Any]:
+        """Run a select and give all of it, as tuples. Raises sqlite3.Error."""
+        try:
+            async with self._execute_mutex:
+                outcome: _Outcome = await self.call(_execute, text, values)
+        except Exception as error:  # noqa: BLE001 - told as SQLAlchemy's own way tells it.
+            self._handle_exception(error)
+        return outcome[1]
 
     def rollback(self) -> None:
         """Roll back, if there is something to."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from models.accounts import AuthSession, Permission, Role, RolePermission, User, UserRole
 from models.base import now
-from resolvers.base import Info, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs, reads
 
 
 async def me(info: Info) -> User | None:
@@ -13,6 +13,7 @@ async def me(info: Info) -> User | None:
     return rows[0]
 
 
+@reads()
 async def roles(users: Sequence[User], info: Info) -> list[list[Role]]:
     """Roles of users, by name."""
     return await info.context.load.through(
@@ -20,6 +21,7 @@ async def roles(users: Sequence[User], info: Info) -> list[list[Role]]:
     )
 
 
+@reads()
 async def permissions(roles: Sequence[Role], info: Info) -> list[list[str]]:
     """Names of the permissions of roles, sorted."""
     granted = await info.context.load.through(
@@ -32,6 +34,7 @@ async def permissions(roles: Sequence[Role], info: Info) -> list[list[str]]:
     return [[permission.name for permission in group] for group in granted]
 
 
+@reads()
 async def sessions(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[AuthSession]]:
     """Open sign-ins of users, the newest first; only one's own are visible."""
     return await info.context.load.page(
@@ -44,11 +47,13 @@ async def sessions(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
     )
 
 
+@reads()
 async def is_current(sessions: Sequence[AuthSession], info: Info) -> list[bool]:
     """Whether the request came with this sign-in."""
     return [session.id == info.context.viewer.session_id for session in sessions]
 
 
+@reads("expires_at")
 async def is_expired(sessions: Sequence[AuthSession], info: Info) -> list[bool]:
     """Whether the access token has run out (a refresh token may still renew it)."""
     return [session.expires_at <= now() for session in sessions]
@@ -59,6 +64,6 @@ async def users(info: Info, page: PageArgs) -> Page[User]:
     return await info.context.load.list(User, page, order=Order(is_descending=True))
 
 
-async def all_roles(info: Info) -> list[Role]:
+async def all_roles(info: Info) -> Sequence[Role]:
     """The roles of this server."""
     return await info.context.load.rows(Role, limit=100)

@@ -7,7 +7,7 @@ from models.conversations import Context, Conversation, Message, MessageToolCall
 from models.memories import Memory
 from models.states import ConversationStatus, MessageStatus
 from models.tools import ToolExecution
-from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by
+from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by, reads
 from services.conversations.threads import TITLE_MAX_CHARS
 from services.errors import RequestError, UserError
 from services.text import clean
@@ -46,6 +46,7 @@ async def message(info: Info, id_: str) -> Message | None:
     return (await info.context.load.one(Message, Message.id, [id_]))[0]
 
 
+@reads()
 async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[Conversation]]:
     """Conversations of users, the last changed first."""
     return await info.context.load.page(
@@ -57,11 +58,13 @@ async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
     )
 
 
+@reads("user_id")
 async def owner(conversations: Sequence[Conversation], info: Info) -> list[User | None]:
     """Owners of conversations."""
     return await info.context.load.one(User, User.id, [c.user_id for c in conversations])
 
 
+@reads()
 async def messages(
     conversations: Sequence[Conversation], info: Info, page: PageArgs
 ) -> list[Page[Message]]:
@@ -71,22 +74,26 @@ async def messages(
     )
 
 
+@reads("conversation_id")
 async def conversation(messages: Sequence[Message], info: Info) -> list[Conversation | None]:
     """Conversations of messages."""
     ids = [message.conversation_id for message in messages]
     return await info.context.load.one(Conversation, Conversation.id, ids)
 
 
+@reads("user_id")
 async def author(messages: Sequence[Message], info: Info) -> list[User | None]:
     """Authors of messages; None for the assistant."""
     return await info.context.load.one(User, User.id, [m.user_id for m in messages])
 
 
+@reads("reply_to_id")
 async def reply_to(messages: Sequence[Message], info: Info) -> list[Message | None]:
     """The messages that messages answer."""
     return await info.context.load.one(Message, Message.id, [m.reply_to_id for m in messages])
 
 
+@reads()
 async def tool_calls(messages: Sequence[Message], info: Info) -> list[list[MessageToolCall]]:
     """Tool calls made while messages were written, in order."""
     return await info.context.load.many(
@@ -94,6 +101,7 @@ async def tool_calls(messages: Sequence[Message], info: Info) -> list[list[Messa
     )
 
 
+@reads("meta")
 async def cited_memories(messages: Sequence[Message], info: Info) -> list[list[Memory]]:
     """Memories that messages rely on, those that still exist, in the order cited."""
     cited = [(message.meta or {}).get("citedMemoryIds", []) for message in messages]
@@ -103,16 +111,19 @@ async def cited_memories(messages: Sequence[Message], info: Info) -> list[list[M
     return [[found[id_] for id_ in ids if id_ in found] for ids in cited]
 
 
+@reads()
 async def context(messages: Sequence[Message], info: Info) -> list[Context | None]:
     """What answers were made from."""
     return await info.context.load.one(Context, Context.message_id, [m.id for m in messages])
 
 
+@reads("status", "error_code", "error_message")
 async def errors(messages: Sequence[Message], info: Info) -> list[Message | None]:
     """Messages that failed, as their own error."""
     return [m if m.status is MessageStatus.FAILED else None for m in messages]
 
 
+@reads("data")
 async def context_messages(contexts: Sequence[Context], info: Info) -> list[list[Message]]:
     """Messages an answer was made from, oldest first."""
     wanted = [id_ for context in contexts for id_ in context.data["messageIds"]]
@@ -121,6 +132,7 @@ async def context_messages(contexts: Sequence[Context], info: Info) -> list[list
     return [[found[i] for i in c.data["messageIds"] if i in found] for c in contexts]
 
 
+@reads("data")
 async def context_memories(contexts: Sequence[Context], info: Info) -> list[list[Memory]]:
     """Memories an answer was made from, the most relevant first."""
     wanted = [memory["id"] for context in contexts for memory in context.data["memories"]]
@@ -129,11 +141,13 @@ async def context_memories(contexts: Sequence[Context], info: Info) -> list[list
     return [[found[m["id"]] for m in c.data["memories"] if m["id"] in found] for c in contexts]
 
 
+@reads("message_id")
 async def call_message(calls: Sequence[MessageToolCall], info: Info) -> list[Message | None]:
     """The messages that tool calls belong to."""
     return await info.context.load.one(Message, Message.id, [c.message_id for c in calls])
 
 
+@reads("tool_execution_id")
 async def call_execution(
     calls: Sequence[MessageToolCall], info: Info
 ) -> list[ToolExecution | None]:
@@ -143,6 +157,7 @@ async def call_execution(
 
 
 @known_by("message_id")
+@reads()
 async def event_message(events: Sequence[object], info: Info) -> list[Message | None]:
     """The messages that events are about."""
     ids = [event.message_id for event in events]  # type: ignore[attr-defined]
@@ -152,12 +167,14 @@ async def event_message(events: Sequence[object], info: Info) -> list[Message | 
     return await info.context.load.one(Message, Message.id, ids)
 
 
+@reads()
 async def event_tool_call(events: Sequence[object], info: Info) -> list[MessageToolCall | None]:
     """The tool calls that events are about."""
     ids = [event.tool_call_id for event in events]  # type: ignore[attr-defined]
     return await info.context.load.one(MessageToolCall, MessageToolCall.id, ids)
 
 
+@reads()
 async def event_conversation(events: Sequence[object], info: Info) -> list[Conversation | None]:
     """The conversations that events are about."""
     ids = [event.conversation_id for event in events]  # type: ignore[attr-defined]

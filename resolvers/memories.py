@@ -8,7 +8,7 @@ from models.base import now
 from models.conversations import Message
 from models.memories import Memory, MemoryRelation
 from models.states import MemoryRelationType, MemoryType
-from resolvers.base import Info, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs, reads
 from services import memories
 from services.errors import RequestError
 from services.memories import Match
@@ -78,6 +78,7 @@ async def search(
     )
 
 
+@reads()
 async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[Memory]]:
     """Memories of users, the newest first."""
     ids = [user.id for user in users]
@@ -86,29 +87,34 @@ async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
     )
 
 
+@reads("user_id")
 async def owner(memories: Sequence[Memory], info: Info) -> list[User | None]:
     """Whom memories are about."""
     return await info.context.load.one(User, User.id, [memory.user_id for memory in memories])
 
 
+@reads("source_message_id")
 async def source_message(memories: Sequence[Memory], info: Info) -> list[Message | None]:
     """The messages in which the facts were told."""
     ids = [memory.source_message_id for memory in memories]
     return await info.context.load.one(Message, Message.id, ids)
 
 
+@reads("valid_until")
 async def is_current(memories: Sequence[Memory], info: Info) -> list[bool]:
     """Whether the facts hold now."""
     at = now()
     return [memory.valid_until is None or memory.valid_until > at for memory in memories]
 
 
+@reads("superseded_by_id")
 async def superseded_by(memories: Sequence[Memory], info: Info) -> list[Memory | None]:
     """What took the memories' place."""
     ids = [memory.superseded_by_id for memory in memories]
     return await info.context.load.one(Memory, Memory.id, ids)
 
 
+@reads()
 async def supersedes(memories: Sequence[Memory], info: Info) -> list[list[Memory]]:
     """What the memories took the place of, the newest first."""
     return await info.context.load.many(
@@ -119,6 +125,7 @@ async def supersedes(memories: Sequence[Memory], info: Info) -> list[list[Memory
     )
 
 
+@reads()
 async def related(memories: Sequence[Memory], info: Info) -> list[list[Memory]]:
     """Current memories near in meaning, the nearest first, at most ten of each."""
     return await info.context.load.through(

@@ -6,7 +6,7 @@ from models.accounts import User
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, PlanStepExecution
 from models.states import RunState
 from models.tools import ToolExecution
-from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by
+from resolvers.base import Info, Order, Page, PageArgs, by_id_alone, known_by, reads
 
 
 async def one(info: Info, id_: str) -> Plan | None:
@@ -27,6 +27,7 @@ async def listed(info: Info, page: PageArgs, status: RunState | None) -> Page[Pl
     return await info.context.load.list(Plan, page, order=Order(is_descending=True), where=where)
 
 
+@reads()
 async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Page[Plan]]:
     """Plans of users, the newest first."""
     ids = [user.id for user in users]
@@ -35,11 +36,13 @@ async def of_users(users: Sequence[User], info: Info, page: PageArgs) -> list[Pa
     )
 
 
+@reads("user_id")
 async def owner(plans: Sequence[Plan], info: Info) -> list[User | None]:
     """Owners of plans."""
     return await info.context.load.one(User, User.id, [plan.user_id for plan in plans])
 
 
+@reads()
 async def steps(plans: Sequence[Plan], info: Info) -> list[list[PlanStep]]:
     """Steps of plans, in order."""
     return await info.context.load.many(
@@ -50,6 +53,7 @@ async def steps(plans: Sequence[Plan], info: Info) -> list[list[PlanStep]]:
     )
 
 
+@reads()
 async def executions(
     plans: Sequence[Plan], info: Info, page: PageArgs
 ) -> list[Page[PlanExecution]]:
@@ -63,11 +67,13 @@ async def executions(
     )
 
 
+@reads("plan_id")
 async def step_plan(steps: Sequence[PlanStep], info: Info) -> list[Plan | None]:
     """Plans of steps."""
     return await info.context.load.one(Plan, Plan.id, [step.plan_id for step in steps])
 
 
+@reads()
 async def depends_on(steps: Sequence[PlanStep], info: Info) -> list[list[PlanStep]]:
     """Steps that steps wait for, in order."""
     return await info.context.load.through(
@@ -79,11 +85,13 @@ async def depends_on(steps: Sequence[PlanStep], info: Info) -> list[list[PlanSte
     )
 
 
+@reads("plan_id")
 async def execution_plan(executions: Sequence[PlanExecution], info: Info) -> list[Plan | None]:
     """Plans of executions."""
     return await info.context.load.one(Plan, Plan.id, [e.plan_id for e in executions])
 
 
+@reads()
 async def execution_steps(
     executions: Sequence[PlanExecution], info: Info
 ) -> list[list[PlanStepExecution]]:
@@ -93,11 +101,13 @@ async def execution_steps(
     )
 
 
+@reads("step_id")
 async def run_step(runs: Sequence[PlanStepExecution], info: Info) -> list[PlanStep | None]:
     """Steps of step runs."""
     return await info.context.load.one(PlanStep, PlanStep.id, [run.step_id for run in runs])
 
 
+@reads("tool_execution_id")
 async def run_tool_execution(
     runs: Sequence[PlanStepExecution], info: Info
 ) -> list[ToolExecution | None]:
@@ -106,6 +116,7 @@ async def run_tool_execution(
     return await info.context.load.one(ToolExecution, ToolExecution.id, ids)
 
 
+@reads()
 async def event_step(events: Sequence[object], info: Info) -> list[PlanStep | None]:
     """The steps that events are about."""
     ids = [event.step_id for event in events]  # type: ignore[attr-defined]
@@ -113,6 +124,7 @@ async def event_step(events: Sequence[object], info: Info) -> list[PlanStep | No
 
 
 @known_by("step_execution_id")
+@reads()
 async def event_run(events: Sequence[object], info: Info) -> list[PlanStepExecution | None]:
     """The step runs that events are about."""
     ids = [event.step_execution_id for event in events]  # type: ignore[attr-defined]
@@ -124,6 +136,7 @@ async def event_run(events: Sequence[object], info: Info) -> list[PlanStepExecut
     )
 
 
+@reads()
 async def event_execution(events: Sequence[object], info: Info) -> list[PlanExecution | None]:
     """The executions that events are about."""
     ids = [event.execution_id for event in events]  # type: ignore[attr-defined]

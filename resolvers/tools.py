@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from models.accounts import User
 from models.states import RunState
 from models.tools import Tool, ToolExecution, ToolParameter
-from resolvers.base import Info, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs, reads
 from services.errors import RequestError
 
 
@@ -44,6 +44,7 @@ async def executions(info: Info, page: PageArgs, status: RunState | None) -> Pag
     )
 
 
+@reads(rows=("required",))
 async def parameters(tools: Sequence[Tool], info: Info) -> list[list[ToolParameter]]:
     """Parameters of tools, the required ones first, then by name."""
     groups = await info.context.load.many(
@@ -55,11 +56,13 @@ async def parameters(tools: Sequence[Tool], info: Info) -> list[list[ToolParamet
     return [sorted(group, key=lambda item: not item.required) for group in groups]
 
 
+@reads("tool_id")
 async def tool(executions: Sequence[ToolExecution], info: Info) -> list[Tool | None]:
     """The tools that were executed."""
     return await info.context.load.one(Tool, Tool.id, [item.tool_id for item in executions])
 
 
+@reads("user_id")
 async def user(executions: Sequence[ToolExecution], info: Info) -> list[User | None]:
     """For whom tools were executed."""
     return await info.context.load.one(User, User.id, [item.user_id for item in executions])

@@ -10,8 +10,8 @@ import strawberry
 from strawberry.types.base import StrawberryObjectDefinition
 
 from models import states
-from models.base import Record
-from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs
+from models.base import Record, is_row
+from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs, Parents
 from services.errors import UserError as ServiceError
 from services.errors import UserErrorCode as ServiceErrorCode
 from services.errors import UserErrors
@@ -61,9 +61,9 @@ def field(resolver: BatchResolver, description: str, **options: Any) -> Any:
 
     @functools.wraps(resolver)
     async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
-        return await info.context.batch(resolver, info, arguments).load(self)
+        return await _answered(self, resolver, info, arguments)
 
-    return _strawberry_field(resolve, parameters, description, options)
+    return _batch_field(resolve, parameters, description, options)
 
 
 def connection(
@@ -79,12 +79,20 @@ def connection(
     @functools.wraps(resolver)
     async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
         arguments["page"] = PageArgs(**{name: arguments.pop(name) for name in _PAGE_NAMES})
-        return await info.context.batch(resolver, info, arguments).load(self)
+        return await _answered(self, resolver, info, arguments)
 
-    return _strawberry_field(resolve, [*_PAGE_PARAMETERS, *extra], description, options)
+    return _batch_field(resolve, [*_PAGE_PARAMETERS, *extra], description, options)
 
 
-def _strawberry_field(
+async def _answered(
+    parent: Any, resolver: BatchResolver, info: Info, arguments: dict[str, Any]
+) -> Any:
+    if isinstance(parent, Parents):
+        return await resolver(parent.rows, info, **arguments)
+    return await info.context.batch(resolver, info, arguments).load(parent)
+
+
+def _batch_field(
     resolve: Callable[..., Any],
     parameters: list[inspect.Parameter],
     description: str,
@@ -98,6 +106,8 @@ def _strawberry_field(
     resolve.__signature__ = inspect.Signature([*own, *keyword])  # type: ignore[attr-defined]
     # The class annotation gives the field's type; a resolver speaks of rows, not of types.
     resolve.__annotations__ = {"info": Info} | {p.name: p.annotation for p in parameters}
+    resolve.is_batch = True  # type: ignore[attr-defined]
+    # Which columns of parents and rows it reads, if it says so; see `resolvers.base.reads`.
     return strawberry.field(resolver=resolve, description=description, **options)
 
 
@@ -134,9 +144,8 @@ class Node:
             cls.row = row
             ROW_TYPES[row] = cls
             NODE_RECORDS.add(row)
-            kinds = (row, row.Row)
             cls.is_type_of = classmethod(  # type: ignore[attr-defined]
-                lambda _, value, info: isinstance(value, (*kinds, _))
+                lambda own, value, info: is_row(value, row) or isinstance(value, (row, own))
             )
 
 

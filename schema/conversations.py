@@ -10,6 +10,7 @@ from strawberry.scalars import JSON
 
 from models import conversations as tables
 from models import states
+from models.base import is_row
 from resolvers import conversations, language, presence
 from resolvers.base import Info, Order, PageArgs
 from schema.accounts import User
@@ -130,7 +131,7 @@ class MessageError:
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
         """A failed message is its own error."""
-        return isinstance(value, tables.Message.Row)
+        return is_row(value, tables.Message)
 
 
 @strawberry.type(description="What an answer was made from.")

@@ -4,6 +4,7 @@ import strawberry
 
 from models import language as tables
 from models import states
+from models.base import is_row
 from schema.base import attr, described_enum
 
 SentimentLabel = states.SentimentLabel
@@ -27,7 +28,7 @@ class Sentiment:
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
         """A row of sentiments stands for it."""
-        return isinstance(value, tables.MessageSentiment.Row)
+        return is_row(value, tables.MessageSentiment)
 
 
 @strawberry.type(description="Something a message asks for or does, as software read it.")
@@ -42,7 +43,7 @@ class Intent:
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
         """A row of intents stands for it."""
-        return isinstance(value, tables.MessageIntent.Row)
+        return is_row(value, tables.MessageIntent)
 
 
 @strawberry.type(description="A thing named in a message's text.")
@@ -66,4 +67,4 @@ class Entity:
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
         """A row of entities stands for it."""
-        return isinstance(value, tables.MessageEntity.Row)
+        return is_row(value, tables.MessageEntity)

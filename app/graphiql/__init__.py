@@ -51,6 +51,21 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
     )
 )
 
+_SESSION = "session { token refreshToken expiresAt } errors { code message path }"
+# What the page signs in with, letter by letter as in src/session.ts.
+DOCUMENTS: Final = (
+    "mutation SignIn($login: String!, $password: String!) {\n"
+    "  sessionCreate(input: {login: $login, password: $password}) "
+    f"{{ user {{ id username }} {_SESSION} }}\n}}",
+    "mutation Register($username: String!, $email: String!, $password: String!) {\n"
+    "  userRegister(input: {username: $username, email: $email, password: $password}) {\n"
+    f"    user {{ id username }} {_SESSION}\n  }}\n}}",
+    "mutation Refresh($refreshToken: String!) {\n"
+    f"  sessionRefresh(refreshToken: $refreshToken) {{ {_SESSION} }}\n}}",
+    "mutation SignOut { sessionRevoke { errors { code message path } } }",
+    "query Viewer { viewer { id username } }",
+)
+
 # Headers to send with the page. The page names hashed files, so it is asked for anew every time.
 HEADERS: Final[Mapping[str, str]] = {
     "content-security-policy": CONTENT_SECURITY_POLICY,

@@ -1,11 +1,13 @@
-"""How many objects an operation may ask for, told from its document and variables before it runs.
+"""What an operation may ask for, told from its document and variables before it runs.
 
 Pages multiply along a path: three connections of 100 inside one another are a million objects, in a
 document of a hundred characters. The estimate is an upper bound but for lists of unknown length.
+Points are objects, and more for what is dear beyond its objects: searches, models, passwords.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 from graphql import (
@@ -29,10 +31,30 @@ from graphql import (
     type_from_ast,
 )
 
+from schema.execution.documents import ParsedDocument
 from schema.execution.limits import Limits
 
 _OBJECT = 10
 """Weight of an object; a plain value weighs 1, for it costs about a tenth to resolve and encode."""
+
+_KNOWN = 64
+"""Costs remembered of an operation, one for each choice of page sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The most an operation (for a subscription: each event) asks for."""
+
+    objects: int
+    points: int
+
+
+@dataclass(slots=True)
+class _Costs:
+    """What an operation costs by the values of the variables that sizes are taken from."""
+
+    variables: tuple[str, ...]
+    known: dict[tuple[Any, ...], Cost] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +63,45 @@ class _Weight:
 
     once: int = 0
     per_item: int = 0
+
+
+def cost_of(
+    schema: GraphQLSchema,
+    document: ParsedDocument,
+    operation: OperationDefinitionNode,
+    variables: Mapping[str, Any],
+    limits: Limits,
+) -> Cost:
+    """Give what a valid operation asks for, ten plain values counting as one object.
+
+    Takes time linear in the document the first time, and then for other page sizes only. Fields
+    under `@skip` and `@include` count. Introspection has no objects, for its own limits bound it,
+    but points.
+    """
+    key = ("cost", operation.name.value if operation.name else None)
+    costs: _Costs | None = document.plans.get(key)
+    sizes = None if costs is None else _sizes(costs.variables, variables)
+    known = None if costs is None or sizes is None else costs.known.get(sizes)
+    if known is not None:
+        return known
+    root = schema.get_root_type(operation.operation)
+    if root is None:
+        return Cost(0, 1)
+    estimate = _Estimate(schema, document.fragments, variables, limits, {})
+    objects = -(-estimate.of(operation.selection_set, root).once // _OBJECT)
+    dear = _Estimate(schema, document.fragments, variables, limits, limits.dear)
+    points = max(1, -(-dear.of(operation.selection_set, root).once // _OBJECT))
+    cost = Cost(objects, points)
+    if costs is None:
+        costs = document.plans[key] = _Costs(tuple(sorted(estimate.read)))
+    if len(costs.known) < _KNOWN:
+        costs.known[_sizes(costs.variables, variables)] = cost
+    return cost
+
+
+def _sizes(names: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[Any, ...]:
+    values = (variables.get(name, "") for name in names)
+    return tuple(len(value) if isinstance(value, list) else value for value in values)
 
 
 def over_budget(objects: int, limits: Limits) -> str | None:
@@ -54,12 +115,8 @@ def over_budget(objects: int, limits: Limits) -> str | None:
     )
 
 
-class Estimate:
-    """Weights of selection sets, each fragment weighed once.
-
-    `has_asked` tells whether the variables made a difference, so that other values of them may
-    weigh more or less.
-    """
+class _Estimate:
+    """Weights of selection sets, each fragment weighed once."""
 
     def __init__(
         self,
@@ -67,27 +124,17 @@ class Estimate:
         fragments: Mapping[str, FragmentDefinitionNode],
         variables: Mapping[str, Any],
         limits: Limits,
+        dear: Mapping[str, int],
     ) -> None:
+        self.read: set[str] = set()
+        self._dear = dear
         self._schema = schema
         self._fragments = fragments
         self._variables = variables
         self._limits = limits
         self._weights: dict[str, _Weight] = {}
-        self.has_asked = False
-
-    def objects(self, operation: OperationDefinitionNode) -> int:
-        """Give the most objects a valid operation asks for, ten plain values counting as one.
-
-        Takes time linear in the document. Fields under `@skip` and `@include` count.
-        Introspection does not: its own limits bound it.
-        """
-        root = self._schema.get_root_type(operation.operation)
-        if root is None:
-            return 0
-        return -(-self.of(operation.selection_set, root).once // _OBJECT)
 
     def of(self, node: SelectionSetNode, parent: GraphQLCompositeType) -> _Weight:
-        """Give the weight of a selection set."""
         once = per_item = 0
         for selection in node.selections:
             match selection:
@@ -116,23 +163,25 @@ class Estimate:
     def _field(self, node: FieldNode, parent: GraphQLCompositeType) -> _Weight:
         name = node.name.value
         if name.startswith("__"):
-            return _Weight(1 if name == "__typename" else 0)
+            return _Weight(1 if name == "__typename" else self._dear.get(name, 0) * _OBJECT)
         # A valid document selects no fields of unions.
         field: GraphQLField = parent.fields[name]  # type: ignore[union-attr]
         named = get_named_type(field.type)
         is_list = is_list_type(getattr(field.type, "of_type", field.type)) or is_list_type(
             field.type
         )
+        place = f"{parent.name}.{name}"
+        dear = self._dear.get(place, 0) * _OBJECT
         weight = _Weight(1)
         if node.selection_set and is_composite_type(named):
             below = self.of(node.selection_set, named)  # type: ignore[arg-type]
             page = self._page(node, field) if below.per_item else 0
             weight = _Weight(_OBJECT + below.once + page * below.per_item)
         if not is_list:
-            return weight
+            return _Weight(weight.once + dear, weight.per_item)
         if parent.name.endswith("Connection"):
-            return _Weight(0, weight.once)
-        return _Weight(weight.once * self._length(node, field, f"{parent.name}.{name}"))
+            return _Weight(dear, weight.once)
+        return _Weight(dear + weight.once * self._length(node, field, place))
 
     def _page(self, node: FieldNode, field: GraphQLField) -> int:
         """Give the size of the page a connection is asked for."""
@@ -168,7 +217,7 @@ class Estimate:
     def _value(self, node: ValueNode, default: Any) -> Any:
         match node:
             case VariableNode():
-                self.has_asked = True
+                self.read.add(node.name.value)
                 return self._variables.get(node.name.value, default)
             case IntValueNode():
                 return int(node.value)

@@ -30,6 +30,13 @@ _REFUSAL_CHARS = 4000
 """Invalid documents remembered, and characters the messages of each may have."""
 
 
+_INCREMENTAL = ("Unknown directive '@defer'.", "Unknown directive '@stream'.")
+_ADVICE = (
+    "Answers are not delivered in pieces here. Leave the directive out; ask for what takes long in "
+    "an operation of its own, or follow it by a subscription."
+)
+
+
 @dataclass(slots=True, eq=False)
 class ParsedDocument:
     """A valid document. `plans` holds what executors derive from it, by their own keys."""
@@ -50,20 +57,19 @@ class ParsedDocument:
         return found
 
     def operation(self, name: str | None) -> OperationDefinitionNode | GraphQLError:
-        """Give the operation to execute, or why there is none."""
+        """Give the operation to execute, or why there is none, in graphql-core's words."""
         if not name:
             if len(self.operations) == 1:
                 return self.operations[0]
             return GraphQLError(
-                "The document has no operation."
+                "Must provide an operation."
                 if not self.operations
-                else "The document has several operations: "
-                "say which one to run with `operationName`."
+                else "Must provide operation name if query contains multiple operations."
             )
         for operation in self.operations:
             if operation.name and operation.name.value == name:
                 return operation
-        return GraphQLError(f"The document has no operation named {name[:100]!r}.")
+        return GraphQLError(f"Unknown operation named '{name[:1000]}'.")
 
 
 class DocumentCache:
@@ -124,6 +130,16 @@ class DocumentCache:
             return
         self._documents[document.text] = document
         self.size_bytes += document.size_bytes
+        self._make_room()
+
+    def grew(self, document: ParsedDocument, size_bytes: int) -> None:
+        """Count what an executor has derived from a document and keeps in its `plans`."""
+        document.size_bytes += size_bytes
+        if self._documents.get(document.text) is document:
+            self.size_bytes += size_bytes
+            self._make_room()
+
+    def _make_room(self) -> None:
         while self.size_bytes > self._max_bytes:
             _, dropped = self._documents.popitem(last=False)
             self.size_bytes -= dropped.size_bytes
@@ -195,4 +211,6 @@ def _explained(error: GraphQLError) -> GraphQLError:
             "The introspection nests lists of fields, arguments or types too deeply. "
             "Use the standard introspection query, or select fewer levels."
         )
+    if error.message in _INCREMENTAL:
+        return GraphQLError(error.message, error.nodes, extensions={"advice": _ADVICE})
     return error

@@ -39,7 +39,7 @@ from graphql.execution.collect_fields import collect_fields
 from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
-from schema.execution.cost import Estimate, over_budget
+from schema.execution.cost import cost_of, over_budget
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
@@ -49,8 +49,10 @@ from schema.execution.errors import (
     request_failure,
 )
 from schema.execution.feeds import Feeds, Subscription
+from schema.execution.levels import Run, Settled
 from schema.execution.limits import Limits, check_text
 from schema.execution.live import Live
+from schema.execution.plan import NotCoveredError, Plan, Planner, conditions
 from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
 from schema.execution.roots import ArgumentsError, Root, Texts
@@ -58,6 +60,8 @@ from schema.execution.selections import Selections
 from schema.execution.stream import Stream
 
 logger = logging.getLogger(__name__)
+_PLANS = 32
+"""Plans a document keeps: one for each choice of what `@skip` and `@include` leave."""
 
 Admit = Callable[["Prepared", Any], Awaitable[None]]
 
@@ -66,13 +70,15 @@ Admit = Callable[["Prepared", Any], Awaitable[None]]
 class Prepared:
     """An operation ready to run: a valid document, the chosen operation, coerced variables.
 
-    `objects` is the most objects it (for a subscription: each event) asks for.
+    `objects` is the most objects it (for a subscription: each event) asks for, `points` what it
+    costs.
     """
 
     document: ParsedDocument
     operation: OperationDefinitionNode
     variables: dict[str, Any]
     objects: int = 0
+    points: int = 1
 
     @property
     def type(self) -> str:
@@ -104,8 +110,12 @@ class Engine:
         limits: Limits | None = None,
         cache_bytes: int = 16 * 1024 * 1024,
         admit: Admit | None = None,
+        is_compiling: bool = True,
     ) -> None:
         self.schema = schema
+        self._is_compiling = is_compiling
+        # How often operations and events ran on which executor; why, where it was graphql-core.
+        self.executed: Counter[tuple[str, str]] = Counter()
         self.limits = limits or Limits()
         self.documents = DocumentCache(schema, self.limits, cache_bytes)
         self.feeds = Feeds()
@@ -160,11 +170,11 @@ class Engine:
         coerced = self._coerced(document, operation, variables)
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")
-        objects = self._objects(document, operation, coerced)
-        too_many = over_budget(objects, self.limits)
+        cost = cost_of(self.schema, document, operation, coerced, self.limits)
+        too_many = over_budget(cost.objects, self.limits)
         if too_many:
             return [failure("LIMIT", too_many)]
-        return Prepared(document, operation, coerced, objects)
+        return Prepared(document, operation, coerced, cost.objects, cost.points)
 
     def _coerced(
         self, document: ParsedDocument, operation: OperationDefinitionNode, given: dict[str, Any]
@@ -176,23 +186,8 @@ class Engine:
         if values is not None:
             return values
         return get_variable_values(
-            self.schema, operation.variable_definitions, given, max_errors=20
+            self.schema, operation.variable_definitions, given, max_errors=50
         )
-
-    def _objects(
-        self,
-        document: ParsedDocument,
-        operation: OperationDefinitionNode,
-        variables: dict[str, Any],
-    ) -> int:
-        key = ("objects", operation.name.value if operation.name else None)
-        known: int | None = document.plans.get(key)
-        if known is None:
-            estimate = Estimate(self.schema, document.fragments, variables, self.limits)
-            known = estimate.objects(operation)
-            if not estimate.has_asked:
-                document.plans[key] = known
-        return known
 
     async def execute(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
@@ -206,7 +201,9 @@ class Engine:
             return refusal
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                return await self._run(_execution(self.schema, prepared, context, None), context)
+                return await self._run(
+                    prepared, _execution(self.schema, prepared, context, None), context
+                )
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -279,7 +276,7 @@ class Engine:
 
     async def _execute_event(self, prepared: Prepared, context: Any, event: Any) -> Result:
         context.begin_event()
-        return await self._run(_execution(self.schema, prepared, context, event), context)
+        return await self._run(prepared, _execution(self.schema, prepared, context, event), context)
 
     async def _events(
         self,
@@ -305,7 +302,7 @@ class Engine:
                 execution = _execution(self.schema, prepared, context, payload)
                 # Collected once: the selections of an operation do not change between events.
                 execution._subfields_cache = first._subfields_cache
-                result = await self._run(execution, context)
+                result = await self._run(prepared, execution, context)
                 result.cursor = getattr(payload, "cursor", None)
                 if end_event is not None:
                     # Before the event is sent: a slow reader must not hold what it was read with.
@@ -328,20 +325,66 @@ class Engine:
             return Result.refused([failed], _extensions(context))
         return None
 
-    async def _run(self, execution: ExecutionContext, context: Any) -> Result:
-        collected = execution.collected_errors
-        try:
-            data = execution.execute_operation(execution.operation, execution.root_value)
-            if inspect.isawaitable(data):
-                data = await data
-        except GraphQLError as error:
-            # A non-null field of the root failed: the whole of `data` is null.
-            collected.add(error, None)
-            data = None
-        if not collected.errors:
+    async def _run(self, prepared: Prepared, execution: ExecutionContext, context: Any) -> Result:
+        plan = self.plan(prepared)
+        if isinstance(plan, Plan):
+            self.executed[prepared.type, ""] += 1
+            data, errors = await Run(plan, execution).answer()
+        else:
+            self.executed[prepared.type, plan] += 1
+            data, errors = await _interpreted(execution)
+        if not errors:
             return Result(data, (), _extensions(context))
-        ordered = execution.build_response(None, collected.errors).errors
+        ordered = execution.build_response(None, errors).errors
         return Result(data, execution_failures(ordered, _request_id(context)), _extensions(context))
+
+    def plan(self, prepared: Prepared) -> Plan | str:
+        """Give the plan of an operation, made once; or a word for why it has none."""
+        if not self._is_compiling:
+            return "turned off"
+        if prepared.type == "mutation":
+            return "mutation"
+        document = prepared.document
+        names = document.plans.get(("conditions", prepared.name))
+        if names is None:
+            names = conditions(prepared.operation, document.fragments)
+            document.plans["conditions", prepared.name] = names
+        chosen = {name: prepared.variables[name] for name in names if name in prepared.variables}
+        key = ("plan", prepared.name, tuple(chosen.values()))
+        plan = document.plans.get(key)
+        if plan is None:
+            plan = self._new_plan(prepared, chosen)
+            if len(document.plans) > _PLANS:
+                # Conditions in every combination: what is made for them all is not kept.
+                return plan
+            document.plans[key] = plan
+            if isinstance(plan, Plan):
+                self.documents.grew(document, plan.size_bytes)
+        return plan  # type: ignore[no-any-return]
+
+    def _new_plan(self, prepared: Prepared, chosen: dict[str, Any]) -> Plan | str:
+        try:
+            planner = Planner(self.schema, prepared.document.fragments, chosen)
+            return planner.plan(prepared.operation)
+        except NotCoveredError as reason:
+            return str(reason)
+        except (GraphQLError, RecursionError):
+            # graphql-core says what is wrong.
+            return "invalid"
+
+
+async def _interpreted(execution: ExecutionContext) -> Settled:
+    """Run an operation on graphql-core."""
+    collected = execution.collected_errors
+    try:
+        data = execution.execute_operation(execution.operation, execution.root_value)
+        if inspect.isawaitable(data):
+            data = await data
+    except GraphQLError as error:
+        # A non-null field of the root failed: the whole of `data` is null.
+        collected.add(error, None)
+        data = None
+    return data, collected.errors
 
 
 def _execution(

@@ -24,6 +24,35 @@ _LIST_SIZES = {
 }
 """Lists without pages that may well be longer than `Limits.list_size`."""
 
+_DEAR = {
+    "__schema": 500,
+    "__type": 20,
+    "Mutation.memoryCreate": 10,
+    "Mutation.memoryUpdate": 10,
+    "Mutation.messageRetry": 100,
+    "Mutation.messageSend": 100,
+    "Mutation.planExecute": 50,
+    "Mutation.sandboxCreate": 100,
+    "Mutation.sandboxExecute": 50,
+    "Mutation.sandboxFileUpload": 20,
+    "Mutation.sandboxFileWrite": 10,
+    "Mutation.sandboxResume": 50,
+    "Mutation.sandboxSnapshot": 100,
+    "Mutation.sandboxStart": 100,
+    "Mutation.sandboxTemplateCreate": 200,
+    "Mutation.sandboxTemplateUpdate": 200,
+    "Mutation.sessionCreate": 50,
+    "Mutation.userChangePassword": 50,
+    "Mutation.userRegister": 50,
+    "Query.memorySearch": 50,
+    "Query.sandboxFile": 10,
+    "Sandbox.files": 10,
+    "Sandbox.processes": 10,
+    "SandboxFile.content": 10,
+}
+"""Points of fields that cost more than their objects: they search, hash passwords, ask a model, or
+ask the host of a sandbox. About a point for each tenth of a millisecond."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -61,6 +90,8 @@ class Limits:
     """Items a list without pages is thought to have."""
     list_sizes: Mapping[str, int] = field(default_factory=lambda: _LIST_SIZES)
     """Items of such lists by `Type.field`, where it is known better."""
+    dear: Mapping[str, int] = field(default_factory=lambda: _DEAR)
+    """Points a field costs beyond its objects, by `Type.field`; introspection by its bare name."""
 
 
 @dataclass(slots=True)

@@ -70,6 +70,18 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What was spent in a window that ends in `left_s` seconds, what was just asked for included.
+
+    `is_granted` is False when the limit would have been passed, and nothing was added.
+    """
+
+    total: int
+    left_s: float
+    is_granted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What a bus did in this process since it was started, and what it holds now.
 
@@ -220,6 +232,13 @@ class Bus(Protocol):
 
         The window begins with the first hit. For throttles and limits shared by all processes;
         counts do not survive the bus (a restart of the process, or of Redis without its data).
+        """
+
+    async def spend(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent:
+        """Spend `amount` of the `limit` that `name` has in a fixed window of `window_s` seconds.
+
+        Nothing is spent where the limit would be passed. The window begins with the first amount;
+        an amount of 0 looks without spending. In one step, for limits shared by all processes.
         """
 
     async def forget(self, name: str) -> None:

@@ -14,11 +14,13 @@ from services.events.base import (
     Log,
     News,
     NodeUnavailableError,
+    Spent,
     Stats,
 )
 from services.events.calls import Handlers
 from services.events.hub import NEWS_OVERHEAD_BYTES, Hub, HubTap, decode, encode
 from services.events.store import Retention, Store
+from services.events.windows import Windows
 from services.events.writer import Writer
 
 _DISK_TIMEOUT_S = 15.0
@@ -114,28 +116,6 @@ class _Rings:
         self._bytes = 0
 
 
-class _Counts:
-    """Hits in fixed windows. Windows that ended are dropped as the table doubles."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[float, int]] = {}
-        self._clean_at = 1_024
-
-    def hit(self, name: str, window_s: float) -> int:
-        now = time.monotonic()
-        ends_at, hits = self._counts.get(name, (0.0, 0))
-        if ends_at <= now:
-            ends_at, hits = now + window_s, 0
-        self._counts[name] = (ends_at, hits + 1)
-        if len(self._counts) > self._clean_at:
-            self._counts = {key: value for key, value in self._counts.items() if value[0] > now}
-            self._clean_at = max(1_024, 2 * len(self._counts))
-        return hits + 1
-
-    def forget(self, name: str) -> None:
-        self._counts.pop(name, None)
-
-
 class LocalBus:
     """The `Bus` of one process.
 
@@ -166,7 +146,8 @@ class LocalBus:
         self._hub = Hub()
         self._received = 0
         self._handlers = Handlers()
-        self._counts = _Counts()
+        self._counts = Windows()
+        self._budgets = Windows()
         self._members = presence.LocalMembers()
         retention = retention or Retention()
         self._rings = _Rings(
@@ -326,6 +307,11 @@ class LocalBus:
         """Count one hit on `name` in a window of `window_s` seconds that its first hit began."""
         self._require_running()
         return self._counts.hit(name, window_s)
+
+    async def spend(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent:
+        """Spend `amount` of a limit in a window of `window_s` seconds that its first use began."""
+        self._require_running()
+        return self._budgets.spend(name, amount, limit, window_s)
 
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""

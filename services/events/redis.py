@@ -20,13 +20,14 @@ from services.events.base import (
     Log,
     News,
     NodeUnavailableError,
+    Spent,
     Stats,
 )
 from services.events.calls import Handlers, Reply, TaskSet
 from services.events.hub import Hub, HubTap, decode, encode
 from services.events.lane import RUN_ID, Lane, RunId
 from services.events.liveness import Liveness, Pulse
-from services.events.scripts import APPEND, BEAT, COUNT, READ, Argument, Script
+from services.events.scripts import APPEND, BEAT, COUNT, READ, SPEND, Argument, Script
 from services.events.store import Retention
 from services.events.subscriber import Subscriber
 from services.events.wire import Wire
@@ -313,6 +314,15 @@ class RedisBus:
             self._commands, COUNT, [self._key("count", name)], _milliseconds(window_s)
         )
         return hits
+
+    async def spend(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent:
+        """Spend `amount` of a limit in a window of `window_s` seconds that its first use began."""
+        self._require_running()
+        key, window_ms = self._key("spent", name), _milliseconds(window_s)
+        is_granted, total, left_ms = await self._run(
+            self._commands, SPEND, [key], amount, limit, window_ms
+        )
+        return Spent(total, left_ms / 1000, is_granted=bool(is_granted))
 
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""

@@ -95,6 +95,21 @@ if hits == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return hits
 """)
 
+# KEYS: what was spent. ARGV: amount, limit, window ms. Gives whether it is granted, the total and
+# the milliseconds left.
+SPEND = Script("""
+local total = tonumber(redis.call('GET', KEYS[1]) or '0')
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then left = tonumber(ARGV[3]) end
+if total + ARGV[1] > tonumber(ARGV[2]) then return {0, total, left} end
+if tonumber(ARGV[1]) > 0 then
+  local before = total
+  total = redis.call('INCRBY', KEYS[1], ARGV[1])
+  if before == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+end
+return {1, total, left}
+""")
+
 # Who is present: a hash of data by member for each topic, and one sorted set of all members (named
 # topic NUL member) by the time their process must have said so again. Every process looks for
 # those whose time is over, of whatever topic, so that any one alive tells of them.

@@ -52,6 +52,8 @@ FULL: dict[str, dict[str, Any]] = {
         "input": {"currentPassword": "correct horse", "newPassword": "correct donkey"}
     },
     "userRolesSet": {"input": {"userId": "<User>", "roles": ["user"]}},
+    "rateLimitConfigSet": {"input": {"holderId": "<User>", "pointsPerMinute": 700_000}},
+    "rateLimitConfigDelete": {"id": "<RateLimitConfig>"},
     "conversationCreate": {"input": {"title": "Trees"}},
     "conversationUpdate": {"id": "<Conversation>", "input": {"title": "Trees", "status": "ACTIVE"}},
     "conversationDelete": {"id": "<Conversation>"},
@@ -187,6 +189,8 @@ FULL: dict[str, dict[str, Any]] = {
 # Who can do it at all; the others are told that before their input is looked at.
 ADMINS = {
     "userRolesSet",
+    "rateLimitConfigSet",
+    "rateLimitConfigDelete",
     "roleUpdate",
     "toolUpdate",
     "sandboxTemplateCreate",

@@ -1,5 +1,6 @@
 """The command line: help, one clear line for what cannot work, and each command's work."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.product import ROOT, Product
+from tests.product import ROOT, Client, Product
 
 
 def app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +29,7 @@ def app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 def test_help_names_every_command() -> None:
     result = app("--help")
     assert result.returncode == 0
-    for command in ("serve", "worker", "migrate", "seed", "doctor", "schema"):
+    for command in ("serve", "worker", "migrate", "seed", "doctor", "schema", "explain"):
         assert command in result.stdout
         assert app(command, "--help").returncode == 0
 
@@ -59,6 +60,23 @@ def test_a_bad_value_stops_the_start_with_one_line_that_names_it(
     assert f"NOOSPHERE_{name}" in line
     assert value in line
     assert expected in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_driver_that_is_not_installed_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text('import sys\nsys.modules["asyncmy"] = None\n')
+    result = app(
+        "serve",
+        PYTHONPATH=str(hidden),
+        NOOSPHERE_DATA_DIR=str(tmp_path / "data"),
+        NOOSPHERE_DATABASE_URL="mysql+asyncmy://somebody:secret@localhost/name",
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "NOOSPHERE_DATABASE_URL" in line
+    assert "`pip install asyncmy`" in line
     assert not (tmp_path / "data").exists()
 
 
@@ -139,3 +157,51 @@ def test_doctor_tells_what_works_here(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "database" in result.stdout
     assert "bubblewrap" in result.stdout
+
+
+async def test_explain_tells_plan_points_and_statements_beside_a_server(tmp_path: Path) -> None:
+    document = tmp_path / "list.graphql"
+    document.write_text(
+        "query List($n: Int) { conversations(first: $n) { nodes { id title "
+        "messages(last: 2) { nodes { id author { id username } } } } } }"
+    )
+    product = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off")
+    try:
+        product.start()
+        client = Client(product.url)
+        await client.register("asker")
+        await client.aclose()
+        told = await asyncio.to_thread(
+            app,
+            *("explain", str(document), "--variables", '{"n": 3}', "--as", "asker"),
+            NOOSPHERE_DATA_DIR=str(product.data_dir),
+        )
+    finally:
+        product.close()
+    assert told.returncode == 0, told.stderr
+    assert "executor plan" in told.stdout
+    assert "author (once for all, columns id username)" in told.stdout
+    # There is no conversation, so there are no messages to read.
+    assert "statements 1" in told.stdout
+    assert "FROM conversations" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("document", "arguments", "expected"),
+    [
+        ("{ nothing }", [], "Cannot query field"),
+        ("{ viewer { id } }", ["--variables", "{"], "no JSON"),
+        ("{ viewer { id } }", ["--variables", "[]"], "object of names"),
+        ("{ viewer { id } }", ["--as", "nobody"], "no such user"),
+        ("mutation { sessionRevoke { errors { code } } }", ["--as", "nobody"], "queries alone"),
+    ],
+)
+def test_explain_says_what_it_cannot_explain(
+    document: str, arguments: list[str], expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.graphql"
+    path.write_text(document)
+    told = app("explain", str(path), *arguments, NOOSPHERE_DATA_DIR=str(tmp_path / "data"))
+    assert told.returncode == 2
+    assert expected in told.stderr
+    assert told.stdout == ""

@@ -75,7 +75,10 @@ async def crowd(
         async with work(deps) as unit:
             own = {"User": owner.id, "Session": owner.viewer.session_id or ""}
             owned = [await belongings(unit, dict(own), shared, "own") for _ in range(PEOPLE)]
-        yield Crowd(Api(deps), admin, owner, people, owned, shared)
+        api = Api(deps)
+        # Statements are counted here.
+        api.core = None
+        yield Crowd(api, admin, owner, people, owned, shared)
 
 
 async def _people(deps: Deps, shared: Ids) -> list[Ids]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from services.events.base import Bus, BusUnavailableError, Json, Log, News
+from services.events.base import Bus, BusUnavailableError, Json, Log, News, Spent
 from services.events.hub import HubTap
 
 
@@ -85,6 +85,11 @@ class FaultyBus:
     async def expire(self, topic: str, ttl_s: float) -> None:
         self._require_answer()
         await self._bus.expire(topic, ttl_s)
+
+    async def spend(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent:
+        self._require_answer()
+        spent: Spent = await self._bus.spend(name, amount, limit=limit, window_s=window_s)
+        return spent
 
     async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
         self._require_answer()

@@ -135,6 +135,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     )
     | {"sandbox": LINK},
     "SandboxFinding": _plain("id path rule engine sha256 sizeBytes createdAt") | {"sandbox": PART},
+    "RateLimitConfig": _plain("id pointsPerMinute createdAt updatedAt")
+    | {"role": SHARED, "user": SHARED},
     "SandboxRemoval": _plain("id kind name reason node sandbox removedAt"),
     "SandboxWorkspace": _plain("id rootPath sizeBytes createdAt modifiedAt"),
     "SandboxResources": _plain(
@@ -203,6 +205,7 @@ STRUCTURES = {
     "SandboxTemplateResources",
     "SandboxQuota",
     "SandboxQuotaRule",
+    "RateLimit",
     "SandboxFile",
     "SandboxResourceUsage",
     "SandboxTerminal",
@@ -216,7 +219,7 @@ STRUCTURES = {
     "SandboxFilesReset",
 }
 # What only administrators see.
-ADMINS = {"SandboxRemoval"}
+ADMINS = {"RateLimitConfig", "SandboxRemoval"}
 # What every signed-in person sees.
 EVERYBODYS = {"Role", "Tool", "ToolParameter", "SandboxTemplate", "SandboxTemplateVersion"}
 
@@ -265,6 +268,9 @@ QUERIES: dict[str, Query] = {
     "sandboxSnapshots": Query("LIST", "SandboxSnapshot"),
     "sandboxExecution": Query("LOOKUP", "SandboxExecution"),
     "sandboxTemplates": Query("SHARED", "SandboxTemplate"),
+    "rateLimitConfigs": Query("ADMIN", "RateLimitConfig"),
+    # What is left of one's own budget: tested with what is spent.
+    "rateLimit": Query("BUDGET"),
     # Files are read from inside a running sandbox: tested with sandboxes.
     "sandboxFile": Query("FILE"),
 }
@@ -385,6 +391,13 @@ MUTATIONS: dict[str, Mutation] = {
         "userRolesSet", "User", {"userId": "<User>", "roles": ["user"]}, **_ADMINS
     ),
     "roleUpdate": _update("roleUpdate", "Role", {"description": "Somebody"}, **_ADMINS),
+    "rateLimitConfigSet": _by_input(
+        "rateLimitConfigSet",
+        "RateLimitConfig",
+        {"holderId": "<User>", "pointsPerMinute": 700_000},
+        **_ADMINS,
+    ),
+    "rateLimitConfigDelete": _by_id("rateLimitConfigDelete", "RateLimitConfig", **_ADMINS),
     "conversationCreate": _by_input(
         "conversationCreate", "Conversation", {"title": "Trees"}, **_WRITERS
     ),

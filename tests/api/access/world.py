@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from models.accounts import Role
+from models.accounts import RateLimitConfig, Role, User
 from models.base import new_id
 from models.conversations import Context, Conversation, Message, MessageToolCall
 from models.language import MessageEntity, MessageIntent, MessageSentiment
@@ -147,8 +147,13 @@ async def shared_ids(deps: Deps) -> Ids:
         unit.session.add(version)
         removal = SandboxRemoval(node_id="n", kind="container", name="c", reason="r")
         unit.session.add(removal)
+        role_id = await unit.session.scalar(select(Role.id).where(Role.name == "viewer"))
+        # Of both kinds at once, so that both its links are tried.
+        user_id = await unit.session.scalar(select(User.id).limit(1))
+        limit = RateLimitConfig(role_id=role_id, user_id=user_id, points_per_minute=500_000)
+        unit.session.add(limit)
         await unit.session.flush()
-        version_id, removal_id = version.id, removal.id
+        version_id, removal_id, limit_id = version.id, removal.id, limit.id
     async with deps.db.reading() as connection:
 
         async def first(column: Any) -> str:
@@ -161,6 +166,7 @@ async def shared_ids(deps: Deps) -> Ids:
             "SandboxTemplate": await first(SandboxTemplate.id),
             "SandboxTemplateVersion": version_id,
             "SandboxRemoval": removal_id,
+            "RateLimitConfig": limit_id,
         }
 
 

@@ -60,7 +60,7 @@ def test_operations_are_chosen_by_name() -> None:
     assert prepared(engine, both, "B").type == "mutation"
     error = refusal(engine, both, "C")
     assert error["extensions"]["code"] == "OPERATION_RESOLUTION_FAILURE"
-    assert error["message"] == "The document has no operation named 'C'."
+    assert error["message"] == "Unknown operation named 'C'."
     assert prepared(engine, "{ hello }", "").type == "query"
 
 

@@ -164,7 +164,8 @@ async def test_batches_are_refused_with_advice(server: Server) -> None:
 async def test_automatic_persisted_queries_are_declined_in_their_own_words(server: Server) -> None:
     async with server.client() as client:
         response = await client.post(
-            server.url, json={"extensions": {"persistedQuery": {"version": 1}}}
+            server.url,
+            json={"extensions": {"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}},
         )
     (error,) = response.json()["errors"]
     assert error["message"] == "PersistedQueryNotSupported"

@@ -1,0 +1,109 @@
+"""The body of a request, read within bounds, and the end of a client that leaves meanwhile."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from app.graphql_request import BadRequestError
+
+_DISCONNECT_PATIENCE_S = 0.05
+"""Quick queries end before it pays to watch their connection."""
+
+
+class ClientGoneError(Exception):
+    """Nobody is left to answer."""
+
+
+class Body:
+    """Reads bodies of at most `max_bytes` bytes that arrive within `timeout_s` seconds."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def json(self, headers: Headers, receive: Receive) -> Any:
+        """Give the body as JSON. Raises BadRequestError and ClientGoneError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._whole(headers, receive)
+        except TimeoutError:
+            raise BadRequestError("The body did not arrive in time.", status=408) from None
+        if not body:
+            raise BadRequestError("The body is empty: send JSON with the entry `query`.")
+        try:
+            # Refuses invalid UTF-8 and lone surrogates too, which no answer could carry.
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise BadRequestError(f"The body is not valid JSON: {error}.") from None
+
+    async def _whole(self, headers: Headers, receive: Receive) -> bytes:
+        announced = headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise self._too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large(self) -> BadRequestError:
+        return BadRequestError(
+            f"The body is larger than {self._max_bytes:,} bytes, which is the limit. Files of "
+            "sandboxes may have any size: PUT /sandboxes/{id}/files/{path}.",
+            status=413,
+            code="LIMIT",
+        )
+
+
+class CancelOnDisconnect:
+    """Cancels the block when the client disconnects, raising ClientGoneError.
+
+    Starts watching after a moment only, so that quick queries cost no task.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = asyncio.timeout(None)
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._start = self._loop.call_later(_DISCONNECT_PATIENCE_S, self._begin)
+        await self._gone.__aenter__()
+        return self
+
+    def _begin(self) -> None:
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone.reschedule(self._loop.time())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._start.cancel()
+        try:
+            await self._gone.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise ClientGoneError from None
+        finally:
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.gather(self._watcher, return_exceptions=True)

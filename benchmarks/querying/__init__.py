@@ -1,0 +1,1 @@
+"""What `benchmarks.queries` is made of: data, databases, servers, operations and the report."""

@@ -1,0 +1,348 @@
+"""Reading rows for resolvers: access rule applied, answers in order, one statement for all keys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    UnaryExpression,
+    and_,
+    bindparam,
+    or_,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import InstrumentedAttribute
+
+from models.base import Id, Record, partial_row
+from models.statements import Statement, fetch
+from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
+from services import access
+
+if TYPE_CHECKING:
+    from resolvers.base import Context
+
+R = TypeVar("R", bound=Record)
+# SQLite refuses compound selects of more than 500 parts.
+_UNION_PARTS = 200
+# Statements kept; there are about as many shapes as fields of the graph.
+_STATEMENTS = 2_000
+_BY_ID = Order()
+Build = Callable[[Select[Any]], Select[Any]]
+
+
+class Loads:
+    """The ways resolvers read rows: every one applies the access rule and answers in order.
+
+    A statement is put together and compiled once for each shape: table, keys, conditions, order,
+    and what the viewer's roles permit. Values are parameters, the viewer's id among them.
+    """
+
+    def __init__(
+        self,
+        context: "Context",
+        record: type[Record] | None = None,
+        columns: frozenset[str] = frozenset(),
+    ) -> None:
+        """Of `record`, if there is one, load `columns` alone, and those a load itself needs."""
+        self._context = context
+        self._record = record
+        self._columns = columns
+
+    async def rows(self, record: type[R], *where: ColumnElement[bool], limit: int) -> Sequence[R]:
+        """Give the visible rows that fulfil the conditions, by id."""
+        statement, values = self._statement(
+            record,
+            ("rows",),
+            where,
+            lambda s: s.order_by(record.id).limit(bindparam("limit", type_=Integer)),  # type: ignore[attr-defined]
+        )
+        return await self._run(record, statement, [values | {"limit": limit}])
+
+    async def one(
+        self,
+        record: type[R],
+        column: InstrumentedAttribute[Any],
+        keys: Sequence[Any],
+        *where: ColumnElement[bool],
+    ) -> list[R | None]:
+        """Give for each key the visible row whose unique `column` has it, or None."""
+        wanted = list(dict.fromkeys(key for key in keys if key is not None))
+        if not wanted:
+            return [None] * len(keys)
+        statement, values = self._statement(
+            record,
+            ("one", column.key),
+            where,
+            lambda s: s.where(column.in_(_keys(column))),
+            needs=(column.key,),
+        )
+        name = column.key
+        rows = await self._run(record, statement, [values | {"keys": wanted}])
+        found = {getattr(row, name): row for row in rows}
+        return [found.get(key) for key in keys]
+
+    async def many(
+        self,
+        record: type[R],
+        column: InstrumentedAttribute[Any],
+        keys: Sequence[Any],
+        *,
+        order_by: Any = None,
+        where: Sequence[ColumnElement[bool]] = (),
+    ) -> list[list[R]]:
+        """Give for each key all visible rows of it: only for lists that are small by nature."""
+        if not keys:
+            return []
+        order = _ordering(record, order_by)
+        statement, values = self._statement(
+            record,
+            ("many", column.key, order),
+            where,
+            lambda s: s.where(column.in_(_keys(column))).order_by(*_ordered(record, order_by)),
+            needs=(column.key,),
+        )
+        grouped: dict[Any, list[R]] = {key: [] for key in keys}
+        for row in await self._run(record, statement, [values | {"keys": list(grouped)}]):
+            grouped[getattr(row, column.key)].append(row)
+        return [grouped[key] for key in keys]
+
+    async def through(
+        self,
+        record: type[R],
+        link_from: InstrumentedAttribute[Any],
+        link_to: InstrumentedAttribute[Any],
+        keys: Sequence[Any],
+        *,
+        order_by: Any = None,
+        where: Sequence[ColumnElement[bool]] = (),
+    ) -> list[list[R]]:
+        """Give for each key the visible rows a link table leads to, in one joined statement.
+
+        The link is `link_from` (matched with the keys) to `link_to` (the id of `record`).
+        """
+        if not keys:
+            return []
+        link = cast("type[Record]", link_from.class_)
+        order = _ordering(record, order_by)
+        statement, values = self._statement(
+            record,
+            ("through", link.__name__, link_from.key, link_to.key, order),
+            where,
+            lambda s: (
+                s.add_columns(link_from)
+                .join_from(link, record, link_to == record.id)  # type: ignore[attr-defined]
+                .where(
+                    link_from.in_(_keys(link_from)), access.visible(link, _symbolic(self._context))
+                )
+                .order_by(*_ordered(record, order_by))
+            ),
+            is_linked=True,
+        )
+        grouped: dict[Any, list[R]] = {key: [] for key in keys}
+        make = partial_row(record, self._names(record))._make  # type: ignore[attr-defined]
+        for *cells, key in await self._fetch(statement, [values | {"keys": list(grouped)}]):
+            grouped[key].append(make(cells))
+        return [grouped[key] for key in keys]
+
+    async def page(
+        self,
+        record: type[R],
+        column: InstrumentedAttribute[Any],
+        keys: Sequence[Any],
+        page: PageArgs,
+        *,
+        order: Order = _BY_ID,
+        where: Sequence[ColumnElement[bool]] = (),
+    ) -> list[Page[R]]:
+        """Give for each key one page of its visible rows.
+
+        One statement for all keys: a UNION ALL of limited selects, cheaper than ROW_NUMBER.
+        """
+        statement, values = self._paged(record, page, order, where, column)
+        unique = list(dict.fromkeys(keys))
+        grouped: dict[Any, list[R]] = {key: [] for key in unique}
+        for start in range(0, len(unique), _UNION_PARTS):
+            parts = [values | {"key": key} for key in unique[start : start + _UNION_PARTS]]
+            for row in await self._run(record, statement, parts):
+                grouped[getattr(row, column.key)].append(row)
+        return [_page(grouped[key], page, order) for key in keys]
+
+    async def list(
+        self,
+        record: type[R],
+        page: PageArgs,
+        *,
+        order: Order = _BY_ID,
+        where: Sequence[ColumnElement[bool]] = (),
+    ) -> Page[R]:
+        """Give one page of all visible rows of a table."""
+        statement, values = self._paged(record, page, order, where, None)
+        return _page(await self._run(record, statement, [values]), page, order)
+
+    def _paged(
+        self,
+        record: type[R],
+        page: PageArgs,
+        order: Order,
+        where: Sequence[ColumnElement[bool]],
+        column: InstrumentedAttribute[Any] | None,
+    ) -> tuple[Statement, dict[str, Any]]:
+        is_descending = order.is_descending != page.is_backward
+        columns = [getattr(record, name) for name in order.names]
+        bounds = (
+            ("after", page.after, order.is_descending),
+            ("before", page.before, not order.is_descending),
+        )
+        given = [(name, text, is_upper) for name, text, is_upper in bounds if text is not None]
+
+        def build(statement: Select[Any]) -> Select[Any]:
+            for name, _, is_upper in given:
+                statement = statement.where(_beyond(columns, name, is_below=is_upper))
+            if column is not None:
+                statement = statement.where(column == bindparam("key", type_=column.type))
+            return statement.order_by(
+                *(c.desc() if is_descending else c.asc() for c in columns)
+            ).limit(bindparam("limit", type_=Integer))
+
+        key = None if column is None else column.key
+        shape = ("page", key, order, page.is_backward, *(name for name, _, _ in given))
+        needs = order.names if key is None else (key, *order.names)
+        statement, values = self._statement(record, shape, where, build, needs=needs)
+        for name, text, _ in given:
+            cells = decode_cursor(text, len(columns))
+            values |= {
+                f"{name}_{index}": typed(c, cell)
+                for index, (c, cell) in enumerate(zip(columns, cells, strict=True))
+            }
+        return statement, values | {"limit": page.size + 1}
+
+    def _statement(
+        self,
+        record: type[Record],
+        shape: tuple[Any, ...],
+        where: Sequence[ColumnElement[bool]],
+        build: Build,
+        *,
+        needs: Sequence[str] = (),
+        is_linked: bool = False,
+    ) -> tuple[Statement, dict[str, Any]]:
+        """Give the statement of a shape, compiled the first time, and the values of this run."""
+        context = self._context
+        viewer = context.viewer
+        conditions = [cast("Any", condition._generate_cache_key()) for condition in where]
+        names = self._names(record, *needs)
+        key = (
+            record,
+            names,
+            shape,
+            viewer.is_authenticated,
+            viewer.roles,
+            viewer.permissions,
+            tuple(condition.key for condition in conditions),
+        )
+        statements = cast(
+            "dict[Any, tuple[Statement, list[list[str | None]]]]",
+            context.deps.caches.setdefault("statements", {}),
+        )
+        known = statements.get(key)
+        if known is None:
+            visible = access.visible(record, _symbolic(context))
+            columns = [getattr(record, name) for name in names]
+            chosen = build(select(*columns).where(visible, *where))
+            row = tuple if is_linked else partial_row(record, names)
+            statement = Statement(chosen, context.deps.db.engine.dialect, row)
+            binds = [[statement.name_of(bind) for bind in c.bindparams] for c in conditions]
+            if len(statements) >= _STATEMENTS:
+                statements.clear()
+            known = statements[key] = statement, binds
+        values: dict[str, Any] = {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
+        for names_, condition in zip(known[1], conditions, strict=True):
+            values |= {
+                name: bind.effective_value
+                for name, bind in zip(names_, condition.bindparams, strict=True)
+                if name is not None
+            }
+        return known[0], values
+
+    def _names(self, record: type[Record], *needs: str) -> tuple[str, ...]:
+        """Name the columns to load of a table, in their order."""
+        every: tuple[str, ...] = record.Row._fields  # type: ignore[attr-defined]
+        if record is not self._record:
+            return every
+        return tuple(
+            name for name in every if name == "id" or name in self._columns or name in needs
+        )
+
+    async def _run(
+        self, record: type[R], statement: Statement, parts: Sequence[Mapping[str, Any]]
+    ) -> Sequence[R]:
+        return await self._fetch(statement, parts)
+
+    async def _fetch(
+        self, statement: Statement, parts: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Any]:
+        text, values = statement.together(parts)
+        try:
+            return await self._ask(statement, text, values)
+        except DBAPIError as error:
+            if not error.connection_invalidated or self._context.is_pinned:
+                raise
+            # It had been closed while nobody used it; what only reads may be asked again.
+            return await self._ask(statement, text, values)
+
+    async def _ask(self, statement: Statement, text: str, values: Sequence[Any]) -> Sequence[Any]:
+        async with self._context.connection() as connection:
+            return statement.make(await fetch(connection, text, values))
+
+
+def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:
+    has_more, rows = len(found) > page.size, list(found[: page.size])
+    if page.is_backward:
+        rows.reverse()
+        return Page(rows, order, page.before is not None, has_more)
+    return Page(rows, order, has_more, page.after is not None)
+
+
+def _beyond(columns: Sequence[Any], name: str, *, is_below: bool) -> ColumnElement[bool]:
+    """Keyset condition: rows after the cursor's in the order of `columns`."""
+    bounds = [
+        bindparam(f"{name}_{index}", type_=column.type) for index, column in enumerate(columns)
+    ]
+    conditions = []
+    for index, column in enumerate(columns):
+        equal = [columns[i] == bounds[i] for i in range(index)]
+        step = column < bounds[index] if is_below else column > bounds[index]
+        conditions.append(and_(*equal, step))
+    return or_(*conditions)
+
+
+def _symbolic(context: "Context") -> Any:
+    """Give the viewer with parameters in the place of ids, for rules that are compiled once."""
+    viewer = context.viewer
+    if not viewer.is_authenticated:
+        return viewer
+    return replace(
+        viewer,
+        user_id=cast("str", bindparam("viewer_id", type_=Id)),
+        session_id=cast("str", bindparam("viewer_session", type_=Id)),
+    )
+
+
+def _keys(column: InstrumentedAttribute[Any]) -> Any:
+    return bindparam("keys", type_=column.type, expanding=True)
+
+
+def _ordered(record: type[Record], order_by: Any) -> tuple[Any, ...]:
+    return (record.id if order_by is None else order_by,)  # type: ignore[attr-defined]
+
+
+def _ordering(record: type[Record], order_by: Any) -> Any:
+    """Give what stands for an order in the shape of a statement."""
+    (column,) = _ordered(record, order_by)
+    if isinstance(column, UnaryExpression):
+        return (column.element.key, str(column.modifier))
+    return (column.key, "")

@@ -1,0 +1,126 @@
+"""Pages of lists: what is asked for, the order they are in, and their cursors."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+from models.base import IdType, Record, UtcDateTime, is_id
+from services.errors import RequestError
+
+R = TypeVar("R", bound=Record)
+MAX_PAGE = 100
+DEFAULT_PAGE = 20
+# Beyond every number of a column; infinity and NaN are not below it.
+_NUMBERS_END = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class PageArgs:
+    """A request for a page: forward with `first`/`after`, or backward with `last`/`before`."""
+
+    first: int | None = None
+    after: str | None = None
+    last: int | None = None
+    before: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise RequestError BAD_USER_INPUT for sizes out of range or both directions at once."""
+        for name in ("first", "last"):
+            size = getattr(self, name)
+            if size is not None and not 0 <= size <= MAX_PAGE:
+                raise RequestError(
+                    "BAD_USER_INPUT",
+                    f"`{name}` must be between 0 and {MAX_PAGE}; {size} is not.",
+                )
+        if self.first is not None and self.last is not None:
+            raise RequestError("BAD_USER_INPUT", "Give `first` or `last`, not both.")
+
+    @property
+    def is_backward(self) -> bool:
+        """Whether the page is the last before a cursor."""
+        return self.last is not None
+
+    @property
+    def size(self) -> int:
+        """Rows asked for; 20 by default."""
+        size = self.last if self.is_backward else self.first
+        return DEFAULT_PAGE if size is None else size
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A total order of a table's rows: columns, then the id, all in one direction."""
+
+    columns: tuple[str, ...] = ()
+    is_descending: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, the id last."""
+        return (*self.columns, "id")
+
+    def cursor(self, row: Any) -> str:
+        """Give the opaque cursor of a row."""
+        values = [_plain(getattr(row, name)) for name in self.names]
+        return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[R]):
+    """One page of a connection, in the connection's order."""
+
+    rows: Sequence[R]
+    order: Order
+    has_next: bool
+    has_previous: bool
+
+
+def decode_cursor(cursor: str, size: int) -> list[Any]:
+    """Read a page cursor. Raises RequestError BAD_USER_INPUT when it is not one of this list's."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        values = orjson.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        if not isinstance(values, list) or len(values) != size or not isinstance(values[-1], str):
+            raise ValueError("not a cursor of this list")
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            "BAD_USER_INPUT",
+            "This cursor does not belong to this list; take one from `pageInfo` or `edges`.",
+        ) from error
+    return values
+
+
+def typed(column: Any, value: Any) -> Any:
+    """Give a cursor's value as its column holds it."""
+    try:
+        return _held(column.type, value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError("BAD_USER_INPUT", "This cursor does not belong to this list.") from error
+
+
+def _held(type_: Any, value: Any) -> Any:
+    if isinstance(type_, UtcDateTime):
+        at = datetime.fromisoformat(value)
+        if at.tzinfo is None:
+            raise ValueError("cursors hold aware times")
+        return at.astimezone(UTC)
+    if isinstance(type_, IdType):
+        if not is_id(value):
+            raise ValueError("not an id")
+        return value
+    if type_.python_type is str:
+        # Half a surrogate pair cannot be encoded; what is no text has no such method at all.
+        str.encode(value)
+        return value
+    number = type_.python_type(value)
+    if not abs(number) < _NUMBERS_END:
+        raise ValueError("not a number that a column holds")
+    return number

@@ -1,0 +1,264 @@
+"""Running a plan: level by level, each field once for all its parents."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    GraphQLError,
+    GraphQLObjectType,
+    GraphQLResolveInfo,
+    Undefined,
+    get_argument_values,
+)
+from graphql.execution.execute import ExecutionContext, invalid_return_type_error
+from graphql.pyutils import Path, is_iterable
+
+from resolvers.base import Parents
+from schema.execution.failures import Failure, Settlement, null_failure
+from schema.execution.plan import Field, Plan, Selection, Shape, Source
+
+Settled = tuple[dict[str, Any] | None, list[GraphQLError]]
+
+
+class _Objects:
+    """The objects one field gave at one level: each once, and every place it belongs to."""
+
+    __slots__ = ("indexes", "places", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self.indexes: dict[int, int] = {}
+        self.places: list[tuple[Any, Any, int]] = []
+
+    def add(self, value: Any, container: Any, key: Any) -> None:
+        index = self.indexes.setdefault(id(value), len(self.rows))
+        if index == len(self.rows):
+            self.rows.append(value)
+        self.places.append((container, key, index))
+
+    def fill(self, answers: Sequence[dict[str, Any]]) -> None:
+        for container, key, index in self.places:
+            container[key] = answers[index]
+
+
+class Run:
+    """One execution of a plan.
+
+    `execution` is graphql-core's context of the same operation: its schema, variables and values,
+    and its own word where something is amiss.
+    """
+
+    def __init__(self, plan: Plan, execution: ExecutionContext) -> None:
+        self._plan = plan
+        self._execution = execution
+        self._variables = execution.variable_values
+        # What objects of interfaces and unions are, for the settlement.
+        self._selections: dict[int, Selection] = {}
+        self._has_failed = False
+
+    async def answer(self) -> Settled:
+        """Give the data and what went wrong. Cancellation cancels what is being resolved."""
+        root = self._plan.root
+        (data,) = await self._level(root, [self._execution.root_value])
+        if not self._has_failed:
+            return data, []
+        return Settlement(self._selections).settle(root, data)
+
+    async def _level(self, selection: Selection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        try:
+            answers = selection.make(rows)
+        except Exception:  # noqa: BLE001 - told for each value, as graphql-core would.
+            self._has_failed = True
+            answers = selection.make_carefully(rows)
+        waiting = []
+        for fields in selection.computed:
+            if any(field.waits for field in fields):
+                waiting.append(fields)
+            else:
+                await self._fields(fields, rows, answers)
+        if len(waiting) == 1:
+            await self._fields(waiting[0], rows, answers)
+        elif waiting:
+            async with asyncio.TaskGroup() as group:
+                for fields in waiting:
+                    group.create_task(self._fields(fields, rows, answers))
+        return answers
+
+    async def _fields(
+        self, fields: Sequence[Field], rows: Sequence[Any], answers: Sequence[dict[str, Any]]
+    ) -> None:
+        """Answer fields that ask for the same."""
+        first = fields[0]
+        if first.source is Source.ATTRIBUTE:
+            values: Sequence[Any] = [_attribute(row, first.attribute) for row in rows]
+        else:
+            values = await self._resolve(first, rows)
+        for field in fields:
+            objects: dict[Selection, _Objects] = {}
+            for answer, value in zip(answers, values, strict=True):
+                self._place(field, field.shape, value, answer, field.key, objects)
+            for selection, found in objects.items():
+                below = await self._level(selection, found.rows)
+                if field.selection is None:
+                    self._selections.update((id(answer), selection) for answer in below)
+                found.fill(below)
+
+    async def _resolve(self, field: Field, rows: Sequence[Any]) -> Sequence[Any]:
+        """Give a value, or a Failure, for each row."""
+        resolve: Callable[..., Any] = field.definition.resolve  # type: ignore[assignment]
+        info = self._info(field, narrow=field.wanted)
+        try:
+            arguments = self._arguments(field)
+            if field.source is Source.BATCH:
+                found: Sequence[Any] = await resolve(Parents(rows), info, **arguments)
+                if len(found) != len(rows):
+                    raise ValueError(f"{field.place}: {len(found)} answers for {len(rows)} parents")
+                return found
+        except Exception as error:  # noqa: BLE001 - told at its places in the answer.
+            return [Failure(error)] * len(rows)
+        values = [_called(resolve, row, info, arguments) for row in rows]
+        if not field.is_awaited and not any(map(inspect.isawaitable, values)):
+            return values
+        if len(values) == 1:
+            return [await _awaited(values[0])]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_awaited(value)) for value in values]
+        return [task.result() for task in tasks]
+
+    def _arguments(self, field: Field) -> Any:
+        if field.arguments is not None:
+            return field.arguments
+        node: FieldNode = field.nodes[0]
+        return get_argument_values(field.definition, node, self._variables)
+
+    def _info(
+        self, field: Field, *, narrow: tuple[type[Any], frozenset[str]] | None = None
+    ) -> GraphQLResolveInfo:
+        execution = self._execution
+        context = execution.context_value
+        return GraphQLResolveInfo(
+            field.name,
+            field.nodes,
+            field.definition.type,
+            field.parent,
+            # The levels above are many objects at once: a field knows its own key alone.
+            Path(None, field.key, field.parent.name),
+            execution.schema,
+            execution.fragments,
+            execution.root_value,
+            execution.operation,
+            self._variables,
+            context if narrow is None else context.narrowed(*narrow),
+            execution.is_awaitable,
+        )
+
+    def _place(
+        self,
+        field: Field,
+        shape: Shape,
+        value: Any,
+        container: Any,
+        key: Any,
+        objects: dict[Selection, _Objects],
+    ) -> None:
+        """Put a value where it belongs; objects are gathered, to be filled in later."""
+        if value is None or value is Undefined:
+            container[key] = None
+            if shape.is_required:
+                self._fail(container, key, null_failure(field.place))
+        elif isinstance(value, Failure):
+            self._fail(container, key, value)
+        elif isinstance(value, Exception):
+            self._fail(container, key, Failure(value))
+        elif shape.item is not None:
+            self._place_list(field, shape.item, value, container, key, objects)
+        elif shape.complete is not None:
+            try:
+                container[key] = shape.complete(value)
+            except Exception as error:  # noqa: BLE001 - told at its place in the answer.
+                self._fail(container, key, Failure(error))
+        else:
+            try:
+                selection = self._selection(field, shape, value)
+            except Exception as error:  # noqa: BLE001 - told at its place in the answer.
+                self._fail(container, key, Failure(error))
+                return
+            gathered = objects.get(selection)
+            if gathered is None:
+                gathered = objects[selection] = _Objects()
+            gathered.add(value, container, key)
+
+    def _place_list(
+        self,
+        field: Field,
+        item: Shape,
+        values: Any,
+        container: Any,
+        key: Any,
+        objects: dict[Selection, _Objects],
+    ) -> None:
+        if not is_iterable(values):
+            found = f"Expected Iterable, but did not find one for field '{field.place}'."
+            self._fail(container, key, Failure(GraphQLError(found)))
+            return
+        values = list(values)
+        parts = container[key] = [None] * len(values)
+        for index, value in enumerate(values):
+            self._place(field, item, value, parts, index, objects)
+
+    def _fail(self, container: Any, key: Any, failure: Failure) -> None:
+        self._has_failed = True
+        container[key] = failure
+
+    def _selection(self, field: Field, shape: Shape, value: Any) -> Selection:
+        """Give what is selected of an object. Raises GraphQLError if it is not of the type."""
+        selection = field.selection or field.selections.get(type(value))
+        if selection is None:
+            type_ = self._type_of(field, shape, value)
+            selection = self._plan.planner.below(field, type_)
+            field.selections[type(value)] = selection
+        is_of_type = selection.known.get(type(value))
+        if is_of_type is None:
+            test = selection.object_type.is_type_of
+            is_of_type = test is None or bool(test(value, self._info(field)))
+            selection.known[type(value)] = is_of_type
+        if not is_of_type:
+            raise invalid_return_type_error(selection.object_type, value, field.nodes)
+        return selection
+
+    def _type_of(self, field: Field, shape: Shape, value: Any) -> GraphQLObjectType:
+        execution, info, abstract = self._execution, self._info(field), shape.type
+        resolve = abstract.resolve_type or execution.type_resolver  # type: ignore[union-attr]
+        return execution.ensure_valid_runtime_type(
+            resolve(value, info, abstract),  # type: ignore[arg-type]
+            abstract,  # type: ignore[arg-type]
+            field.nodes,
+            info,
+            value,
+        )
+
+
+def _attribute(row: Any, name: str) -> Any:
+    try:
+        return getattr(row, name)
+    except Exception as error:  # noqa: BLE001 - told at its place in the answer.
+        return Failure(error)
+
+
+def _called(resolve: Callable[..., Any], row: Any, info: Any, arguments: Any) -> Any:
+    try:
+        return resolve(row, info, **arguments)
+    except Exception as error:  # noqa: BLE001 - told at its place in the answer.
+        return Failure(error)
+
+
+async def _awaited(value: Awaitable[Any] | Any) -> Any:
+    if not inspect.isawaitable(value):
+        return value
+    try:
+        return await value
+    except Exception as error:  # noqa: BLE001 - told at its place in the answer.
+        return Failure(error)

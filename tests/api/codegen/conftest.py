@@ -1,0 +1,115 @@
+"""Generators of clients, installed once, and the operations that clients are generated from."""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.api import operations
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+SCHEMA = ROOT / "schema" / "schema.graphql"
+ARIADNE = ("ariadne-codegen==0.19.0", "websockets==15.0.1")
+CREATE_MEMORY = """
+mutation CreateMemory($input: MemoryCreateInput!) { memoryCreate(input: $input) {
+  memory { id content createdAt } errors { code message path } } }
+"""
+
+
+def _cached(name: str, install: Callable[[Path], None]) -> Path:
+    """Install something once per machine; give its folder."""
+    default = Path.home() / ".cache" / "noosphere-tests"
+    folder = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default)) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not (folder / ".complete").exists():
+            install(folder)
+            (folder / ".complete").touch()
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def _absent(what: str, why: str) -> None:
+    if "codegen" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
+        pytest.fail(f"NOOSPHERE_TEST_REQUIRE names codegen, but {why}.")
+    pytest.skip(f"{why}: no {what} client was generated and compiled")
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The pinned generator and compiler of TypeScript."""
+    npm = shutil.which("npm")
+    if not npm or not shutil.which("node"):
+        _absent("TypeScript", "there is no node or npm")
+
+    def install(folder: Path) -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name, folder / name)
+        command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=150)
+
+    lock = (HERE / "package-lock.json").read_bytes()
+    folder = _cached(f"codegen-{hashlib.sha256(lock).hexdigest()[:16]}", install)
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def ariadne() -> Path:
+    """The Python of an environment of its own with the pinned generator of Python clients."""
+
+    def install(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=120
+        )
+        pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "install", "-q", *ARIADNE]
+        subprocess.run(pip, check=True, capture_output=True, timeout=240)
+
+    digest = hashlib.sha256(f"{sys.version} {ARIADNE}".encode()).hexdigest()[:16]
+    try:
+        folder = _cached(f"ariadne-{digest}", install)
+    except subprocess.CalledProcessError:
+        _absent("Python", "ariadne-codegen cannot be installed here")
+    return folder / "venv" / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the operations that the tests of the API share, named."""
+    named = []
+    for constant, text in vars(operations).items():
+        if isinstance(text, str) and re.match(r"\s*(query|mutation|subscription)\b", text):
+            name = "".join(part.capitalize() for part in constant.split("_"))
+            # A generated client has a method `execute` already.
+            name = "SandboxExecute" if name == "Execute" else name
+            named.append(re.sub(r"(query|mutation|subscription)\s*", rf"\1 {name}", text, count=1))
+    assert len(named) >= 18
+    path = tmp_path_factory.mktemp("operations") / "operations.graphql"
+    path.write_text("\n".join([*named, CREATE_MEMORY]))
+    return path
+
+
+async def run(*command: str, cwd: Path, within_s: float = 240) -> str:
+    """Run a command beside the server in this loop; give what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(within_s):
+        out, err = await process.communicate()
+    assert process.returncode == 0, (out + err).decode()[-4000:]
+    return out.decode()
