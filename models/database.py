@@ -4,15 +4,17 @@ Reads take a connection and select columns; writes take a session in a transacti
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
 from models.sqlite import Driver
+from models.statements import fetch
 
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
@@ -80,13 +82,24 @@ class Database:
         async with self._read_engine.connect() as connection:
             yield connection
 
+    async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Run one select of `models.statements`, outside any transaction. Raises DBAPIError."""
+        try:
+            async with self._asking() as connection:
+                return await fetch(connection, text, values)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        # It had been closed while nobody used it; what only reads may be asked again.
+        async with self._asking() as connection:
+            return await fetch(connection, text, values)
+
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for single selects of `models.statements`, outside any transaction.
+    async def _asking(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for a select.
 
         A few are kept open and at hand, so that a select costs neither a look at the pool nor, on
-        MySQL, a ping before and a rollback after it. One that fails may have been closed by the
-        server meanwhile: the error says so, and the select may be asked again.
+        MySQL, a ping before and a rollback after it.
         """
         connection = await self._spare() or await self._open_spare()
         try:

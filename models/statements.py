@@ -25,7 +25,7 @@ class Statement:
     A parameter made with `bindparam(name, expanding=True)` takes a list.
     """
 
-    def __init__(self, select: Select[Any], dialect: Dialect, row: type[Any]) -> None:
+    def __init__(self, select: Select[*tuple[Any, ...]], dialect: Dialect, row: type[Any]) -> None:
         compiled = select.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what a select compiles to.
         self.select = select
@@ -121,7 +121,7 @@ def _bind_processor(type_: Any, dialect: Dialect) -> Processor | None:
     return type_.dialect_impl(dialect).bind_processor(dialect)  # type: ignore[no-any-return]
 
 
-def _row_maker(select: Select[Any], dialect: Dialect, row: type[Any]) -> MakeRows:
+def _row_maker(select: Select[*tuple[Any, ...]], dialect: Dialect, row: type[Any]) -> MakeRows:
     """Give the function that makes rows of what the driver selects, generated for the columns."""
     scope: dict[str, Any] = {"new": tuple.__new__, "Row": row}
     parts = []

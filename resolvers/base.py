@@ -5,18 +5,17 @@ graphql-core the schema puts an aiodataloader around it; a compiled plan calls i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import strawberry
 from aiodataloader import DataLoader
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.accounts import AuthSession
 from models.base import Record
+from models.statements import fetch
 from resolvers.loads import Loads
 from resolvers.pages import DEFAULT_PAGE, MAX_PAGE, Order, Page, PageArgs
 from services.accounts.sessions import Client, viewer_of
@@ -98,27 +97,20 @@ class Context:
         if pinned is not None:
             await pinned.release()
 
-    @property
-    def is_pinned(self) -> bool:
-        """Whether everything is answered from one snapshot."""
-        return self._pinned is not None
-
     async def pin(self, snapshot: Snapshot) -> None:
         """Answer everything from a snapshot until `end_event`, which releases it."""
         await self.end_event()
         self._pinned = snapshot
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for one select of `models.statements`."""
+    async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Run one select of `models.statements`, from the snapshot if there is one."""
         pinned = self._pinned
         if pinned is not None:
             # One connection runs one statement at a time.
             async with pinned.lock:
-                yield pinned.connection
-            return
-        async with self._slots, self.deps.db.asking() as connection:
-            yield connection
+                return await fetch(pinned.connection, text, values)
+        async with self._slots:
+            return await self.deps.db.select(text, values)
 
 
 Info = strawberry.Info[Context, None]

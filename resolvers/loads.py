@@ -14,11 +14,10 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import Id, Record, partial_row
-from models.statements import Statement, fetch
+from models.statements import Statement
 from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
 from services import access
 
@@ -286,17 +285,7 @@ class Loads:
         self, statement: Statement, parts: Sequence[Mapping[str, Any]]
     ) -> Sequence[Any]:
         text, values = statement.together(parts)
-        try:
-            return await self._ask(statement, text, values)
-        except DBAPIError as error:
-            if not error.connection_invalidated or self._context.is_pinned:
-                raise
-            # It had been closed while nobody used it; what only reads may be asked again.
-            return await self._ask(statement, text, values)
-
-    async def _ask(self, statement: Statement, text: str, values: Sequence[Any]) -> Sequence[Any]:
-        async with self._context.connection() as connection:
-            return statement.make(await fetch(connection, text, values))
+        return statement.make(await self._context.select(text, values))
 
 
 def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:

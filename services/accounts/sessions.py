@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import ColumnElement, bindparam, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from models.accounts import (
     AuthRefreshToken,
@@ -19,6 +19,7 @@ from models.accounts import (
     UserRole,
 )
 from models.base import now
+from models.statements import Statement
 from services import access
 from services.accounts import passwords
 from services.base import Deps, Viewer, Work, work
@@ -227,7 +228,7 @@ async def authenticate(deps: Deps, token: str) -> Viewer:
 
     Raises UnauthenticatedError when the token is unknown, expired or revoked, or the user inactive.
     """
-    rows = await _read(deps, AuthSession.token_hash == passwords.hash_token(token))
+    rows = await _read(deps, AuthSession.token_hash, passwords.hash_token(token))
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         raise UnauthenticatedError("The token is unknown or revoked; sign in again.")
     first, at = rows[0], now()
@@ -240,16 +241,32 @@ async def authenticate(deps: Deps, token: str) -> Viewer:
 
 async def standing(deps: Deps, session_id: str) -> Standing | None:
     """Give how a sign-in stands, though its token may have expired; None if revoked or gone."""
-    rows = await _read(deps, AuthSession.id == session_id)
+    rows = await _read(deps, AuthSession.id, session_id)
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         return None
     return Standing(_viewer(rows), rows[0].token_hash)
 
 
-async def _read(deps: Deps, which: ColumnElement[bool]) -> Sequence[Any]:
+class _Row(NamedTuple):
+    id: str
+    user_id: str
+    token_hash: str
+    expires_at: datetime
+    revoked_at: datetime | None
+    last_active_at: datetime
+    username: str
+    is_active: bool
+    role: str | None
+    permission: str | None
+
+
+async def _read(deps: Deps, by: InstrumentedAttribute[str], value: str) -> Sequence[_Row]:
     """Give one row for every permission of every role of a sign-in's user, or one without any."""
-    async with deps.db.reading() as connection:
-        found = await connection.execute(
+    key = f"sign-ins by {by.key}"
+    statement = deps.caches.get(key)
+    if not isinstance(statement, Statement):
+        # Asked with every request: put together once.
+        statement = deps.caches[key] = Statement(
             select(
                 AuthSession.id,
                 AuthSession.user_id,
@@ -267,9 +284,12 @@ async def _read(deps: Deps, which: ColumnElement[bool]) -> Sequence[Any]:
             .outerjoin(Role, Role.id == UserRole.role_id)
             .outerjoin(RolePermission, RolePermission.role_id == Role.id)
             .outerjoin(Permission, Permission.id == RolePermission.permission_id)
-            .where(which)
+            .where(by == bindparam("value", type_=by.type)),
+            deps.db.engine.dialect,
+            _Row,
         )
-        return found.all()
+    rows: Sequence[_Row] = statement.make(await deps.db.select(*statement.bound({"value": value})))
+    return rows
 
 
 def _viewer(rows: Sequence[Any]) -> Viewer:
