@@ -235,12 +235,14 @@ class GraphQLHTTP:
         except RequestError as error:
             graphql_metrics.record("unknown", "http", "refused")
             return Result.refused([request_failure(error, id_)])
+        is_new = text not in self._engine.documents
         prepared = await self._engine.prepare_async(text, params.operation_name, params.variables)
+        is_refused = not isinstance(prepared, Prepared)
+        await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
         if isinstance(prepared, Prepared):
             self.documents.register(params)
             return prepared
         graphql_metrics.record("unknown", "http", "refused")
-        await graphql_budget.charge_refused(context)
         return Result.refused(prepared)
 
     @property
