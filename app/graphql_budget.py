@@ -8,7 +8,11 @@ from schema.execution import Prepared
 from services.accounts import rate_limits
 
 _REFUSED_POINTS = 10
-"""Points of a document that cannot be run: it was read all the same."""
+"""Points of a document that cannot be run."""
+
+_FREE_CHARS, _CHARS_PER_POINT = 1_000, 10
+"""Documents never seen before cost by their length: parsing and validation take a millisecond or
+two for a thousand characters of the dearest kinds."""
 
 
 def check(context: Any) -> None:
@@ -47,9 +51,10 @@ async def admit(prepared: Prepared, context: Context) -> None:
     context.extensions["cost"] = cost
 
 
-async def charge_refused(context: Any) -> None:
-    """Spend what reading a document costs that cannot be run."""
-    if isinstance(context, Context):
-        await rate_limits.charge(
-            context.deps, context.viewer, context.client.ip_address, _REFUSED_POINTS
-        )
+async def charge_reading(context: Any, text: str, *, is_new: bool, is_refused: bool) -> None:
+    """Spend what it cost to read a document, whether or not that is left."""
+    points = _REFUSED_POINTS if is_refused else 0
+    if is_new and len(text) > _FREE_CHARS:
+        points += (len(text) - _FREE_CHARS) // _CHARS_PER_POINT
+    if points and isinstance(context, Context):
+        await rate_limits.charge(context.deps, context.viewer, context.client.ip_address, points)

@@ -39,6 +39,7 @@ from app.graphql_request import (
     request_info,
 )
 from app.graphql_stream import HttpStream, Streams
+from app.graphql_upload import Upload, is_upload
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 from services.errors import RequestError
 
@@ -58,7 +59,8 @@ class GraphQLHTTP:
 
     Subscriptions answer as a stream, to whoever accepts one; `streams` bounds and ends those.
     `documents` are those known by name. A body may hold a list of at most `max_batch` operations
-    (0: none). Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
+    (0: none). Forms may carry a file to a mutation, `max_uploads` of them at once (0: none).
+    Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
     `make_context` gives the context of each operation; a RequestError it raises refuses the
     request (401, 403, 429 or 503). `max_body_bytes` bounds the body while it is read. A query
     whose client leaves is cancelled; a mutation is finished. After `timeout_s` seconds either is
@@ -79,6 +81,7 @@ class GraphQLHTTP:
         streams: Streams | None = None,
         documents: Documents | None = None,
         max_batch: int = 0,
+        max_uploads: int = 0,
         max_age_s: int = 0,
     ) -> None:
         self.documents = Documents() if documents is None else documents
@@ -86,6 +89,9 @@ class GraphQLHTTP:
         self._engine = engine
         self._make_context = make_context
         self._body = Body(max_body_bytes, body_timeout_s)
+        self._max_body_bytes = max_body_bytes
+        self._max_uploads = max_uploads
+        self._uploads = 0
         self._max_batch = max_batch
         self._max_age_s = max_age_s
         self._timeout_s = timeout_s
@@ -127,9 +133,17 @@ class GraphQLHTTP:
             raise BadRequestError(_NOT_ACCEPTABLE, status=406)
         reply.media_type = media.single or RESPONSE_JSON
         data: Any
+        upload: Upload | None = None
         if method == "GET":
             self._check_origin(headers)
             data = _query_parameters(scope["query_string"])
+        elif self._max_uploads and is_upload(headers):
+            upload = Upload(headers, receive, self._max_body_bytes)
+            try:
+                data = await upload.operation()
+            except BadRequestError:
+                await upload.linger()
+                raise
         else:
             check_content(headers)
             data = await self._body.json(headers, receive)
@@ -148,7 +162,40 @@ class GraphQLHTTP:
                 raise BadRequestError(_NOT_ACCEPTABLE, status=406)
             await Batch(self, data, info, self._max_batch).answer(receive, reply)
             return
+        if upload is not None:
+            await self._receive_file(upload, read_params(data), info, reply)
+            return
         await self._operate(read_params(data), info, media, receive, reply)
+
+    async def _receive_file(
+        self, upload: Upload, params: Params, info: RequestInfo, reply: Reply
+    ) -> None:
+        """Run a mutation while its file comes."""
+        if self._uploads >= self._max_uploads:
+            busy = "Too many files are on their way at once: try again shortly."
+            refused = Result.refused([failure("UNAVAILABLE", busy, retryAfter=1)])
+            await reply.result(refused)
+            return
+        self._uploads += 1
+        try:
+            context = await self.context(info)
+            prepared = (
+                context
+                if isinstance(context, Result)
+                else await self.prepare(params, context, info.request_id)
+            )
+            if isinstance(prepared, Result):
+                result = prepared
+            elif prepared.type != "mutation":
+                told = "A file goes with a mutation alone."
+                result = Result.refused([failure("BAD_REQUEST", told)])
+            else:
+                # However long the file takes: what bounds it is that it must not stop.
+                result = await self.execute(prepared, context, has_file=True)
+            await upload.linger()
+        finally:
+            self._uploads -= 1
+        await reply.result(result)
 
     async def _operate(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
@@ -188,12 +235,14 @@ class GraphQLHTTP:
         except RequestError as error:
             graphql_metrics.record("unknown", "http", "refused")
             return Result.refused([request_failure(error, id_)])
+        is_new = text not in self._engine.documents
         prepared = await self._engine.prepare_async(text, params.operation_name, params.variables)
+        is_refused = not isinstance(prepared, Prepared)
+        await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
         if isinstance(prepared, Prepared):
             self.documents.register(params)
             return prepared
         graphql_metrics.record("unknown", "http", "refused")
-        await graphql_budget.charge_refused(context)
         return Result.refused(prepared)
 
     @property
@@ -212,11 +261,12 @@ class GraphQLHTTP:
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             return Result.refused([request_failure(error, info.request_id)])
 
-    async def execute(self, prepared: Prepared, context: Any) -> Result:
+    async def execute(self, prepared: Prepared, context: Any, *, has_file: bool = False) -> Result:
         """Run a query or mutation."""
+        timeout_s = None if has_file else self._timeout_s
         started, outcome = time.perf_counter(), "canceled"
         try:
-            result = await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
+            result = await self._engine.execute(prepared, context, timeout_s=timeout_s)
             outcome = graphql_metrics.outcome(result)
         finally:
             graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)

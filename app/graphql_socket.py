@@ -352,12 +352,14 @@ class Socket:
             graphql_budget.check(context)
             is_permitted = graphql_budget.may_run_anything(context)
             text = self._documents.text(params, is_permitted=is_permitted)
+            is_new = text not in self._engine.documents
             prepared = await self._engine.prepare_async(
                 text, params.operation_name, params.variables
             )
+            is_refused = not isinstance(prepared, Prepared)
+            await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
             if not isinstance(prepared, Prepared):
                 operation.outcome = "refused"
-                await graphql_budget.charge_refused(context)
                 await self._say_error(operation, prepared)
                 return
             self._documents.register(params)

@@ -31,6 +31,7 @@ from app.runtime import running
 from app.sandbox_files import SandboxFiles
 from app.sandbox_metrics import SandboxMetrics
 from app.sandbox_ports import SandboxPorts
+from app.sandbox_transfer import MAX_TRANSFERS
 from app.worker import working
 from schema.execution import Engine, Limits
 from services.base import Deps
@@ -75,6 +76,7 @@ class Server:
             ),
             documents=documents,
             max_batch=settings.max_batch,
+            max_uploads=MAX_TRANSFERS,
             max_age_s=settings.public_max_age,
         )
         self.sockets = GraphQLWebSocket(
@@ -248,6 +250,7 @@ def create_app(settings: Settings) -> Application:
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
                 allow_headers=[
+                    "Apollo-Require-Preflight",
                     "Authorization",
                     "Content-Type",
                     "If-Match",

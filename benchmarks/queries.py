@@ -226,11 +226,15 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     """Run the comparison; gives the exit code."""
     arguments = _arguments(given)
-    run = Run(arguments)
+    run, before = Run(arguments), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         uvloop.run(run.go(Path(name)))
     bars = report.bars(run.findings)
-    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    run.findings.circumstances = (
+        f"Last written on {os.cpu_count()} cores, with {before:.0f} to {os.getloadavg()[0]:.0f}"
+        f" processes wanting them, after {arguments.rounds} rounds of {arguments.seconds:g} s."
+    )
+    print(f"\n{run.findings.circumstances}")
     print("\n".join(map(str, bars)))
     for left_out, reason in run.left_out.items():
         print(f"LEFT OUT: {left_out}: {reason}")

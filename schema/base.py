@@ -12,6 +12,7 @@ from strawberry.types.base import StrawberryObjectDefinition
 from models import states
 from models.base import Record, is_row
 from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs, Parents
+from resolvers.uploads import UploadedFile
 from services.errors import UserError as ServiceError
 from services.errors import UserErrorCode as ServiceErrorCode
 from services.errors import UserErrors
@@ -29,13 +30,33 @@ def _big_int(value: object) -> int:
     return value
 
 
+Upload = NewType("Upload", UploadedFile)
+
+
+def _uploaded(value: object) -> UploadedFile:
+    if not isinstance(value, UploadedFile):
+        raise ValueError("expected a file that comes with the operation, in a form")
+    return value
+
+
+def _not_an_answer(value: object) -> object:
+    raise TypeError("a file is taken, never given")
+
+
 SCALARS: dict[object, Any] = {
+    Upload: strawberry.scalar(
+        name="Upload",
+        description="A file that comes with the operation, by the GraphQL multipart request "
+        "specification: one a request, in a variable, read while the mutation runs.",
+        serialize=_not_an_answer,
+        parse_value=_uploaded,
+    ),
     BigInt: strawberry.scalar(
         name="BigInt",
         description="A whole number within ±(2^53 - 1), for sizes in bytes.",
         serialize=int,
         parse_value=_big_int,
-    )
+    ),
 }
 
 ROW_TYPES: dict[type[Record], type] = {}

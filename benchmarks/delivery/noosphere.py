@@ -83,6 +83,7 @@ class World:
             "NOOSPHERE_WORKER_IN_SERVER": "false",
             "NOOSPHERE_SANDBOX_DRIVER": "off",
             "NOOSPHERE_MAX_SOCKETS_PER_VIEWER": "1000000",
+            "NOOSPHERE_POINTS_PER_MINUTE": "0",
             "NOOSPHERE_ACCESS_TOKEN_TTL": "86400",
             "NOOSPHERE_LOG_LEVEL": "warning",
         }

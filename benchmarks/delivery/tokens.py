@@ -59,6 +59,7 @@ def measure_tokens(data_dir: Path, case: TokenCase) -> dict[str, float]:
             "NOOSPHERE_ANSWER_TIMEOUT": "1000",
             "NOOSPHERE_WORKER_CONCURRENCY": "1000",
             "NOOSPHERE_WORKER_IN_SERVER": str(not case.workers),
+            "NOOSPHERE_POINTS_PER_MINUTE": "0",
             "NOOSPHERE_SANDBOX_DRIVER": "off",
             "NOOSPHERE_LOG_LEVEL": "warning",
         }

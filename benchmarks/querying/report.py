@@ -81,6 +81,7 @@ class Findings:
     statements: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     processes: dict[tuple[str, int], list[Measured]] = field(default_factory=dict)
     growth: dict[tuple[str, str, int], list[Measured]] = field(default_factory=dict)
+    circumstances: str = ""
 
 
 def fastest_node(cell: Mapping[str, Sequence[Measured]]) -> str | None:
@@ -203,6 +204,7 @@ def tables(findings: Findings) -> dict[str, str]:
     """Give the tables by name, those of parts that were not measured left out."""
     met = [[str(bar.title), f"{bar.value:.2f}", _bar(bar)] for bar in bars(findings)]
     found = {
+        "circumstances": findings.circumstances if findings.rates else "",
         "bars": _table(["", "found", "bar"], met) if met else "",
         "rates": _ratios(findings.rates, rate),
         "cpu": _ratios(findings.rates, cpu),

@@ -92,6 +92,9 @@ class DocumentCache:
     def __len__(self) -> int:
         return len(self._documents)
 
+    def __contains__(self, query: str) -> bool:
+        return query in self._documents
+
     def known(self, query: str) -> ParsedDocument | None:
         """Give a document seen before, or None."""
         document = self._documents.get(query)

@@ -8,9 +8,9 @@ import strawberry
 from models.states import FileVerdict
 from resolvers import sandbox_files, sandboxes
 from resolvers.base import Info
-from schema.base import BigInt, Payload, arg, attr, described_enum, field, mutation
+from schema.base import BigInt, Payload, Upload, arg, attr, described_enum, field, mutation
 from schema.sandboxes.shared import answer, perform
-from services.sandboxes import files
+from services.sandboxes import files, transfers
 from services.sandboxes.files import FileEncoding
 
 described_enum(
@@ -90,6 +90,16 @@ class SandboxFileWriteInput:
     )
 
 
+@strawberry.input(description="A file to bring into a sandbox.")
+class SandboxFileUploadInput:
+    sandbox_id: strawberry.ID = attr("Where.")
+    path: str = attr("Its path, relative to the workspace, at most 255 characters.")
+    file: Upload = attr(
+        "The file, of any size the sandbox's disk has room for unless the operator says otherwise "
+        "(NOOSPHERE_SANDBOX_UPLOAD_MAX_BYTES)."
+    )
+
+
 @strawberry.input(description="A file to remove.")
 class SandboxFileRemoveInput:
     sandbox_id: strawberry.ID = attr("Where.")
@@ -117,6 +127,11 @@ class SandboxFileWritePayload(Payload):
     file: SandboxFile | None = answer("The file.")
 
 
+@strawberry.type(description="Answer to `sandboxFileUpload`.")
+class SandboxFileUploadPayload(Payload):
+    file: SandboxFile | None = answer("The file.")
+
+
 @strawberry.type(description="Answer to `sandboxFileRemove`.")
 class SandboxFileRemovePayload(Payload):
     file: SandboxFile | None = answer("The file as it was.")
@@ -136,6 +151,20 @@ async def _write(info: Info, input: SandboxFileWriteInput) -> dict[str, object]:
     return {"file": await perform(info, files.write, input)}
 
 
+async def _upload(info: Info, input: SandboxFileUploadInput) -> dict[str, object]:
+    context = info.context
+    entry, _ = await transfers.upload(
+        context.deps,
+        context.viewer,
+        sandbox_id=input.sandbox_id,
+        path=input.path,
+        chunks=transfers.bounded(
+            input.file.chunks, context.deps.options.sandbox_upload_max_bytes or None
+        ),
+    )
+    return {"file": entry}
+
+
 async def _remove(info: Info, input: SandboxFileRemoveInput) -> dict[str, object]:
     return {"file": await perform(info, files.remove, input)}
 
@@ -153,6 +182,11 @@ class SandboxFilesMutation:
     sandbox_file_write = mutation(
         SandboxFileWritePayload, "Write a file as a whole, with the directories above it."
     )(_write)
+    sandbox_file_upload = mutation(
+        SandboxFileUploadPayload,
+        "Bring a file of any size, with the directories above it: a form carries it "
+        "(multipart/form-data), with a header such as `X-GraphQL-Preflight: 1`.",
+    )(_upload)
     sandbox_file_remove = mutation(SandboxFileRemovePayload, "Remove a file or directory.")(_remove)
     sandbox_file_make_directory = mutation(
         SandboxFileMakeDirectoryPayload,

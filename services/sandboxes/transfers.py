@@ -219,6 +219,20 @@ async def upload(
     return entry, outcome["is_new"]
 
 
+async def bounded(chunks: AsyncIterator[bytes], most: int | None) -> AsyncIterator[bytes]:
+    """Pass chunks on. Raises UserError LIMIT beyond `most` bytes, if that is given."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if most is not None and size > most:
+            raise UserError(
+                UserErrorCode.LIMIT,
+                f"The file is larger than {most:,} bytes, which is the limit.",
+                ("file",),
+            )
+        yield chunk
+
+
 @relay.kind("upload")
 async def _upload(node: "Node", sandbox_id: str, request: Json) -> Inflow:
     inside = node.client(sandbox_id).files

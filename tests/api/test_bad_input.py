@@ -13,7 +13,8 @@ from graphql import (
 )
 
 from resolvers.base import Order
-from tests.api.access.expectations import MUTATIONS, SUBSCRIPTIONS
+from resolvers.uploads import UploadedFile
+from tests.api.access.expectations import MUTATIONS, SUBSCRIPTIONS, nothing
 from tests.api.access.graph import root
 from tests.api.access.world import World, absent, filled
 from tests.api.hostile import IDS, TEXTS, WORDS, assert_decent, nested
@@ -183,6 +184,13 @@ FULL: dict[str, dict[str, Any]] = {
     "sandboxExtend": {"id": "<Sandbox>"},
     "sandboxFileWrite": {
         "input": {"sandboxId": "<Sandbox>", "path": "a", "content": "b", "encoding": "UTF8"}
+    },
+    "sandboxFileUpload": {
+        "input": {
+            "sandboxId": "<Sandbox>",
+            "path": "a",
+            "file": UploadedFile("a", None, nothing()),
+        }
     },
     "sandboxFileRemove": {"input": {"sandboxId": "<Sandbox>", "path": "a", "isRecursive": False}},
 }

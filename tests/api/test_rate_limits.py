@@ -99,6 +99,17 @@ async def test_who_has_nothing_left_is_refused_before_anything_is_read(tmp_path:
         assert error["message"].startswith("Your address has spent all points of this minute.")
 
 
+async def test_reading_a_long_document_is_paid_for_once(tmp_path: Path) -> None:
+    long = "{ viewer { id } } #" + "x" * 2_000
+    async with served(tmp_path) as server:
+        spent = [
+            (await server.post(query)).json()["extensions"]["cost"]["spent"]
+            for query in ("{ viewer { id } }", long, long)
+        ]
+        # Paid after reading and before the operation is.
+        assert spent == [2, 2 + (len(long) - 1_000) // 10 + 2, 2 + (len(long) - 1_000) // 10 + 4]
+
+
 async def test_a_socket_is_told_by_an_error_message(tmp_path: Path) -> None:
     async with (
         served(tmp_path, anonymous_points_per_minute=2) as server,

@@ -35,7 +35,7 @@ ROOTS = ("Query", "Mutation", "Subscription")
 VERB = re.compile(
     "(Register|Create|Update|Delete|Send|Stop|Retry|Execute|Cancel|Refresh|Revoke|Set|Pause|Resume"
     "|Extend|Write|Remove|ChangePassword|Start|Signal|Resize|Kill|Rename|MakeDirectory|Open|Close"
-    "|Share|Snapshot|Restore)$"
+    "|Share|Snapshot|Restore|Upload)$"
 )
 # What is of the moment alone has no log to resume from: it begins with all there is.
 EPHEMERAL = {"conversationPresence", "sandboxUsage"}

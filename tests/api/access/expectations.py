@@ -10,7 +10,10 @@ The kinds of fields of objects, for a viewer who sees the object:
     MOMENT    what there is only while a sandbox runs: tested with sandboxes
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+
+from resolvers.uploads import UploadedFile
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,13 @@ def _update(name: str, type_: str, input_: dict[str, object], **outcomes: str) -
     return Mutation(document, {"id": f"<{type_}>", "input": input_}, **outcomes)
 
 
+async def nothing() -> AsyncIterator[bytes]:
+    """An empty file."""
+    empty: tuple[bytes, ...] = ()
+    for chunk in empty:
+        yield chunk
+
+
 _ANYBODY = {"anonymous": OK, "stranger": OK, "admin": OK, "reader": OK}
 _MEMBERS = {"stranger": OK, "admin": OK, "reader": OK}
 _WRITERS = {"stranger": OK, "admin": OK}
@@ -463,6 +473,11 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "sandboxFileWrite": _by_input(
         "sandboxFileWrite", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a", "content": "b"}
+    ),
+    "sandboxFileUpload": _by_input(
+        "sandboxFileUpload",
+        "Sandbox",
+        {"sandboxId": "<Sandbox>", "path": "a", "file": UploadedFile("a", None, nothing())},
     ),
     "sandboxFileMakeDirectory": _by_input(
         "sandboxFileMakeDirectory", "Sandbox", {"sandboxId": "<Sandbox>", "path": "a"}
