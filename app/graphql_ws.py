@@ -18,7 +18,9 @@ from app.graphql_protocol import (
     TRY_AGAIN,
     Connect,
     ConnectionState,
+    ConnectKnown,
     SocketOptions,
+    connect_nobody,
 )
 from app.graphql_register import Register
 from app.graphql_request import client_host, is_origin_allowed
@@ -35,8 +37,9 @@ class GraphQLWebSocket:
 
     `connect` signs a connection in from its handshake and `connection_init` payload; a RequestError
     it raises closes the socket with 4403, or 1013 (try again later) for RATE_LIMITED and
-    UNAVAILABLE. `register` counts them with what else is open. Pages of other hosts are let in by
-    `allowed_origins` ("*" for all); clients that send no Origin are no browsers and always are.
+    UNAVAILABLE. `connect_known` is asked first. `register` counts them with what else is open.
+    Pages of other hosts are let in by `allowed_origins` ("*" for all); clients that send no Origin
+    are no browsers and always are.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class GraphQLWebSocket:
         engine: Engine,
         connect: Connect,
         *,
+        connect_known: ConnectKnown = connect_nobody,
         options: SocketOptions | None = None,
         allowed_origins: Collection[str] = (),
         max_sockets_per_viewer: int = 100,
@@ -51,6 +55,7 @@ class GraphQLWebSocket:
     ) -> None:
         self._engine = engine
         self._connect = connect
+        self._connect_known = connect_known
         self._options = options or SocketOptions()
         self._allowed_origins = frozenset(allowed_origins)
         self._register = register or Register(max_per_viewer=max_sockets_per_viewer)
@@ -93,17 +98,19 @@ class GraphQLWebSocket:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._dispatcher is None:
             self._dispatcher = Dispatcher()
+        address = client_host(scope)
         socket = Socket(
             self._engine,
             self._connect,
             self._options,
             self._dispatcher,
+            connect_known=self._connect_known,
             scope=scope,
             receive=receive,
             send=send,
-            is_welcome=partial(self._is_welcome, client_host(scope)),
+            is_welcome=partial(self._is_welcome, address),
         )
-        place = self._register.open(client_host(scope))
+        place = self._register.open(address)
         if place is None:
             socket.close(TRY_AGAIN, "Too many sockets are being opened. Try again in a moment")
         else:
