@@ -6,7 +6,7 @@ from sandbox.base import INODE_BYTES, Limits
 from sandbox.client import Reason
 from sandbox.inside.barriers import ASK_VERSION, CREATE_RULESET, LEAST_VERSION, landlock
 from tests.sandbox.abuse.attack import Attempt, attempts, execute, is_contained, tries
-from tests.sandbox.abuse.conftest import Site
+from tests.sandbox.abuse.conftest import Site, holds
 from tests.sandbox.conftest import MIB, Box
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -68,8 +68,8 @@ HIDDEN = {
 @landlocked
 @pytest.mark.parametrize("program", HIDDEN.values(), ids=HIDDEN.keys())
 async def test_hidden_memory_ends_those_who_took_it(site: Site, program: str) -> None:
-    if (await site.driver.capabilities()).items["memory"] != "ENFORCED":
-        pytest.skip("UNAVAILABLE memory: it is not limited for the whole sandbox here.")
+    if not await holds(site, "memory"):
+        return
     box = await site.make(limits=SMALL)
     result, out = await execute(box, HUMBLE + program, timeout_s=2)
     assert result.reason in ENDED, out
@@ -175,8 +175,8 @@ EVERYTHING = {
     ],
 )
 async def test_all_inodes_and_all_bytes_at_once(site: Site, limits: Limits, make: str) -> None:
-    if (await site.driver.capabilities()).items["inodes"] != "ENFORCED":
-        pytest.skip("UNAVAILABLE inodes: they are not limited here.")
+    if not await holds(site, "inodes"):
+        return
     box = await site.make(limits=limits)
     result, out = await execute(box, FILL.format(make=make, full="000000000"), timeout_s=60)
     assert (result.exit_code, result.reason) == (0, Reason.EXITED), out
