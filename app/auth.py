@@ -112,6 +112,31 @@ async def connect(
     allowed_origins: Collection[str] = (),
 ) -> ConnectionState:
     """Sign a WebSocket in: by its payload, or else by the handshake's header or cookie."""
+    token, client = _given(scope, payload, allowed_origins)
+    if token is None:
+        return _anonymous(deps, client)
+    viewer = await watches(deps).authenticate(token)
+    return SignedInState(deps, viewer, client)
+
+
+def connect_known(
+    deps: Deps,
+    scope: Scope,
+    payload: dict[str, Any] | None,
+    *,
+    allowed_origins: Collection[str] = (),
+) -> ConnectionState | None:
+    """Do as `connect` where that takes no waiting; None where it does."""
+    token, client = _given(scope, payload, allowed_origins)
+    if token is None:
+        return _anonymous(deps, client)
+    viewer = watches(deps).known(token)
+    return None if viewer is None else SignedInState(deps, viewer, client)
+
+
+def _given(
+    scope: Scope, payload: dict[str, Any] | None, allowed_origins: Collection[str]
+) -> tuple[str | None, Client]:
     headers = Headers(scope=scope)
     given = next(
         (value for name, value in (payload or {}).items() if name.lower() == "authorization"),
@@ -120,15 +145,14 @@ async def connect(
     if given is not None and not isinstance(given, str):
         raise UnauthenticatedError("`Authorization` must be a string: `Bearer TOKEN`.")
     token = cookie_token(headers, allowed_origins) if given is None else bearer(given)
-    client = Client(client_host(scope), headers.get("user-agent"))
-    if token is None:
+    return token, Client(client_host(scope), headers.get("user-agent"))
 
-        async def anonymous(request_id: str) -> Context:
-            return Context(deps, ANONYMOUS, request_id, client)
 
-        return ConnectionState(anonymous)
-    viewer = await watches(deps).authenticate(token)
-    return SignedInState(deps, viewer, client)
+def _anonymous(deps: Deps, client: Client) -> ConnectionState:
+    async def anonymous(request_id: str) -> Context:
+        return Context(deps, ANONYMOUS, request_id, client)
+
+    return ConnectionState(anonymous)
 
 
 class SignedInState(ConnectionState):

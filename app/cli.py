@@ -1,4 +1,7 @@
-"""The command line: serve, worker, migrate, seed, doctor, schema, explain."""
+"""The command line: serve, worker, migrate, seed, doctor, schema, explain.
+
+A command loads what it needs itself, so that help comes at once.
+"""
 
 import argparse
 import asyncio
@@ -8,9 +11,12 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.config import ConfigurationError, Settings, load
+from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.config import Settings
 
 VERSION = "0.1.0"
 EXIT_CONFIGURATION = 2
@@ -25,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (value := getattr(arguments, name, None)) is not None
     }
     try:
-        settings = load(**overrides)
+        from app.config import load
         from app.logs import configure
 
+        settings = load(**overrides)
         configure(settings.log_level, settings.log_format)
         return int(arguments.command(settings, arguments))
     except ConfigurationError as error:
@@ -78,11 +85,11 @@ def _run(main_coroutine: Any) -> Any:
     return uvloop.run(main_coroutine)
 
 
-def _serve(settings: Settings, _arguments: argparse.Namespace) -> int:
+def _serve(settings: "Settings", _arguments: argparse.Namespace) -> int:
     return int(_run(_serve_forever(settings)))
 
 
-async def _serve_forever(settings: Settings) -> int:
+async def _serve_forever(settings: "Settings") -> int:
     import uvicorn
 
     from app.graphql_outlet import WebSocketProtocol
@@ -116,7 +123,7 @@ async def _serve_forever(settings: Settings) -> int:
     return 0
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _listening(settings: "Settings") -> socket.socket:
     """Take the port before anything else is opened. Raises ConfigurationError when it is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -134,7 +141,7 @@ def _listening(settings: Settings) -> socket.socket:
     return listener
 
 
-def _welcome(settings: Settings, deps: Any, port: int) -> None:
+def _welcome(settings: "Settings", deps: Any, port: int) -> None:
     host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1", "::") else settings.host  # noqa: S104
     base = f"http://{host}:{port}"
     lines = [
@@ -151,7 +158,7 @@ def _welcome(settings: Settings, deps: Any, port: int) -> None:
     sys.stdout.flush()
 
 
-def _work(settings: Settings, _arguments: argparse.Namespace) -> int:
+def _work(settings: "Settings", _arguments: argparse.Namespace) -> int:
     if not settings.redis_url:
         raise ConfigurationError(
             "NOOSPHERE_REDIS_URL is empty: expected the Redis that `serve` uses, "
@@ -160,7 +167,7 @@ def _work(settings: Settings, _arguments: argparse.Namespace) -> int:
     return int(_run(_work_forever(settings)))
 
 
-async def _work_forever(settings: Settings) -> int:
+async def _work_forever(settings: "Settings") -> int:
     from app import memory
     from app.runtime import running
     from app.worker import working
@@ -177,7 +184,7 @@ async def _work_forever(settings: Settings) -> int:
     return 0
 
 
-def _migrate(settings: Settings, arguments: argparse.Namespace) -> int:
+def _migrate(settings: "Settings", arguments: argparse.Namespace) -> int:
     async def go() -> int:
         from app.database import MigrationError, migrate, revision
         from models.database import Database
@@ -198,7 +205,7 @@ def _migrate(settings: Settings, arguments: argparse.Namespace) -> int:
     return int(_run(go()))
 
 
-def _seed(settings: Settings, _arguments: argparse.Namespace) -> int:
+def _seed(settings: "Settings", _arguments: argparse.Namespace) -> int:
     async def go() -> int:
         from app.runtime import running
 
@@ -210,7 +217,7 @@ def _seed(settings: Settings, _arguments: argparse.Namespace) -> int:
     return int(_run(go()))
 
 
-def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+def _doctor(settings: "Settings", arguments: argparse.Namespace) -> int:
     async def go() -> int:
         from app.doctor import examine
 
@@ -222,7 +229,7 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     return int(_run(go()))
 
 
-def _explain(settings: Settings, arguments: argparse.Namespace) -> int:
+def _explain(settings: "Settings", arguments: argparse.Namespace) -> int:
     async def go() -> int:
         from app.explain import explain
 
@@ -249,7 +256,7 @@ def _variables(text: str) -> dict[str, Any]:
     return variables
 
 
-def _schema(_settings: Settings, _arguments: argparse.Namespace) -> int:
+def _schema(_settings: "Settings", _arguments: argparse.Namespace) -> int:
     import schema
 
     sys.stdout.write(schema.build().as_str() + "\n")

@@ -17,15 +17,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.errors import ConfigurationError
 from models.database import SUPPORTED_DRIVERS
 from services.options import Options
 
 PREFIX = "NOOSPHERE_"
 MIB = 1_048_576
-
-
-class ConfigurationError(Exception):
-    """A variable has a value that cannot be used; the message is one line for the operator."""
 
 
 def _database_url(value: str) -> str:

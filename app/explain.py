@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import event, select
 
 import schema
-from app.config import ConfigurationError, Settings
+from app.config import Settings
+from app.errors import ConfigurationError
 from app.runtime import running
 from models.accounts import User
 from resolvers.base import Context

@@ -22,13 +22,15 @@ class Outlet(Protocol):
     """Takes messages while it is writable, and says when it is again."""
 
     on_writable: Callable[[], None] | None
+    on_text: Callable[[str], bool] | None
+    """Given texts where they come, if the server can; those it answers True for are dealt with."""
 
     @property
     def is_writable(self) -> bool:
         """Whether the connection keeps up."""
 
-    def add(self, *parts: bytes) -> None:
-        """Add a message that is made of parts."""
+    def add(self, size: int, *parts: bytes) -> None:
+        """Add a message of `size` bytes that is made of parts."""
 
     def flush(self) -> None:
         """Write what was added."""
@@ -45,6 +47,7 @@ class AsgiOutlet:
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self.on_writable: Callable[[], None] | None = None
+        self.on_text: Callable[[str], bool] | None = None
         self._receive = receive
         self._send = send
         self._messages: deque[bytes] = deque()
@@ -56,8 +59,8 @@ class AsgiOutlet:
         """Whether everything was sent."""
         return not self._messages and self._sending_since is None
 
-    def add(self, *parts: bytes) -> None:
-        """Add a message that is made of parts."""
+    def add(self, size: int, *parts: bytes) -> None:
+        """Add a message of `size` bytes that is made of parts."""
         self._messages.append(b"".join(parts))
 
     def flush(self) -> None:

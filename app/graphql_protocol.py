@@ -59,6 +59,14 @@ class ConnectionState:
 
 Connect = Callable[[Scope, dict[str, Any] | None], Awaitable[ConnectionState]]
 
+ConnectKnown = Callable[[Scope, dict[str, Any] | None], ConnectionState | None]
+"""Does the same where that takes no waiting, and gives None where it does."""
+
+
+def connect_nobody(_scope: Scope, _payload: dict[str, Any] | None) -> None:
+    """Know nobody: every sign-in is waited for."""
+    return
+
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,7 +20,14 @@ from app import graphql_protocol as protocol
 from app.graphql_documents import Documents
 from app.graphql_outbox import Dispatcher, Line, Outbox
 from app.graphql_outlet import AsgiOutlet, outlet_of
-from app.graphql_protocol import Connect, ConnectionState, SocketOptions
+from app.graphql_protocol import (
+    Connect,
+    ConnectionState,
+    ConnectKnown,
+    Signal,
+    SocketOptions,
+    connect_nobody,
+)
 from app.graphql_request import BadRequestError, Params, read_params
 from schema.execution import (
     Engine,
@@ -68,6 +75,7 @@ class Socket:
         options: SocketOptions,
         dispatcher: Dispatcher,
         *,
+        connect_known: ConnectKnown = connect_nobody,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -75,11 +83,12 @@ class Socket:
         documents: Documents | None = None,
     ) -> None:
         self._documents = Documents() if documents is None else documents
-        self.id = uuid.uuid4().hex[:16]
+        self.id = secrets.token_hex(8)
         self.state: ConnectionState | None = None
         self.viewer_id: str | None = None
         self._engine = engine
         self._connect = connect
+        self._connect_known = connect_known
         self._options = options
         self._scope = scope
         self._receive = receive
@@ -97,6 +106,7 @@ class Socket:
         self._running: set[_Operation] = set()
         self._count = 0
         self._has_init = False
+        self._is_handling = False
         self._reading: asyncio.Timeout | None = None
         self._close: tuple[int, str] | None = None
         self._is_lost = False
@@ -115,8 +125,11 @@ class Socket:
                 self._group = group
                 if isinstance(self._outlet, AsgiOutlet):
                     self._helpers.append(group.create_task(self._write(self._outlet)))
+                else:
+                    self._outlet.on_text = self._take
                 await self._read_to_the_end()
                 self._stop_timers()
+                self._outlet.on_text = None
                 self._outbox.close()
                 for task in self._helpers:
                     task.cancel()
@@ -173,41 +186,66 @@ class Socket:
         self._lost()
 
     async def _read(self) -> None:
+        """Handle what comes through ASGI: everything, or what `_take` left to it."""
         try:
             while self._close is None:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     self._lost()
                     return
-                self._cancel_timer("pong")
-                await self._handle(message.get("text"))
-        except Exception:
-            logger.exception("A socket failed (socket id %s).", self.id)
-            self.close(protocol.INTERNAL, "Internal server error")
+                self._is_handling = True
+                rest = self._handle(message.get("text"))
+                if rest is not None:
+                    await rest
+                self._is_handling = False
+        except Exception as error:  # noqa: BLE001 - logged, and the socket is closed.
+            self._failed(error)
+
+    def _take(self, text: str) -> bool:
+        """Handle a message where it comes; False if that would take waiting."""
+        if self._close is not None:
+            return True
+        is_full = len(self._running) >= self._options.max_operations
+        if self._is_handling or is_full or self._outbox.is_full:
+            return False
+        try:
+            rest = self._handle(text)
+        except Exception as error:  # noqa: BLE001 - logged, and the socket is closed.
+            self._failed(error)
+            return True
+        # Nothing waits, for there is room.
+        assert rest is None  # noqa: S101 - see above.
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        logger.error("A socket failed (socket id %s).", self.id, exc_info=error)
+        self.close(protocol.INTERNAL, "Internal server error")
 
     # ---- messages
 
-    async def _handle(self, text: str | None) -> None:
+    def _handle(self, text: str | None) -> Awaitable[None] | None:
+        """Handle a message; gives what is left to be waited for before the next one."""
+        self._cancel_timer("pong")
         if text is None:
             self.close(protocol.BAD_REQUEST, "Invalid message: send text frames, not binary ones")
-            return
+            return None
         limit = self._options.max_frame_bytes
         if len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit):
             self.close(protocol.TOO_BIG, f"The message is larger than {limit} bytes")
-            return
+            return None
         try:
             message = orjson.loads(text)
         except orjson.JSONDecodeError:
             self.close(protocol.BAD_REQUEST, "Invalid message: not valid JSON")
-            return
+            return None
         kind = message.get("type") if isinstance(message, dict) else None
         handler = _HANDLERS.get(kind) if isinstance(kind, str) else None
         if handler is None:
             self.close(protocol.BAD_REQUEST, f"Invalid message: unknown type {str(kind)[:40]!r}")
-            return
-        await handler(self, message)
+            return None
+        return handler(self, message)
 
-    async def _on_init(self, message: dict[str, Any]) -> None:
+    def _on_init(self, message: dict[str, Any]) -> None:
         if self._has_init:
             self.close(protocol.TOO_MANY_INITS, "Too many initialisation requests")
             return
@@ -215,49 +253,74 @@ class Socket:
             return
         self._has_init = True
         self._cancel_timer("init")
-        # In a task of its own, for what arrives before the acknowledgement must be refused.
-        self._helpers.append(self._group.create_task(self._sign_in(message.get("payload"))))
-
-    async def _on_ping(self, message: dict[str, Any]) -> None:
-        if not self._has_map_payload(message):
+        payload = message.get("payload")
+        try:
+            state = self._connect_known(self._scope, payload)
+        except Exception as error:  # noqa: BLE001 - told, and logged unless it is a refusal.
+            self._sign_in_failed(error)
             return
+        if state is not None:
+            self._signed_in(state)
+            return
+        # In a task of its own, for what arrives before the acknowledgement must be refused.
+        self._helpers.append(self._group.create_task(self._sign_in(payload)))
+
+    def _on_ping(self, message: dict[str, Any]) -> Awaitable[None] | None:
+        if not self._has_map_payload(message):
+            return None
         pong = {"type": "pong"}
         if message.get("payload") is not None:
             pong["payload"] = message["payload"]
-        await self._outbox.put(orjson.dumps(pong))
+        return self._put(orjson.dumps(pong))
 
-    async def _on_pong(self, message: dict[str, Any]) -> None:
+    def _on_pong(self, message: dict[str, Any]) -> None:
         self._has_map_payload(message)
 
-    async def _on_complete(self, message: dict[str, Any]) -> None:
+    def _on_complete(self, message: dict[str, Any]) -> None:
         id_ = self._operation_id(message)
         operation = self._operations.pop(id_, None) if id_ is not None else None
         if operation is not None:
             self._silence(operation)
 
-    async def _on_subscribe(self, message: dict[str, Any]) -> None:
+    def _put(self, message: bytes) -> Awaitable[None] | None:
+        if self._outbox.is_full:
+            return self._outbox.put(message)
+        self._outbox.put_nowait(message)
+        return None
+
+    def _on_subscribe(self, message: dict[str, Any]) -> Awaitable[None] | None:
         state = self.state
         if state is None:
             self.close(protocol.UNAUTHORIZED, "Unauthorized")
-            return
+            return None
         id_ = self._operation_id(message)
         if id_ is None:
-            return
+            return None
         if id_ in self._operations:
             self.close(protocol.DUPLICATE_ID, f"Subscriber for {id_} already exists")
-            return
+            return None
         try:
             params = read_params(message.get("payload"))
         except BadRequestError as error:
             self.close(protocol.BAD_REQUEST, f"Invalid message: {error.message}")
-            return
+            return None
         if len(self._running) >= self._options.max_operations:
-            await self._settle()
-        if len(self._running) >= self._options.max_operations:
-            limit = f"This socket already runs {self._options.max_operations} operations, "
-            full = failure("LIMIT", limit + "which is the limit. Complete some of them first.")
-            await self._outbox.put(protocol.frame(protocol.head(id_, b"error"), encode([full])))
+            return self._begin_when_there_is_room(id_, state, params)
+        self._begin(id_, state, params)
+        return None
+
+    async def _begin_when_there_is_room(
+        self, id_: str, state: ConnectionState, params: Params
+    ) -> None:
+        await self._settle()
+        if len(self._running) < self._options.max_operations:
+            self._begin(id_, state, params)
             return
+        limit = f"This socket already runs {self._options.max_operations} operations, "
+        full = failure("LIMIT", limit + "which is the limit. Complete some of them first.")
+        await self._outbox.put(protocol.frame(protocol.head(id_, b"error"), encode([full])))
+
+    def _begin(self, id_: str, state: ConnectionState, params: Params) -> None:
         operation = _Operation(id_)
         self._operations[id_] = operation
         self._running.add(operation)
@@ -297,19 +360,23 @@ class Socket:
         try:
             async with asyncio.timeout(self._options.init_timeout_s):
                 state = await self._connect(self._scope, payload)
-        except TimeoutError:
+        except Exception as error:  # noqa: BLE001 - told, and logged unless it is a refusal.
+            self._sign_in_failed(error)
+            return
+        self._signed_in(state)
+
+    def _sign_in_failed(self, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
             self.close(protocol.TRY_AGAIN, "Signing in took too long. Try again later")
-            return
-        except RequestError as error:
-            if error.code in ("RATE_LIMITED", "UNAVAILABLE"):
-                self.close(protocol.TRY_AGAIN, error.message)
-            else:
-                self.close(protocol.FORBIDDEN, "Forbidden")
-            return
-        except Exception:
-            logger.exception("Signing in on a socket failed (socket id %s).", self.id)
+        elif isinstance(error, RequestError) and error.code in ("RATE_LIMITED", "UNAVAILABLE"):
+            self.close(protocol.TRY_AGAIN, error.message)
+        elif isinstance(error, RequestError):
+            self.close(protocol.FORBIDDEN, "Forbidden")
+        else:
+            logger.error("Signing in on a socket failed (socket id %s).", self.id, exc_info=error)
             self.close(protocol.INTERNAL, "Internal server error")
-            return
+
+    def _signed_in(self, state: ConnectionState) -> None:
         self.state = state
         self.viewer_id = state.viewer_id
         if not self._is_welcome(self):
@@ -324,8 +391,11 @@ class Socket:
             return
         self._check_expiry()
         if state.revoked is not None:
-            await state.revoked.wait()
-            self.close(protocol.FORBIDDEN, "Session revoked")
+            self._helpers.append(self._group.create_task(self._heed(state.revoked)))
+
+    async def _heed(self, revoked: Signal) -> None:
+        await revoked.wait()
+        self.close(protocol.FORBIDDEN, "Session revoked")
 
     def _sign_in_ended(self, reason: str) -> None:
         self.close(protocol.FORBIDDEN, reason)
@@ -491,7 +561,7 @@ class Socket:
         self.close(protocol.TERMINATED, "No pong in time")
 
 
-_HANDLERS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None]]] = {
+_HANDLERS: dict[str, Callable[[Socket, dict[str, Any]], Awaitable[None] | None]] = {
     "ping": Socket._on_ping,
     "pong": Socket._on_pong,
     "subscribe": Socket._on_subscribe,

@@ -19,7 +19,9 @@ from app.graphql_protocol import (
     TRY_AGAIN,
     Connect,
     ConnectionState,
+    ConnectKnown,
     SocketOptions,
+    connect_nobody,
 )
 from app.graphql_register import Register
 from app.graphql_request import client_host, is_origin_allowed
@@ -36,9 +38,9 @@ class GraphQLWebSocket:
 
     `connect` signs a connection in from its handshake and `connection_init` payload; a RequestError
     it raises closes the socket with 4403, or 1013 (try again later) for RATE_LIMITED and
-    UNAVAILABLE. `register` counts them with what else is open. Pages of other hosts are let in by
-    `allowed_origins` ("*" for all); clients that send no Origin are no browsers and always are.
-    `documents` are those known by name.
+    UNAVAILABLE. `connect_known` is asked first. `register` counts them with what else is open.
+    Pages of other hosts are let in by `allowed_origins` ("*" for all); clients that send no Origin
+    are no browsers and always are. `documents` are those known by name.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class GraphQLWebSocket:
         engine: Engine,
         connect: Connect,
         *,
+        connect_known: ConnectKnown = connect_nobody,
         options: SocketOptions | None = None,
         allowed_origins: Collection[str] = (),
         max_sockets_per_viewer: int = 100,
@@ -55,6 +58,7 @@ class GraphQLWebSocket:
         self._documents = Documents() if documents is None else documents
         self._engine = engine
         self._connect = connect
+        self._connect_known = connect_known
         self._options = options or SocketOptions()
         self._allowed_origins = frozenset(allowed_origins)
         self._register = register or Register(max_per_viewer=max_sockets_per_viewer)
@@ -97,18 +101,20 @@ class GraphQLWebSocket:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._dispatcher is None:
             self._dispatcher = Dispatcher()
+        address = client_host(scope)
         socket = Socket(
             self._engine,
             self._connect,
             self._options,
             self._dispatcher,
+            connect_known=self._connect_known,
             scope=scope,
             receive=receive,
             send=send,
-            is_welcome=partial(self._is_welcome, client_host(scope)),
+            is_welcome=partial(self._is_welcome, address),
             documents=self._documents,
         )
-        place = self._register.open(client_host(scope))
+        place = self._register.open(address)
         if place is None:
             socket.close(TRY_AGAIN, "Too many sockets are being opened. Try again in a moment")
         else:

@@ -16,8 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app import memory
 from app.bus_metrics import BUSES
-from app.config import PREFIX, ConfigurationError, Settings
+from app.config import PREFIX, Settings
 from app.database import head, migrate, revision
+from app.errors import ConfigurationError
 from models.database import Database
 from services import system
 from services.base import Deps

@@ -82,6 +82,9 @@ class Server:
         self.sockets = GraphQLWebSocket(
             engine,
             lambda scope, payload: auth.connect(self.deps, scope, payload, allowed_origins=origins),
+            connect_known=lambda scope, payload: auth.connect_known(
+                self.deps, scope, payload, allowed_origins=origins
+            ),
             options=SocketOptions(
                 max_operations=settings.max_operations_per_socket,
                 max_frame_bytes=settings.max_body_bytes,

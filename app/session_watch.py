@@ -242,6 +242,10 @@ class SessionWatches:
             self._note(token_hash, watch)
             return viewer
 
+    def known(self, token: str) -> Viewer | None:
+        """Give the viewer of a token that a watch knows to be good right now."""
+        return self._known(hash_token(token))
+
     def watch(self, viewer: Viewer) -> SessionWatch:
         """Give the watch of a signed-in viewer's session, begun now if there is none.
 

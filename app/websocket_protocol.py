@@ -423,10 +423,9 @@ class WebSocketProtocol(asyncio.Protocol):
             and not self._is_lost
         )
 
-    def add(self, *parts: bytes) -> None:
-        """Add a text message that is made of parts."""
-        self._parts.append(frames.text_head(sum(map(len, parts))))
-        self._parts += parts
+    def add(self, size: int, *parts: bytes) -> None:
+        """Add a text message of `size` bytes that is made of parts."""
+        self._parts += (frames.text_head(size), *parts)
 
     def flush(self) -> None:
         """Write what was added."""

@@ -49,6 +49,10 @@ class Worker:
             except Exception:
                 # Database or bus are away: they come back, and the worker must be there then.
                 log.exception("the worker was interrupted; it goes on")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # What failed hid that the worker was stopped at the same moment.
+                raise asyncio.CancelledError
             await asyncio.sleep(_POLL_S)
 
     async def _run_all(self) -> None:

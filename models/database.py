@@ -174,7 +174,9 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
         f"busy_timeout={_BUSY_TIMEOUT_MS}",
         "temp_store=MEMORY",
-        "cache_size=-16000",
+        # In KiB, for each connection. The system caches the file as well: a larger one cost more
+        # memory, up to 320 MiB in all, and reads took the same time (64 MiB, read at random).
+        "cache_size=-2000",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

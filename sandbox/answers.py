@@ -3,8 +3,10 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager
+from typing import Any
 
+from sandbox.connection import Connection
 from sandbox.errors import (
     FileError,
     FileErrorCode,
@@ -20,9 +22,6 @@ from sandbox.errors import (
     TimeoutError_,
 )
 from sandbox.inside import wire
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 ANSWER_TIMEOUT_S = 30.0
 RECORD_BYTES = 256 * 1024
@@ -54,7 +53,7 @@ def refusal(body: bytes, path: str | None = None) -> SandboxError | None:
 
 
 class Answers:
-    """An operation from its first frame to its last; made by `SandboxClient.ask`.
+    """An operation from its first frame to its last; made by `ask`.
 
     Iterate for the bytes the agent sends, and `grant` what was taken in; `done` is the body of
     the last frame afterwards. `window` is how many bytes the agent may send before more is
@@ -64,7 +63,7 @@ class Answers:
 
     def __init__(
         self,
-        client: "SandboxClient",
+        connection: Connection,
         op: int,
         window: int,
         *,
@@ -73,7 +72,7 @@ class Answers:
     ) -> None:
         self.op = op
         self.done: bytes | None = None
-        self._client = client
+        self._connection = connection
         self._window = window
         self._path = path
         self._timeout_s = timeout_s
@@ -96,7 +95,7 @@ class Answers:
         """Let the agent send `size` more bytes."""
         if not self._ended:
             self._window += size
-            await self._client.send(wire.CREDIT, self.op, wire.AMOUNT.pack(size))
+            await self._connection.send(wire.CREDIT, self.op, wire.AMOUNT.pack(size))
 
     async def write(self, data: bytes) -> None:
         """Send bytes of an upload as the agent takes them in. Raises what ended it instead."""
@@ -111,12 +110,12 @@ class Answers:
             part = bytes(view[: min(self._room, wire.CHUNK)])
             self._room -= len(part)
             view = view[len(part) :]
-            await self._client.send(wire.WRITE_DATA, self.op, part)
+            await self._connection.send(wire.WRITE_DATA, self.op, part)
 
     async def finish(self) -> bytes:
         """Wait for the end where no data belongs; the body of the last frame."""
         async for _ in self:
-            raise self._client.distrust("data where none belongs")
+            raise self._connection.distrust("data where none belongs")
         return self.done or b""
 
     async def _wait(self) -> None:
@@ -162,12 +161,38 @@ class Answers:
             self._ended = True
             self._end = error
             self._news.set()
-            self._client.forget(self.op)
+            self._connection.forget(self.op)
 
     @property
     def is_over(self) -> bool:
         """Nothing comes any more."""
         return self._ended
+
+
+@asynccontextmanager
+async def ask(
+    connection: Connection,
+    kind: int,
+    body: bytes,
+    *,
+    window: int = 0,
+    path: str | None = None,
+    timeout_s: float | None = ANSWER_TIMEOUT_S,
+) -> AsyncIterator[Answers]:
+    """Begin an operation; leaving early cancels it.
+
+    See `Answers` for the rest. Errors of an operation on files name its `path`.
+    """
+    op = connection.operation()
+    answers = Answers(connection, op, window, path=path, timeout_s=timeout_s)
+    connection.register(op, answers)
+    try:
+        await connection.send(kind, op, body)
+        yield answers
+    finally:
+        if not answers.is_over:
+            connection.send_now(wire.CANCEL, op)
+        connection.forget(op)
 
 
 def records(data: bytearray, head: struct.Struct, names: int) -> list[tuple[Any, ...]]:

@@ -4,13 +4,11 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from sandbox.answers import ask
+from sandbox.connection import Connection
 from sandbox.errors import InvalidArgumentError, PolicyUnsupportedError
 from sandbox.inside import wire
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 WINDOW_BYTES = 1024 * 1024
 ANSWER_TIMEOUT_S = 120.0
@@ -56,9 +54,9 @@ class Unpacked:
     entries: int
 
 
-def require_zlib(client: "SandboxClient", style: ArchiveFormat) -> int:
+def require_zlib(connection: Connection, style: ArchiveFormat) -> int:
     """The number of a format. Raises PolicyUnsupportedError if the agent cannot compress."""
-    if style is not ArchiveFormat.TAR and not client.has_zlib:
+    if style is not ArchiveFormat.TAR and not connection.has_zlib:
         raise PolicyUnsupportedError(
             "The Python inside this sandbox cannot compress: use the format tar."
         )
@@ -66,7 +64,7 @@ def require_zlib(client: "SandboxClient", style: ArchiveFormat) -> int:
 
 
 async def pack(
-    client: "SandboxClient",
+    connection: Connection,
     path: bytes,
     shown: str,
     style: ArchiveFormat,
@@ -79,8 +77,9 @@ async def pack(
     if content is not None and not 0 < content <= MOST_BYTES:
         raise InvalidArgumentError("content is out of range.")
     head = wire.READ_HEAD.pack(content or 0, most, WINDOW_BYTES)
-    head += bytes((require_zlib(client, style),))
-    asking = client.ask(
+    head += bytes((require_zlib(connection, style),))
+    asking = ask(
+        connection,
         wire.PACK,
         head + wire.pack(path),
         window=WINDOW_BYTES,
@@ -94,7 +93,7 @@ async def pack(
 
 
 async def unpack(
-    client: "SandboxClient",
+    connection: Connection,
     path: bytes,
     shown: str,
     chunks: AsyncIterator[bytes],
@@ -104,18 +103,18 @@ async def unpack(
     keep_links: bool,
 ) -> Unpacked:
     """What became of an archive; see `Files.unpack`."""
-    number = require_zlib(client, style) | (wire.KEEP_LINKS if keep_links else 0)
+    number = require_zlib(connection, style) | (wire.KEEP_LINKS if keep_links else 0)
     head = wire.UNPACK_HEAD.pack(number, limits.max_bytes, limits.max_entries, limits.max_ratio)
-    asking = client.ask(
-        wire.UNPACK_OPEN, head + wire.pack(path), path=shown, timeout_s=UNPACK_TIMEOUT_S
+    asking = ask(
+        connection, wire.UNPACK_OPEN, head + wire.pack(path), path=shown, timeout_s=UNPACK_TIMEOUT_S
     )
     async with asking as answers:
         async for chunk in chunks:
             await answers.write(chunk)
         if not answers.is_over:
-            await client.send(wire.WRITE_END, answers.op)
+            await connection.send(wire.WRITE_END, answers.op)
         body = await answers.finish()
     try:
         return Unpacked(*wire.UNPACKED.unpack(body))
     except struct.error as error:
-        raise client.distrust(error) from error
+        raise connection.distrust(error) from error

@@ -159,6 +159,8 @@ class Group:
             self._set("memory", "memory.high", "max", optional=True)
             if used is not None and used > memory:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        # Whoever is killed for want of memory goes alone: process 1 stays to tell of it.
+        self._set("memory", "memory.oom.group", "0", optional=True)
         self._set("memory", "memory.max", str(memory))
         if self.limits_swap:
             self._set("memory", "memory.swap.max", "0")

@@ -6,15 +6,12 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from sandbox.answers import refusal
 from sandbox.base import ResourceUsage
+from sandbox.connection import Connection
 from sandbox.errors import InvalidArgumentError, SandboxError, SandboxLostError
 from sandbox.inside import wire
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 WINDOW_BYTES = 1024 * 1024
 MAX_SIDE = 4096  # Rows or columns of a terminal.
@@ -75,9 +72,9 @@ class Execution:
     """
 
     def __init__(
-        self, client: "SandboxClient", op: int, limit: int, *, terminal: bool = False
+        self, connection: Connection, op: int, limit: int, *, terminal: bool = False
     ) -> None:
-        self._client = client
+        self._connection = connection
         self._op = op
         self.has_terminal = terminal
         self._limit = limit
@@ -127,14 +124,14 @@ class Execution:
     async def cancel(self) -> None:
         """Kill every process of this execution; `result()` then says KILLED. Idempotent."""
         if not self._result.done():
-            await self._client.send(wire.CANCEL, self._op)
+            await self._connection.send(wire.CANCEL, self._op)
 
     async def signal(self, number: int) -> None:
         """Send a signal to the process group of the command."""
         if not 1 <= number <= 64:
             raise InvalidArgumentError(f"{number} is not a signal; signals are 1 to 64.")
         if not self._result.done():
-            await self._client.send(wire.SIGNAL, self._op, bytes((number,)))
+            await self._connection.send(wire.SIGNAL, self._op, bytes((number,)))
 
     async def resize(self, rows: int, columns: int) -> None:
         """Change the size of its terminal. Raises InvalidArgumentError where it has none."""
@@ -142,7 +139,7 @@ class Execution:
             raise InvalidArgumentError("The execution has no terminal.")
         check_size(rows, columns)
         if not self._result.done():
-            await self._client.send(wire.RESIZE, self._op, wire.SIZE.pack(rows, columns))
+            await self._connection.send(wire.RESIZE, self._op, wire.SIZE.pack(rows, columns))
 
     async def write_stdin(self, data: bytes) -> None:
         """Pass bytes on, waiting while the program does not read. Ignored once it has ended."""
@@ -158,13 +155,13 @@ class Execution:
             self._stdin_room -= len(part)
             self.stdin_bytes += len(part)
             view = view[len(part) :]
-            await self._client.send(wire.STDIN, self._op, part)
+            await self._connection.send(wire.STDIN, self._op, part)
 
     async def close_stdin(self) -> None:
         """Let the program see the end of its input. Idempotent."""
         if not self._stdin_closed and not self._result.done():
             self._stdin_closed = True
-            await self._client.send(wire.STDIN_CLOSE, self._op)
+            await self._connection.send(wire.STDIN_CLOSE, self._op)
 
     @property
     def operation(self) -> int:
@@ -187,7 +184,7 @@ class Execution:
             credit = struct.pack(">I", self._unacknowledged)
             self._window += self._unacknowledged
             self._unacknowledged = 0
-            self._client.send_now(wire.CREDIT, self._op, credit)
+            self._connection.send_now(wire.CREDIT, self._op, credit)
 
     def _on_output(self, stream: int, data: bytes) -> None:
         self._counts[stream] += len(data)
@@ -227,7 +224,7 @@ class Execution:
             self._result.set_result(result)
         self._news.set()
         self._stdin_news.set()
-        self._client.forget(self._op)
+        self._connection.forget(self._op)
 
     def _refuse(self, error: SandboxError | None) -> None:
         if error is None:
@@ -235,7 +232,7 @@ class Execution:
         if not self._started.done():
             self._started.set_exception(error)
         self._result.cancel()
-        self._client.forget(self._op)
+        self._connection.forget(self._op)
 
     def on_lost(self) -> None:
         out, err = self._counts

@@ -6,16 +6,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from sandbox import archives, watching
+from sandbox.answers import ask
 from sandbox.archives import ArchiveFormat, ArchiveLimits, Unpacked
+from sandbox.connection import Connection
 from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError
 from sandbox.inside import wire
 from sandbox.watching import Changes, Walked
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 READ_LIMIT_BYTES = 64 * 1024 * 1024
 LIST_LIMIT = wire.MAX_ENTRIES
@@ -58,8 +56,8 @@ class Files:
     TimeoutError_ when the agent is silent for 30 s (a paused sandbox does not answer).
     """
 
-    def __init__(self, client: "SandboxClient") -> None:
-        self._client = client
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     async def read(
         self, path: str, offset: int = 0, limit: int | None = None, *, most: int = READ_LIMIT_BYTES
@@ -86,11 +84,13 @@ class Files:
         """Chunks of a file as it is read; a slow reader makes the agent wait."""
         body = wire.READ_HEAD.pack(offset, limit, WINDOW_BYTES) + wire.pack(encode_path(path))
         left = limit
-        async with self._client.ask(wire.READ, body, window=WINDOW_BYTES, path=path) as answers:
+        async with ask(
+            self._connection, wire.READ, body, window=WINDOW_BYTES, path=path
+        ) as answers:
             async for chunk in answers:
                 left -= len(chunk)
                 if left < 0:
-                    raise self._client.distrust("more of a file than was asked for")
+                    raise self._connection.distrust("more of a file than was asked for")
                 yield chunk
                 await answers.grant(len(chunk))
 
@@ -112,11 +112,11 @@ class Files:
             raise InvalidArgumentError("mode must be between 0 and 0o777.")
         body = struct.pack(">I", mode) + wire.pack(encode_path(path))
         size = 0
-        async with self._client.ask(wire.WRITE_OPEN, body, path=path) as answers:
+        async with ask(self._connection, wire.WRITE_OPEN, body, path=path) as answers:
             async for chunk in chunks:
                 await answers.write(chunk)
                 size += len(chunk)
-            await self._client.send(wire.WRITE_END, answers.op)
+            await self._connection.send(wire.WRITE_END, answers.op)
             await answers.finish()
         return size
 
@@ -142,7 +142,7 @@ class Files:
             wire.STAT, path, PurePosixPath(path).parent, b"" if follow else b"\1"
         )
         if len(entries) != 1:
-            raise self._client.distrust("not one entry")
+            raise self._connection.distrust("not one entry")
         entry = entries[0]
         return FileInfo(
             path, entry.name, entry.is_directory, entry.size_bytes, entry.modified_at, entry.mode
@@ -167,11 +167,11 @@ class Files:
         data = bytearray()
         body = wire.pack(encode_path(path))
         window = wire.USED.size
-        async with self._client.ask(wire.MEASURE, body, window=window, path=path) as answers:
+        async with ask(self._connection, wire.MEASURE, body, window=window, path=path) as answers:
             async for chunk in answers:
                 data += chunk
         if len(data) != wire.USED.size:
-            raise self._client.distrust("a torn measure")
+            raise self._connection.distrust("a torn measure")
         return Usage(*wire.USED.unpack(data))
 
     def watch(self, path: str = ".", *, recursive: bool = True) -> AsyncGenerator[Changes, None]:
@@ -182,14 +182,14 @@ class Files:
         when the kernel watches no more directories, and FileError when the directory is removed.
         What programs write to memory they share with a file is told when they close it, if then.
         """
-        return watching.watch(self._client, encode_path(path), path, recursive=recursive)
+        return watching.watch(self._connection, encode_path(path), path, recursive=recursive)
 
     def walk(self, path: str = ".") -> AsyncGenerator[Walked, None]:
         """Every entry below a directory in batches, in no order; consume it by `aclosing`.
 
         FileError TOO_LARGE beyond 200,000 of them.
         """
-        return watching.walk(self._client, encode_path(path), path)
+        return watching.walk(self._connection, encode_path(path), path)
 
     def pack(
         self,
@@ -207,7 +207,7 @@ class Files:
         counts holes: they are packed as zeros. PolicyUnsupportedError when the Python inside
         cannot compress.
         """
-        return archives.pack(self._client, encode_path(path), path, style, most, content)
+        return archives.pack(self._connection, encode_path(path), path, style, most, content)
 
     async def unpack(
         self,
@@ -229,11 +229,11 @@ class Files:
         """
         path = encode_path(target)
         return await archives.unpack(
-            self._client, path, target, chunks, style, limits, keep_links=keep_links
+            self._connection, path, target, chunks, style, limits, keep_links=keep_links
         )
 
     async def _done(self, kind: int, body: bytes, path: str) -> None:
-        async with self._client.ask(kind, body, path=path) as answers:
+        async with ask(self._connection, kind, body, path=path) as answers:
             await answers.finish()
 
     async def _entries(
@@ -242,13 +242,13 @@ class Files:
         data = bytearray()
         window = ENTRY_BYTES * (wire.MAX_ENTRIES if kind == wire.LIST else 1)
         body = wire.pack(encode_path(path)) + options
-        async with self._client.ask(kind, body, window=window, path=path) as answers:
+        async with ask(self._connection, kind, body, window=window, path=path) as answers:
             async for chunk in answers:
                 data += chunk
         try:
             return list(_unpack_entries(bytes(data), parent))
         except (struct.error, wire.Refused) as error:
-            raise self._client.distrust(error) from error
+            raise self._connection.distrust(error) from error
 
 
 def _unpack_entries(data: bytes, parent: PurePosixPath) -> Iterator[FileInfo]:

@@ -2,14 +2,11 @@
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
 
 from sandbox.answers import refusal
+from sandbox.connection import Connection
 from sandbox.errors import PortError, SandboxError, SandboxLostError
 from sandbox.inside import wire
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 WINDOW_BYTES = wire.TUNNEL_WINDOW
 
@@ -21,8 +18,8 @@ class Tunnel:
     stall costs memory. Both directions end on their own. Close with `aclose`, whatever happened.
     """
 
-    def __init__(self, client: "SandboxClient", op: int, room: int) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, op: int, room: int) -> None:
+        self._connection = connection
         self._op = op
         self._room = room
         self._window = WINDOW_BYTES
@@ -53,7 +50,7 @@ class Tunnel:
             self._window += self._unacknowledged
             credit = wire.AMOUNT.pack(self._unacknowledged)
             self._unacknowledged = 0
-            self._client.send_now(wire.CREDIT, self._op, credit)
+            self._connection.send_now(wire.CREDIT, self._op, credit)
         return data
 
     async def write(self, data: bytes) -> None:
@@ -73,7 +70,7 @@ class Tunnel:
             part = bytes(view[: min(self._room, wire.CHUNK)])
             self._room -= len(part)
             view = view[len(part) :]
-            await self._client.send(wire.TUNNEL_DATA, self._op, part)
+            await self._connection.send(wire.TUNNEL_DATA, self._op, part)
 
     async def end(self) -> None:
         """Let the program see the end of what is written; reading goes on. Idempotent."""
@@ -81,12 +78,12 @@ class Tunnel:
             self._write_ended = True
             self._writable.set()
             self._forget_if_done()
-            await self._client.send(wire.TUNNEL_END, self._op)
+            await self._connection.send(wire.TUNNEL_END, self._op)
 
     async def aclose(self) -> None:
         """Break the connection off unless it has ended both ways. Idempotent."""
         if not self.is_over and not (self._read_ended and self._write_ended):
-            self._client.send_now(wire.CANCEL, self._op)
+            self._connection.send_now(wire.CANCEL, self._op)
         self._closed = True
         self._chunks.clear()
         self._writable.set()
@@ -95,7 +92,7 @@ class Tunnel:
             self._opened.cancel()
         if self._error is None:
             self._error = PortError("The connection is closed.")
-        self._client.forget(self._op)
+        self._connection.forget(self._op)
 
     @property
     def is_over(self) -> bool:
@@ -145,19 +142,19 @@ class Tunnel:
             self._opened.exception()  # Whoever waits has it; perhaps nobody does.
         self._readable.set()
         self._writable.set()
-        self._client.forget(self._op)
+        self._connection.forget(self._op)
 
     def _forget_if_done(self) -> None:
         if self._read_ended and self._write_ended:
-            self._client.forget(self._op)
+            self._connection.forget(self._op)
 
 
 class Listener:
     """A port inside on which the agent accepts connections for the client; see `listen`."""
 
-    def __init__(self, client: "SandboxClient", op: int, wanted: int) -> None:
+    def __init__(self, connection: Connection, op: int, wanted: int) -> None:
         self.port = wanted
-        self._client = client
+        self._connection = connection
         self._op = op
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = False
@@ -166,8 +163,8 @@ class Listener:
         """Accept no more connections; those accepted live on. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._client.send_now(wire.CANCEL, self._op)
-            self._client.forget(self._op)
+            self._connection.send_now(wire.CANCEL, self._op)
+            self._connection.forget(self._op)
 
     async def wait_open(self) -> None:
         """Wait until it listens. Raises PortError when the port is taken."""
@@ -193,4 +190,4 @@ class Listener:
         if not self._opened.done():
             self._opened.set_exception(error)
             self._opened.exception()
-        self._client.forget(self._op)
+        self._connection.forget(self._op)

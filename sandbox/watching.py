@@ -5,13 +5,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
-from sandbox.answers import records
+from sandbox.answers import ask, records
+from sandbox.connection import Connection
 from sandbox.inside import wire
-
-if TYPE_CHECKING:
-    from sandbox.client import SandboxClient
 
 WINDOW_BYTES = 512 * 1024
 
@@ -68,30 +65,30 @@ Walked = list[Entry]
 
 
 async def watch(
-    client: "SandboxClient", path: bytes, shown: str, *, recursive: bool
+    connection: Connection, path: bytes, shown: str, *, recursive: bool
 ) -> AsyncGenerator[Changes, None]:
     """Batches of changes, the first of which ends with an OVERFLOW; see `Files.watch`."""
     body = wire.WATCH_HEAD.pack(recursive, WINDOW_BYTES) + wire.pack(path)
     data = bytearray()
-    async with client.ask(
-        wire.WATCH, body, window=WINDOW_BYTES, path=shown, timeout_s=None
+    async with ask(
+        connection, wire.WATCH, body, window=WINDOW_BYTES, path=shown, timeout_s=None
     ) as answers:
         async for chunk in answers:
             data += chunk
             try:
                 found = [_change(shown, *record) for record in records(data, wire.CHANGE, 2)]
             except (struct.error, LookupError) as error:
-                raise client.distrust(error) from error
+                raise connection.distrust(error) from error
             if found:
                 yield found
             await answers.grant(len(chunk))
 
 
-async def walk(client: "SandboxClient", path: bytes, shown: str) -> AsyncGenerator[Walked, None]:
+async def walk(connection: Connection, path: bytes, shown: str) -> AsyncGenerator[Walked, None]:
     """Batches of entries; see `Files.walk`."""
     body = wire.AMOUNT.pack(WINDOW_BYTES) + wire.pack(path)
     data = bytearray()
-    async with client.ask(wire.WALK, body, window=WINDOW_BYTES, path=shown) as answers:
+    async with ask(connection, wire.WALK, body, window=WINDOW_BYTES, path=shown) as answers:
         async for chunk in answers:
             data += chunk
             try:
@@ -100,12 +97,12 @@ async def walk(client: "SandboxClient", path: bytes, shown: str) -> AsyncGenerat
                     for directory, size, modified, mode, name in records(data, wire.ENTRY, 1)
                 ]
             except struct.error as error:
-                raise client.distrust(error) from error
+                raise connection.distrust(error) from error
             if found:
                 yield found
             await answers.grant(len(chunk))
     if data:
-        raise client.distrust("a torn entry")
+        raise connection.distrust("a torn entry")
 
 
 def _change(top: str, kind: int, flag: int, size: int, path: bytes, old: bytes) -> Change:

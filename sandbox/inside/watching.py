@@ -24,7 +24,7 @@ from sandbox.inside.native import (
     libc_inotify_init1,
     libc_inotify_rm_watch,
 )
-from sandbox.inside.paths import Workspace, write_all
+from sandbox.inside.paths import MAX_DEPTH, Workspace, write_all
 from sandbox.inside.wire import (
     AMOUNT,
     CHANGE,
@@ -208,6 +208,10 @@ class Watch:
         if name and above not in self.places:
             return
         path = self.path(above, name)
+        if path.count(b"/") >= MAX_DEPTH:
+            # Each is opened from the top on, so a few thousand levels would cost minutes.
+            self.miss()
+            return
         try:
             folder = self.open(path)
             try:
@@ -519,7 +523,10 @@ class Watching:
 
 
 def walk(workspace: Workspace, top: bytes, output: int) -> None:
-    """Write every entry below a directory; one that goes meanwhile may be told or not."""
+    """Write every entry below a directory, at most 200 levels deep.
+
+    One that goes meanwhile may be told or not.
+    """
     todo = [b""]
     batch = b""
     left = WALK_ENTRIES
@@ -550,7 +557,7 @@ def walk(workspace: Workspace, top: bytes, output: int) -> None:
                     raise Refused("TOO_LARGE", "The directory has more than 200000 entries below.")
                 if len(shown) > MAX_PATH:
                     continue
-                if ENTRY.unpack_from(record)[0]:
+                if ENTRY.unpack_from(record)[0] and shown.count(b"/") < MAX_DEPTH:
                     todo.append(shown)
                 batch += record
                 if len(batch) > CHUNK:

@@ -38,17 +38,19 @@ class Room:
     def __init__(self) -> None:
         self.bytes = 0
         self.turn = asyncio.Lock()
-        self._freed = asyncio.Event()
+        self._freed: asyncio.Event | None = None
 
     def hold(self, size: int) -> None:
         """Count bytes that are held (or, below 0, were taken)."""
         self.bytes += size
-        if size < 0 and self.bytes <= LOW_BYTES:
+        if size < 0 and self.bytes <= LOW_BYTES and self._freed is not None:
             self._freed.set()
 
     async def free(self) -> None:
         """Return when no more is held than a reader in step leaves."""
         while self.bytes > LOW_BYTES:
+            if self._freed is None:
+                self._freed = asyncio.Event()
             self._freed.clear()
             await self._freed.wait()
 

@@ -186,7 +186,11 @@ async def _running(deps: Deps, viewer: Viewer) -> list[Sandbox]:
     async with deps.db.reading() as connection:
         found = await connection.execute(
             select(*row_columns(Sandbox))
-            .where(Sandbox.user_id == viewer.id, Sandbox.status == SandboxStatus.RUNNING)
+            .where(
+                Sandbox.user_id == viewer.id,
+                Sandbox.status == SandboxStatus.RUNNING,
+                Sandbox.stop_requested_at.is_(None),
+            )
             .order_by(Sandbox.last_active_at.desc())
         )
         return rows_of(Sandbox, found)

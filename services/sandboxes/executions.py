@@ -217,7 +217,7 @@ def _too_large(size: int, name: str, most: int) -> UserError:
 @operation("run")
 async def _run(node: "Node", sandbox_id: str, request: Json) -> None:
     live = node.live.get(sandbox_id)
-    if live is not None and live.client is not None and live.client.is_lost:
+    if live is not None and not await node.answers(live):
         await node.settle(request["execution_id"])
         raise UserError(
             UserErrorCode.UNAVAILABLE,

@@ -28,6 +28,7 @@ log = logging.getLogger("noosphere.sandboxes")
 DRIVER_S = 30.0
 KILL_S = 2.0
 SETTLE_S = 10.0
+MEND_S = 3.0
 _OOM_RECENT_S = 10.0
 
 
@@ -263,6 +264,17 @@ class Hosting(ABC):
         live.used_at = now()
         return live.client
 
+    async def answers(self, live: Live) -> bool:
+        """Tell whether there is a way to a sandbox; one that broke off is given a moment."""
+        try:
+            async with asyncio.timeout(MEND_S):
+                while live.client is not None and live.client.is_lost and not live.is_ending:
+                    live.is_renewed.clear()
+                    await live.is_renewed.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def touch(self, sandbox_id: str) -> None:
         """Note that a sandbox is being used, so that it does not count as idle."""
         live = self.live.get(sandbox_id)
@@ -281,6 +293,7 @@ class Hosting(ABC):
     def _tell_ending(self, live: Live) -> None:
         if not live.is_ending:
             live.is_ending = True
+            live.is_renewed.set()
             for tell in self.on_ending:
                 tell(live)
 

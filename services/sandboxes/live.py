@@ -1,5 +1,6 @@
 """A sandbox as the node that hosts it has it, and the sandboxes that are kept ready."""
 
+import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ class Live:
     told_use_at: datetime = field(default_factory=now)
     used_at: datetime = field(default_factory=now)
     is_persistent: bool = False
+    # Set when there is another client, and when it ends.
+    is_renewed: asyncio.Event = field(default_factory=asyncio.Event)
     # When the way to it, having broken off, was last mended: by the clock of the loop.
     mended_at: deque[float] = field(default_factory=lambda: deque(maxlen=MENDS))
 

@@ -88,6 +88,7 @@ async def _open(hosting: "Hosting", live: Live) -> None:
 async def _go_on(hosting: "Hosting", live: Live) -> None:
     log.warning("the way to a sandbox was mended", extra={"sandbox_id": live.sandbox_id})
     live.mended_at.append(asyncio.get_running_loop().time())
+    live.is_renewed.set()
     if live.client is not None:
         hosting.serve(live, live.client)
         await hosting.prepare(live)

@@ -1,6 +1,7 @@
 """Cursors: how far a follower of a topic has come."""
 
 import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from services.errors import RequestError
 
 # What a cursor may hold: a client must not make every event carry what it likes.
 _MAX_TEXTS, _MAX_KEY_CHARS, _MAX_CURSOR_CHARS = 200, 60, 20_000
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class Position:
 
 def cursor_of(epoch: str, seq: int, offsets: dict[str, int]) -> str:
     """Give the opaque cursor of a position."""
-    raw = orjson.dumps([epoch, seq, offsets])
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    encoded = binascii.b2a_base64(orjson.dumps([epoch, seq, offsets]), newline=False)
+    return encoded.translate(_URL_SAFE, b"=").decode("ascii")
 
 
 def position(after: str | None) -> Position | None:

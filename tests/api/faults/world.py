@@ -80,6 +80,13 @@ class World:
             lines = (await client.get("/metrics")).text.splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
+    async def interrupted(self, server: str) -> float:
+        """Give how many answers a server had to leave to others."""
+        async with httpx.AsyncClient(base_url=self.by_name[server].url, timeout=60) as client:
+            lines = (await client.get("/metrics")).text.splitlines()
+        name = 'noosphere_tasks_total{outcome="interrupted",type="answer"} '
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
     async def writer_of(self, message_id: str, *, other_than: str = "") -> str:
         """Give the name of the process that writes an answer, once one (another one) does."""
         engine = create_async_engine(self.database_url)

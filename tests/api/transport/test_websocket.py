@@ -3,14 +3,19 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from gql import Client, gql
 from gql.transport.websockets import WebsocketsTransport
 from prometheus_client import REGISTRY
+from starlette.types import Scope
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidStatus
 
-from app.graphql_protocol import SocketOptions
+from app.graphql_outlet import WebSocketProtocol
+from app.graphql_protocol import ConnectionState, SocketOptions
+from services.errors import UnauthenticatedError
 from tests.api.transport.conftest import Server, closing, hear, say, serving, subscribe, until
 
 
@@ -242,6 +247,49 @@ async def test_a_refused_sign_in_closes_the_socket(
         assert await closing(socket) == (code, reason)
 
 
+@pytest.mark.parametrize("protocol", [WebSocketProtocol, WebSocketsSansIOProtocol])
+async def test_who_is_known_is_signed_in_at_once_and_a_refusal_is_the_same(
+    protocol: type[asyncio.Protocol],
+) -> None:
+    asked: list[str] = []
+
+    def known(_scope: Scope, payload: dict[str, Any] | None) -> ConnectionState | None:
+        token = str((payload or {}).get("token"))
+        asked.append(token)
+        if token == "known":
+            return ConnectionState(_no_context, viewer_id="known")
+        if token == "bug":
+            raise LookupError("a bug")
+        if token != "unknown":
+            raise UnauthenticatedError("Nobody.")
+        return None
+
+    async with serving(ws={"connect_known": known}, protocol=protocol) as server:
+        async with server.connect() as socket:
+            # Both in one go: who is known is signed in by the time the second is read.
+            await say(socket, {"type": "connection_init", "payload": {"token": "known"}})
+            await say(socket, {"type": "ping"})
+            assert await hear(socket) == {"type": "connection_ack"}
+            assert await hear(socket) == {"type": "pong"}
+            assert server.ws._register.counts == {"viewer:known": 1}
+            assert server.states == []
+        async with server.connect() as socket:
+            await say(socket, {"type": "connection_init", "payload": {"token": "unknown"}})
+            assert await hear(socket) == {"type": "connection_ack"}
+            assert len(server.states) == 1
+        for token, code in (("bad", 4403), ("bug", 4500)):
+            async with server.connect() as socket:
+                await say(socket, {"type": "connection_init", "payload": {"token": token}})
+                assert (await closing(socket))[0] == code
+        assert len(server.states) == 1
+        assert asked == ["known", "unknown", "bad", "bug"]
+        await until(lambda: not server.ws._register.counts)
+
+
+async def _no_context(_request_id: str) -> Any:
+    raise AssertionError("no operation was begun")
+
+
 async def test_a_sign_in_without_end_is_given_up_and_may_be_tried_again() -> None:
     async with (
         serving(options=SocketOptions(init_timeout_s=1.0)) as server,
@@ -400,7 +448,7 @@ async def test_a_reader_that_stops_stops_its_stream_and_loses_nothing(server: Se
         await until(lambda: live._outbox.stalled_s() > 0.2)
         assert len(live._outbox) <= 256
         assert live._outbox.size_bytes <= 1024 * 1024 + 20_000
-        assert not live._outbox._room.is_set()
+        assert live._outbox.is_full
         stopped_at = server.probe.produced
         for expected in range(1, stopped_at + 50):  # Reading on lets the stream go on.
             message = await hear(socket)

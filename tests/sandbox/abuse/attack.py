@@ -1,11 +1,12 @@
 """How an attempt is written: a name, a program that says what it got, and what it must get."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 import pytest
 
 from sandbox.client import ExecutionResult
+from sandbox.errors import FileError, ResourceExhaustedError
 from tests.sandbox.conftest import Box
 
 # x86-64, AArch64; None where a machine does not have the call.
@@ -95,3 +96,14 @@ def matches(got: Sequence[str], expected: Sequence[str]) -> bool:
     """Whether every word is one of those expected at its place."""
     pairs = zip(got, expected, strict=False)
     return len(got) == len(expected) and all(word in one.split("|") for word, one in pairs)
+
+
+async def code_of(work: Awaitable[object]) -> str | None:
+    """Why an operation on files was refused; None if it was not."""
+    try:
+        await work
+    except FileError as error:
+        return error.code.value
+    except ResourceExhaustedError:
+        return "EXHAUSTED"
+    return None

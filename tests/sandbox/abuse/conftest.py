@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from sandbox.base import SandboxDriver, SandboxState
+from sandbox.base import Enforcement, SandboxDriver, SandboxState
+from sandbox.errors import PolicyUnsupportedError
 from tests.sandbox.conftest import BOTH, Box, Boxes, make_driver
 
 # Far beyond what a loaded machine needs: a loop that stood still for so long was blocked.
@@ -71,6 +72,15 @@ async def site(
 async def box(site: Site) -> Box:
     """The sandbox to attack from."""
     return site.box
+
+
+async def holds(site: Site, item: str) -> bool:
+    """Whether a limit holds here; where it does not, raise unless a demand of it is refused."""
+    if (await site.driver.capabilities()).items[item] is Enforcement.ENFORCED:
+        return True
+    with pytest.raises(PolicyUnsupportedError, match=item):
+        await site.driver.create(site.spec(demanded=frozenset({item})))
+    return False
 
 
 class Neighbour:

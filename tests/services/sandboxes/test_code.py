@@ -4,8 +4,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from models.base import now
 from models.conversations import Conversation
 from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState, SandboxStatus
@@ -154,3 +155,15 @@ async def test_a_sandbox_in_use_lives_longer(launch: Launch) -> None:
     assert row.expires_at is not None
     assert box.expires_at is not None
     assert row.expires_at - box.expires_at > timedelta(seconds=60)
+
+
+async def test_code_runs_in_no_sandbox_that_is_being_stopped(server: Server, ada: Viewer) -> None:
+    first = await server.host.run_code(ada, code="print(1)")
+    async with work(server.deps) as unit:
+        await unit.session.execute(
+            update(Sandbox)
+            .where(Sandbox.id == first.sandbox_id)
+            .values(stop_requested_at=now(), is_persistent=True)
+        )
+    second = await server.host.run_code(ada, code="print(2)")
+    assert (second.stdout, second.sandbox_id != first.sandbox_id) == ("2\n", True)

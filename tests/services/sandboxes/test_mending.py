@@ -16,7 +16,7 @@ from sandbox.kubernetes import KubernetesDriver
 from sandbox.kubernetes_pod import KubernetesOptions, pod_name
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, files, lifecycle, mending, output, rows
+from services.sandboxes import executions, files, hosting, lifecycle, mending, output, rows
 from services.sandboxes.node import Node
 from tests.servers.cut import relay
 from tests.servers.kubernetes import Kubernetes
@@ -87,15 +87,19 @@ async def goes_on(server: Server, viewer: Viewer, box: Sandbox) -> None:
 
 @pytest.mark.bubblewrap
 async def test_a_sandbox_goes_on_when_its_stream_is_cut(
-    cluster: Kubernetes, launch: Launch
+    cluster: Kubernetes, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hosting, "MEND_S", 60.0)
     server, ada, box = await launched(launch, cluster.kubeconfig)
     running = await begun(server, ada, box)
     for _ in range(2):
         client = await client_of(server, box)
         cluster.cut_attached()
-        await mended(server, box, client)
+        async with asyncio.timeout(60):
+            await client.wait_lost()
+        # What is asked for while there is no way to it waits a moment for one.
         await goes_on(server, ada, box)
+        assert await client_of(server, box) is not client
     # What ran in it is over, and says why.
     assert (await finished(server.deps, ada, running)).reason is ExecutionReason.SANDBOX_LOST
     # Files are watched and written as before.
@@ -130,6 +134,7 @@ async def test_a_cluster_that_is_away_says_nothing_of_its_sandboxes(
     cluster: Kubernetes, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mending, "LONGEST_DELAY_S", 0.2)
+    monkeypatch.setattr(hosting, "MEND_S", 0.2)
     async with relay(f"tcp://127.0.0.1:{cluster.port}") as way:
         kubeconfig = tmp_path / "by-the-relay"
         config = cluster.kubeconfig.read_text()
