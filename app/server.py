@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import schema
 from app import auth, graphiql, graphql_budget
-from app.config import PREFIX, ConfigurationError, Settings
+from app.config import PREFIX, Settings
+from app.errors import ConfigurationError
 from app.execution_metrics import ExecutionMetrics
 from app.feed_metrics import FeedMetrics, exporting
 from app.graphql_documents import Documents, ManifestError, hash_of, read_manifest
