@@ -28,6 +28,7 @@ PARTS = (
     "shims",
     "inputs",
     "execution",
+    "results",
     "executions",
     "files",
     "watching",

@@ -3,6 +3,7 @@
 from sandbox import bubblewrap_command as command
 from sandbox import cgroups
 from sandbox.base import Capabilities, Enforcement
+from sandbox.inside import barriers
 
 
 def report(
@@ -47,6 +48,13 @@ def report(
             notes.append(
                 "The kernel does not count swap (swapaccount=1): memory is limited without it."
             )
+        if hierarchies.version == 1:
+            notes.append("What waits in TCP sockets counts in part (cgroups version 1).")
+    if barriers.landlock(*barriers.VERSION_ASKED) < barriers.LEAST_VERSION:
+        notes.append(
+            "The kernel has no Landlock (5.19): code that lowers its OOM score can have its own"
+            " sandbox ended for want of memory."
+        )
     if not has_uids:
         notes.append("Not root: sandboxes share the server's user on the host.")
     if no_images is not None:

@@ -14,7 +14,8 @@ from sandbox.inside.native import Long, libc_syscall
 
 # The same numbers on every machine that seccomp knows.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-ASK_VERSION, BELOW_A_PATH = 1, 1
+BELOW_A_PATH = 1
+VERSION_ASKED = (CREATE_RULESET, None, 0, 1)
 # Files open for writing, and move between folders, only where a rule says so.
 WRITE_FILE, MOVE = 1 << 1, 1 << 13
 LEAST_VERSION = 2  # The first that can allow moves, which the one before forbids.
@@ -30,7 +31,7 @@ def landlock(number: int, *arguments: object) -> int:
 
 def write_rules() -> int:
     """A descriptor of rules that allow writing everywhere but to the kernel; -1 without them."""
-    if landlock(CREATE_RULESET, None, 0, ASK_VERSION) < LEAST_VERSION:
+    if landlock(*VERSION_ASKED) < LEAST_VERSION:
         return -1
     rules = landlock(CREATE_RULESET, HANDLED, len(HANDLED), 0)
     if rules < 0:

@@ -13,11 +13,10 @@ from sandbox.inside.processes import (
     REPORT,
     Request,
     end_below,
-    is_dead,
-    processes,
-    read_file,
+    end_orphans,
     send_signal,
 )
+from sandbox.inside.results import Ooms, result
 from sandbox.inside.shims import Shims
 from sandbox.inside.terminals import set_size
 from sandbox.inside.wire import (
@@ -28,12 +27,10 @@ from sandbox.inside.wire import (
     EXITED,
     KILLED,
     MAX_PID,
-    OOM_KILLED,
     OUTPUT,
     OUTPUT_LIMIT,
     RESIZE,
     RESULT,
-    RESULT_BODY,
     SIGNAL,
     SIZE,
     STARTED,
@@ -53,6 +50,7 @@ class Executions:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.starting = Shims(agent)
+        self.ooms = Ooms(agent.options.get("oom", ""))
         self.running: dict[int, Execution] = {}
         self.shims: dict[int, Execution] = {}
         agent.operations[EXEC] = self.on_exec
@@ -79,7 +77,7 @@ class Executions:
     def on_exec(self, op: int, body: bytes) -> None:
         request = Request(body)
         execution = Execution(self.agent, op, request)
-        execution.oom_before = self.oom_kills()
+        execution.oom_before = self.ooms.count()
         pid, ours = self.starting.start(request)
         execution.shim = pid
         self.shims[pid] = execution
@@ -318,40 +316,7 @@ class Executions:
         execution.streams.clear()
         execution.report = -1
         if not execution.silent:
-            self.agent.send(RESULT, execution.op, self.result(execution))
-
-    def result(self, execution: Execution) -> bytes:
-        status = execution.status
-        number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else 0
-        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else -1
-        if status is None:
-            number = int(signal.SIGKILL)
-        reason = execution.reason
-        if reason == EXITED and number == signal.SIGKILL and execution.killed:
-            reason = KILLED
-        if reason in (EXITED, KILLED) and self.oom_kills() > execution.oom_before:
-            alone = not self.running
-            if number == signal.SIGKILL or code == 137 or (alone and code != 0):
-                reason = OOM_KILLED
-        wall = int((time.monotonic() - execution.started) * 1e6)
-        return RESULT_BODY.pack(
-            reason,
-            execution.truncated,
-            code,
-            number,
-            *execution.counts,
-            execution.usage[0],
-            wall,
-            execution.usage[1],
-        )
-
-    def oom_kills(self) -> int:
-        """How often the kernel killed in this sandbox's cgroup (v1 and v2 spell it alike)."""
-        for path in self.agent.options.get("oom", "").split(","):
-            for line in read_file(path).splitlines():
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
-        return 0
+            self.agent.send(RESULT, execution.op, result(execution, self.ooms, not self.running))
 
     def bury(self, execution: Execution, status: int) -> None:
         """The shim is gone, and with what it left behind the execution is over.
@@ -368,7 +333,7 @@ class Executions:
         if status != 0:
             # What it guarded is ours now.
             execution.reported = False
-            self.end_orphans()
+            end_orphans(set(self.agent.children))
         if execution.failed and not execution.main:
             self.not_started(execution, execution.failed)
             return
@@ -377,18 +342,6 @@ class Executions:
             execution.ending = time.monotonic()
         execution.empty = True
         self.settle(execution)
-
-    def end_orphans(self) -> None:
-        """Kill children of process 1 that it did not make: their shim was killed."""
-        for _ in range(64):
-            table = processes()
-            mine = {p for p, fields in table.items() if int(fields[1]) == os.getpid()}
-            orphans = {p for p in mine - set(self.agent.children) if not is_dead(table[p])}
-            if not orphans:
-                return
-            end_below(orphans)
-            for pid in orphans:
-                send_signal(pid, signal.SIGKILL)
 
     # Time.
 

@@ -107,6 +107,19 @@ def end_below(roots: set[int]) -> None:
         send_signal(pid, signal.SIGKILL)
 
 
+def end_orphans(known: set[int]) -> None:
+    """Kill children of this process that are not `known`: what guarded them was killed."""
+    for _ in range(64):
+        table = processes()
+        mine = {pid for pid, fields in table.items() if int(fields[1]) == os.getpid()}
+        orphans = {pid for pid in mine - known if not is_dead(table[pid])}
+        if not orphans:
+            return
+        end_below(orphans)
+        for pid in orphans:
+            send_signal(pid, signal.SIGKILL)
+
+
 def search_path(program: bytes, env: dict[bytes, bytes]) -> bytes:
     if b"/" in program:
         return program

@@ -226,6 +226,7 @@ class Indexer:
         """Look at everything there is."""
         found: list[Found] = []
         sizes: dict[str, int] = {}
+        began = now()
         usage = await self._client.files.measure()
         async with aclosing(self._client.files.walk()) as batches:
             async for batch in batches:
@@ -238,18 +239,18 @@ class Indexer:
                         found.append(Found(path, entry.is_directory, size, None, moment))
                     if stat.S_ISREG(entry.mode) and len(sizes) < MOST_SCANS:
                         sizes[entry.path] = entry.size_bytes
-        unscanned = await self._writing.whole(self._replace(found, usage))
+        unscanned = await self._writing.whole(self._replace(found, usage, began))
         fresh = {path: size for path, size in sizes.items() if shown(path) in unscanned}
         self.scanning.add(fresh)
 
-    async def _replace(self, found: list[Found], usage: Usage) -> set[str]:
+    async def _replace(self, found: list[Found], usage: Usage, began: datetime) -> set[str]:
         """Let the index be what was found; gives the files that were not scanned yet."""
         async with work(self._deps) as unit:
             row = await unit.lock(Sandbox, self._id)
             if row is None:
                 return set()
             used_at = row.last_active_at
-            await entries.replace(unit, self._id, ".", found)
+            await entries.replace(unit, self._id, ".", found, since=began)
             await self._settle(unit, used_at, usage)
             return await self._unscanned(unit)
 

@@ -143,14 +143,26 @@ async def move(unit: Work, sandbox_id: str, source: str, target: str) -> None:
     await put(unit, sandbox_id, [Found(folder, True) for folder in above(target)])
 
 
-async def replace(unit: Work, sandbox_id: str, path: str, found: Iterable[Found]) -> None:
-    """Note all that was found below a directory, and forget what was not."""
+async def replace(
+    unit: Work,
+    sandbox_id: str,
+    path: str,
+    found: Iterable[Found],
+    *,
+    since: datetime | None = None,
+) -> None:
+    """Note all that was found below a directory, and forget what was not.
+
+    What was written from `since` on, when the look began, may have come behind it: it stays.
+    """
     seen = {each.path: each for each in found}
     known: Mapping[str, str] = {
         row_path: id_
         for id_, row_path in await unit.session.execute(
             select(SandboxFile.id, SandboxFile.path).where(
-                SandboxFile.sandbox_id == sandbox_id, below(path)
+                SandboxFile.sandbox_id == sandbox_id,
+                below(path),
+                *([SandboxFile.modified_at < since] if since is not None else []),
             )
         )
     }

@@ -19,6 +19,7 @@ from sandbox.errors import (
     PolicyUnsupportedError,
     SandboxError,
 )
+from sandbox.inside import barriers
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 FULL, PARTLY, NONE = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
@@ -371,6 +372,20 @@ def test_a_report_claims_nothing_that_is_not_there() -> None:
     assert items(cgroups.Hierarchies(1, folders), root=True)["memory"] is FULL
     swapping = items(cgroups.Hierarchies(1, folders, bounds_swap=False), root=True)
     assert (swapping["memory"], swapping["pids"], swapping["cpu"]) == (NONE, FULL, NONE)
+
+
+def test_a_kernel_that_spares_nobody_for_sure_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notes(version: int) -> str:
+        monkeypatch.setattr(barriers, "landlock", lambda *asked: version)
+        groups = cgroups.Hierarchies(1, {"memory": Path("memory")})
+        return " ".join(
+            report("box", program=None, hierarchies=groups, has_uids=True, no_images=None).notes
+        )
+
+    assert "Landlock" in notes(-1)
+    assert "Landlock" in notes(1)
+    assert "Landlock" not in notes(2)
+    assert "TCP sockets" in notes(2)
 
 
 def test_only_what_a_group_or_a_mount_holds_can_change() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from sandbox.base import INODE_BYTES, Limits
 from sandbox.client import Reason
-from sandbox.inside.barriers import ASK_VERSION, CREATE_RULESET, LEAST_VERSION, landlock
+from sandbox.inside.barriers import LEAST_VERSION, VERSION_ASKED, landlock
 from tests.sandbox.abuse.attack import Attempt, attempts, execute, is_contained, tries
 from tests.sandbox.abuse.conftest import Site, holds
 from tests.sandbox.conftest import MIB, Box
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL = Limits(memory_bytes=128 * MIB, disk_bytes=MIB, pids=48)
 ENDED = (Reason.OOM_KILLED, Reason.KILLED, Reason.EXITED, Reason.TIMED_OUT)
-HAS_LANDLOCK = landlock(CREATE_RULESET, None, 0, ASK_VERSION) >= LEAST_VERSION
+HAS_LANDLOCK = landlock(*VERSION_ASKED) >= LEAST_VERSION
 landlocked = pytest.mark.skipif(
     not HAS_LANDLOCK, reason="no Landlock: user code may give itself the OOM score of process 1"
 )

@@ -20,11 +20,19 @@ from sandbox.watching import Change, ChangeKind
 from schema.execution import Result
 from schema.execution.engine import Engine
 from services import streams
-from services.base import ANONYMOUS, Viewer
+from services.base import ANONYMOUS, Viewer, work
 from services.changes import topic as viewer_topic
 from services.errors import RequestError, UserError, UserErrorCode
 from services.events.redis import RedisBus
-from services.sandboxes import changed, file_events, files, findings, lifecycle, watching
+from services.sandboxes import (
+    changed,
+    entries,
+    file_events,
+    files,
+    findings,
+    lifecycle,
+    watching,
+)
 from services.sandboxes.changed import Net
 from services.sandboxes.file_events import Changed, FileChange, Quarantined, Reset
 from tests.servers.clamd import EICAR, clamd
@@ -311,8 +319,8 @@ async def test_the_index_is_kept_in_step_with_what_programs_do(
     await until(lambda: _is(paths(server, box), ["c", "link"]))
     # Once it has ended the index tells what there was.
     await lifecycle.stop(deps, ada, sandbox_id=box.id)
-    entries = await files.indexed(deps, [box], ".")
-    assert [entry.path for entry in entries[box.id]] == ["c", "link"]
+    known = await files.indexed(deps, [box], ".")
+    assert [entry.path for entry in known[box.id]] == ["c", "link"]
 
 
 async def _is(found: Awaitable[Any], wanted: Any) -> bool:
@@ -593,3 +601,25 @@ async def test_the_graph_tells_what_happens_to_files(server: Server, ada: Viewer
         )
         assert isinstance(refused, Result)
         assert [e["extensions"]["code"] for e in refused.errors or []] == [code]
+
+
+async def test_what_is_written_during_a_look_at_everything_stays(
+    server: Server, ada: Viewer, box: Sandbox
+) -> None:
+    node = await server.host.node()
+    # Nobody looks by himself.
+    for tell in node.on_ending:
+        tell(node.live[box.id])
+    for path in ("before", "during"):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=path, content=path)
+    written = await row(server, box.id, "during")
+    assert written is not None
+    # A look that began between the two, and had passed both places by then.
+    async with work(server.deps) as unit:
+        await unit.lock(Sandbox, box.id)
+        await entries.replace(unit, box.id, ".", [], since=written.modified_at)
+    assert await paths(server, box) == ["during"]
+    async with work(server.deps) as unit:
+        await unit.lock(Sandbox, box.id)
+        await entries.replace(unit, box.id, ".", [])
+    assert await paths(server, box) == []
