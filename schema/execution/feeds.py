@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -316,25 +316,28 @@ class Feed:
 
     async def _give_next(self, items: AsyncGenerator[Any, None], turn: Callable[[], None]) -> bool:
         """Give one item; False when there is none, or nobody left to give it to."""
-        async with AsyncExitStack() as stack:
-            if len(self.streams) == 1:
-                # Read no sooner than its reader's connection has room for it.
-                (stream,) = self.streams
-                await stack.enter_async_context(stream.room.turn)
-                await stream.room.free()
-            try:
-                item = await anext(items)
-            except StopAsyncIteration:
-                return False
-            event = await self._event(item)
-            # The snapshot is read: the next who want one need not wait for this one's reader.
-            turn()
-            streams = tuple(self.streams)
-            if len(streams) == 1:
-                self._feeds.stats.delivered += 1
-                await streams[0].put(event)
-            else:
-                self._hand(event)
+        if len(self.streams) != 1:
+            return await self._give_now(items, turn)
+        # Read no sooner than its reader's connection has room for it.
+        (stream,) = self.streams
+        async with stream.room.turn:
+            await stream.room.free()
+            return await self._give_now(items, turn)
+
+    async def _give_now(self, items: AsyncGenerator[Any, None], turn: Callable[[], None]) -> bool:
+        try:
+            item = await anext(items)
+        except StopAsyncIteration:
+            return False
+        event = await self._event(item)
+        # The snapshot is read: the next who want one need not wait for this one's reader.
+        turn()
+        streams = tuple(self.streams)
+        if len(streams) == 1:
+            self._feeds.stats.delivered += 1
+            await streams[0].put(event)
+        else:
+            self._hand(event)
         return bool(self.streams)
 
     def _hand(self, event: Event) -> None:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.conversations import Conversation, Message
@@ -17,6 +17,14 @@ from services.errors import RequestError
 from services.streams import Fact, Item, Kind, Source, Texts, TopicFollower, position
 
 _OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
+# Put together once: everybody who begins to follow asks them.
+_GROWING = select(Message.conversation_id, Message.id, Message.meta, Message.content).where(
+    Message.conversation_id.in_(bindparam("ids", expanding=True)), Message.status.in_(_OPEN)
+)
+_THERE = select(Conversation.id).where(
+    Conversation.id.in_(bindparam("ids", expanding=True)),
+    Conversation.status != ConversationStatus.DELETED,
+)
 
 
 async def source(deps: Deps, viewer: Viewer, conversation_id: str) -> Source:
@@ -43,11 +51,7 @@ async def follow(
 
 
 async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
-    rows = await connection.execute(
-        select(Message.conversation_id, Message.id, Message.meta, Message.content).where(
-            Message.conversation_id.in_(ids), Message.status.in_(_OPEN)
-        )
-    )
+    rows = await connection.execute(_GROWING, {"ids": list(ids)})
     texts: dict[str, Texts] = defaultdict(dict)
     for conversation_id, id_, meta, content in rows:
         texts[conversation_id][text_key(id_, attempt(meta))] = content
@@ -69,11 +73,7 @@ async def _stored(connection: AsyncConnection, key: str) -> str | None:
 
 
 async def _complete(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
-    rows = await connection.execute(
-        select(Conversation.id).where(
-            Conversation.id.in_(ids), Conversation.status != ConversationStatus.DELETED
-        )
-    )
+    rows = await connection.execute(_THERE, {"ids": list(ids)})
     return set(ids) - {row.id for row in rows}
 
 

@@ -92,8 +92,11 @@ class Subscriber:
         self._has_work.set()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await asyncio.gather(*waiters)
+                for waiter in waiters:
+                    await waiter
         except BaseException as error:
+            for waiter in waiters:
+                waiter.cancel()
             for channel in channels:
                 self._waiters[channel] = [
                     waiter for waiter in self._waiters.get(channel, ()) if not waiter.done()

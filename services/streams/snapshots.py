@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.system import Topic
@@ -18,6 +18,10 @@ from services.base import Deps
 from services.batches import Batches
 from services.streams.source import Kind, Source, Texts
 
+# Put together once, which takes longer than running it.
+_TOPICS = select(Topic.id, Topic.epoch, Topic.seq, Topic.first_seq).where(
+    Topic.id.in_(bindparam("topics", expanding=True))
+)
 _SIZE = 200
 # Connections that snapshots may hold at once, of those the pool has.
 _AT_ONCE = 4
@@ -48,11 +52,7 @@ async def look(connection: AsyncConnection, sources: Sequence[Source]) -> dict[S
     # In this order: what ends a topic is its last event.
     complete = {kind: await kind.complete(connection, ids) for kind, ids in kinds.items()}
     growing = {kind: await kind.growing(connection, ids) for kind, ids in kinds.items()}
-    rows = await connection.execute(
-        select(Topic.id, Topic.epoch, Topic.seq, Topic.first_seq).where(
-            Topic.id.in_([source.topic for source in sources])
-        )
-    )
+    rows = await connection.execute(_TOPICS, {"topics": [source.topic for source in sources]})
     topics = {row.id: row for row in rows}
     found = {}
     for source in sources:
