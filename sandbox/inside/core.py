@@ -73,6 +73,7 @@ class Agent:
         self.waiting = 0
         self.blocked = False
         self.was_full = False
+        self.features = 0
         self.last_tick = time.monotonic()
         self.operations: dict[int, Callable[[int, bytes], None]] = {
             HELLO: self.on_hello,
@@ -198,7 +199,7 @@ class Agent:
             hooks.clear()
         self.outgoing.clear()
         self.waiting = 0
-        self.send(HELLO_ACK, op, body[:16], HELLO_BODY.pack(VERSION, features()))
+        self.send(HELLO_ACK, op, body[:16], HELLO_BODY.pack(VERSION, self.features))
 
     def on_ping(self, op: int, body: bytes) -> None:
         self.send(PONG, op)
@@ -302,6 +303,10 @@ class Agent:
         self.poll.register(self.reading, select.EPOLLIN)
         self.send(READY, 0, struct.pack(">H", VERSION))
         self.flush()
+        # What the first client needs, while it is still on its way here.
+        self.features = features()
+        for hook in self.idle_hooks:
+            hook()
         while True:
             wait = self.next_wait()
             events = self.poll.poll(wait)
