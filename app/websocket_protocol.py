@@ -146,8 +146,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._write_close(_RESTART, "")
             else:
                 self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
-        self._stop_close_timer()
-        self.transport.close()
+        self._hang_up()
 
     # ---- the handshake
 
@@ -201,7 +200,10 @@ class WebSocketProtocol(asyncio.Protocol):
         self._accept = base64.b64encode(digest)
         raw_path, _, query = target.partition(b"?")
         root = self._config.root_path
-        path = raw_path.decode("ascii")
+        if not raw_path.isascii():
+            self._refuse(HTTPStatus.BAD_REQUEST, (), b"A path is written in ASCII.\n")
+            return
+        path = raw_path.decode()
         scope = {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
@@ -239,7 +241,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._write_close(_INTERNAL, "")
         finally:
             if self._close_timer is None:
-                self.transport.close()
+                self._hang_up()
 
     def _open(self, message: Message) -> None:
         fields = [*self._state.default_headers, *message.get("headers", ())]
@@ -271,7 +273,7 @@ class WebSocketProtocol(asyncio.Protocol):
         line = f"HTTP/1.1 {int(status)} {phrase}\r\n".encode()
         self._end(_ABNORMAL)
         self.transport.write(line + _lines(fields) + b"\r\n" + body)
-        self.transport.close()
+        self._hang_up()
 
     # ---- what comes
 
@@ -296,8 +298,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if not self._is_close_sent:
             self._end(*found)
             self._write_close(found[0], "")
-        self._stop_close_timer()
-        self.transport.close()
+        self._hang_up()
 
     def _fail(self, code: int, reason: str) -> None:
         if self._is_close_sent:
@@ -402,7 +403,15 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._is_reading_paused:
             self._is_reading_paused = False
             self.transport.resume_reading()
-        self._close_timer = self.loop.call_later(timeout_s, self.transport.close)
+        self._stop_close_timer()
+        self._close_timer = self.loop.call_later(timeout_s, self._hang_up)
+
+    def _hang_up(self) -> None:
+        """Close once all is written; a peer that does not take it is dropped after a while."""
+        self._stop_close_timer()
+        self.transport.close()
+        if not self._is_lost and self.transport.get_write_buffer_size():
+            self._close_timer = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
 
     def _write_close(self, code: int, reason: str) -> None:
         self._is_close_sent, self.is_writable = True, False

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app import websocket_protocol
 from app.http_protocol import HttpProtocol
 from app.websocket_protocol import WebSocketProtocol
 from tests.api.transport.test_frames import masked
@@ -370,6 +371,42 @@ async def test_a_server_that_stops_says_so() -> None:
         for connection in list(served.state.connections):
             connection.shutdown()
         assert (await closed(socket))[0] == 1012
+
+
+@pytest.mark.parametrize("ends", ["closes", "returns", "fails"])
+async def test_a_peer_that_takes_nothing_is_dropped_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(websocket_protocol, "_CLOSE_TIMEOUT_S", 0.2)
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        # More than the sockets of both sides take.
+        await send({"type": "websocket.send", "bytes": b"x" * 50_000_000})
+        (protocol,) = served.state.connections
+        assert protocol.transport.get_write_buffer_size() > 0
+        if ends == "closes":
+            protocol._close(1000, "")
+        elif ends == "fails":
+            raise RuntimeError("broken")
+
+    async with serving(app) as served:
+        await served.ask()
+        async with asyncio.timeout(30):
+            # The client is still there, and reads no more than its head.
+            while served.state.connections:  # noqa: ASYNC110 - it tells nobody.
+                await asyncio.sleep(0.01)
+
+
+async def test_a_path_that_is_not_written_in_ascii_is_refused() -> None:
+    async with serving(echo) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        served.stack.push_async_callback(_drop, writer)
+        head = HEAD.format(target="/TARGET", version="13", keys=f"Sec-WebSocket-Key: {KEY}\r\n")
+        writer.write(head.encode().replace(b"TARGET", b"\xc3\xa9"))
+        answer = await asyncio.wait_for(reader.read(), 30)
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 async def test_what_makes_no_sense_is_refused() -> None:
