@@ -35,7 +35,7 @@ class Statement:
         self._fixed = compiled.params
         self._lists = {
             name: f"(__[POSTCOMPILE_{name}])"
-            for name, bind in compiled.binds.items()
+            for bind, name in compiled.bind_names.items()
             if bind.expanding
         }
         self._binds = {bind.key: name for bind, name in compiled.bind_names.items()}
