@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 Processor = Callable[[Any], Any]
 # What an empty list is compared with; not every database takes empty parentheses.
-_NOTHING = "SELECT 1 FROM (SELECT 1) AS nothing WHERE 1 <> 1"
+_NOTHING = "SELECT 1 FROM (SELECT 1) AS no_rows WHERE 1 <> 1"
 MakeRows = Callable[[Sequence[Sequence[Any]]], list[Any]]
 
 

@@ -26,7 +26,7 @@ from tests.fixtures import Person
 
 GRAPH = schema.build()._schema
 # Times what introspection takes when its document is new to the server.
-CPU_FACTOR = 8
+CPU_FACTOR = 16
 MIB = 1024 * 1024
 
 
