@@ -305,11 +305,12 @@ class DockerDriver:
             )
 
     async def _post_limits(self, sandbox: _Sandbox, limits: Limits) -> None:
+        host = (await self._look(sandbox))["HostConfig"]
         async with answers("change the limits"):
             await self._engine._query_json(
                 f"containers/{sandbox.container.id}/update",
                 "POST",
-                data=docker_config.changeable(limits),
+                data=docker_config.changeable(limits) | docker_config.cpu_share(limits, host),
             )
 
     async def stats(self, sandbox_id: str) -> ResourceUsage:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sandbox import agent as wire
-from sandbox import seccomp
+from sandbox import cgroups, seccomp
 from sandbox.agent_file import TEXT_BOOT
 from sandbox.base import (
     LABEL_PREFIX,
@@ -114,6 +114,7 @@ def host_config(spec: SandboxSpec, uid: int = INSIDE_ID) -> dict[str, Any]:
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp.oci_profile())}"],
         **changeable(limits),
+        **cpu_share(limits),
         "MemorySwappiness": 0,
         "IpcMode": "private",
         "Tmpfs": {
@@ -146,8 +147,26 @@ def changeable(limits: Limits) -> dict[str, Any]:
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,
         "PidsLimit": limits.pids,
-        "NanoCpus": limits.cpu_millis * 1_000_000,
     }
+
+
+def cpu_share(limits: Limits, host: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How much of each short period a container may run; `host` is how one was made that runs.
+
+    Those that were made by the engine's own measure, whose periods are ten times as long, change by
+    it: it takes no other for them.
+    """
+    if host is not None and host.get("NanoCpus"):
+        return {"NanoCpus": limits.cpu_millis * 1_000_000}
+    period, quota = cgroups.cpu_share(limits.cpu_millis)
+    return {"CpuPeriod": period, "CpuQuota": quota}
+
+
+def _cpu_millis(host: Mapping[str, Any]) -> int:
+    if host.get("NanoCpus"):
+        return int(host["NanoCpus"]) // 1_000_000
+    period = host.get("CpuPeriod") or 0
+    return round(1000 * host["CpuQuota"] / period) if period else 0
 
 
 def limits_in_force(shown: Mapping[str, Any]) -> Limits:
@@ -159,7 +178,7 @@ def limits_in_force(shown: Mapping[str, Any]) -> Limits:
         limits,
         memory_bytes=host.get("Memory") or limits.memory_bytes,
         pids=host.get("PidsLimit") or limits.pids,
-        cpu_millis=(host.get("NanoCpus") or 0) // 1_000_000 or limits.cpu_millis,
+        cpu_millis=_cpu_millis(host) or limits.cpu_millis,
         disk_bytes=int(workspace.get("size", limits.disk_bytes)),
     )
 

@@ -88,7 +88,7 @@ async def test_the_container_is_hardened(docked: Boxes) -> None:
     assert not host["Devices"]
     assert host["Memory"] == host["MemorySwap"] == box.handle.limits.memory_bytes
     assert host["PidsLimit"] == box.handle.limits.pids
-    assert host["NanoCpus"] == box.handle.limits.cpu_millis * 1_000_000
+    assert host["CpuQuota"] * 1000 == box.handle.limits.cpu_millis * host["CpuPeriod"]
     assert host["IpcMode"] == "private"
     assert host["LogConfig"]["Type"] == "none"
     assert "no-new-privileges" in host["SecurityOpt"]
@@ -262,19 +262,31 @@ async def test_changes_at_once_leave_the_handle_right(docked: Boxes) -> None:
     assert docker_config.limits_in_force(await shown(box)) == now
 
 
+async def test_containers_of_an_older_release_change_by_the_measure_they_were_made_with(
+    docked: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(
+            docker_config, "cpu_share", lambda limits: {"NanoCpus": limits.cpu_millis * 1_000_000}
+        )
+        box = await docked.make()
+    wanted = replace(box.handle.limits, cpu_millis=box.handle.limits.cpu_millis // 2)
+    assert docker_config.limits_in_force(await shown(box)) == box.handle.limits
+    await docked.driver.update(box.id, limits=wanted)
+    assert docker_config.limits_in_force(await shown(box)) == wanted
+
+
 async def test_limits_that_the_engine_refuses_stay_as_they_were(
     docked: Boxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box = await docked.make()
-    changeable = docker_config.changeable
-    # More processors than any machine has: the engine looks at it after it was asked.
+    cpu_share = docker_config.cpu_share
+    # Less than the kernel gives anybody: the engine looks at it after it was asked.
     monkeypatch.setattr(
         docker_config,
-        "changeable",
-        lambda limits: (
-            {**changeable(limits), "NanoCpus": limits.cpu_millis * 10**15}
-            if limits.pids == 99
-            else changeable(limits)
+        "cpu_share",
+        lambda limits, host=None: (
+            {"CpuPeriod": 10_000, "CpuQuota": 10} if limits.pids == 99 else cpu_share(limits, host)
         ),
     )
     with pytest.raises(ConflictError):
