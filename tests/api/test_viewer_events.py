@@ -211,6 +211,8 @@ async def test_a_list_kept_by_events_is_the_list_whenever_one_leaves_and_comes_b
             for seed in range(3):
                 group.create_task(change(seed))
         done.set()
+        # Who has heard of all of it already waits for one more.
+        await threads.create(deps, viewer, title="Done")
 
     sidebar, chance = Sidebar(), random.Random(4)
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
