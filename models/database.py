@@ -82,6 +82,11 @@ class Database:
         async with self._read_engine.connect() as connection:
             yield connection
 
+    @property
+    def at_hand(self) -> int:
+        """How many of the pool's connections are kept open for selects, and idle."""
+        return len(self._spares)
+
     async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
         """Run one select of `models.statements`, outside any transaction. Raises DBAPIError."""
         try:

@@ -210,9 +210,10 @@ class Story:
             await watcher.close()
 
     async def _leave_nothing(self) -> None:
-        found, pool = self.engine.feeds, cast("QueuePool", self.stage.deps.db.engine.pool)
+        found, database = self.engine.feeds, self.stage.deps.db
+        pool = cast("QueuePool", database.engine.pool)
         # What was asked of the database together is answered though one of them has left.
-        await until(lambda: not found.open_feeds and not pool.checkedout())
+        await until(lambda: not found.open_feeds and pool.checkedout() == database.at_hand)
         assert not any(found.queues())
         assert not found._shared
         assert not found._waiting

@@ -1,6 +1,6 @@
 """A database that cannot be read for a while."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -43,6 +43,10 @@ class FaultyDatabase:
         self._require_answer()
         async with self._database.reading() as connection:
             yield _Connection(self, connection)  # type: ignore[misc]
+
+    async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
+        self._require_answer()
+        return await self._database.select(text, values)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
