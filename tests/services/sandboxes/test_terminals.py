@@ -128,7 +128,12 @@ async def test_the_end_of_a_terminals_input_ends_what_reads_it(place: Place) -> 
     reader = await place.begin(argv=["cat"], terminal=(24, 80))
     await place.write(reader, "a line\n", is_last=True)
     done = await finished(place.deps, place.ada, reader.id)
-    assert (done.status, done.stdout) == (RunState.COMPLETED, "a line\r\n" * 2)
+    assert (done.status, done.exit_code, done.reason, done.stdout) == (
+        RunState.COMPLETED,
+        0,
+        ExecutionReason.EXITED,
+        "a line\r\n" * 2,
+    )
 
 
 async def test_input_arrives_exactly_and_ends_when_it_is_closed(place: Place) -> None:
