@@ -165,14 +165,14 @@ class Settings(BaseSettings):
         description="Seconds that answers to anonymous GETs may be kept unasked; 0: ask each time.",
     )
     points_per_minute: int = Field(
-        600_000,
+        500_000_000,
         ge=0,
         le=2_000_000_000,
         description="Points of cost a user may spend a minute, unless `rateLimitConfigSet` said "
         "otherwise; 0: no limit.",
     )
     anonymous_points_per_minute: int = Field(
-        60_000,
+        50_000_000,
         ge=0,
         le=2_000_000_000,
         description="Points of cost an address may spend a minute where nobody is signed in; 0: "

@@ -18,8 +18,8 @@ class Options:
     sign_in_attempts: int = 10
     sign_in_window_s: int = 300
     # Points of cost a minute; 0: no limit.
-    points_per_minute: int = 600_000
-    anonymous_points_per_minute: int = 60_000
+    points_per_minute: int = 500_000_000
+    anonymous_points_per_minute: int = 50_000_000
     message_max_chars: int = 100_000
     answers_queued_max: int = 10
     answer_timeout_s: int = 300

@@ -267,7 +267,7 @@ def test_the_caches_of_documents_stay_within_their_room() -> None:
 
 
 async def test_whoever_goes_on_attacking_is_soon_refused_unread(spending: Spending) -> None:
-    await rate_limits.charge(spending.deps, spending.who.viewer, None, 600_000)
+    await rate_limits.charge(spending.deps, spending.who.viewer, None, 500_000_000)
     prepared = spending.engine.documents.misses
     with pytest.raises(Exception, match="has spent all points"):
         await spending.run(ATTACKS["introspection"]()[0] + " # anew", None)

@@ -150,8 +150,8 @@ async def test_a_viewer_asks_for_its_own_budget(api: Api) -> None:
     await rate_limits.spend(api.deps, ann.viewer, ADDRESS, 70)
     budget = await api.run(ask, ann)
     assert budget.pop("resetAt") is not None
-    assert budget == {"limit": 600_000, "spent": 70, "left": 599_930}
-    assert (await api.run(ask))["limit"] == 60_000
+    assert budget == {"limit": 500_000_000, "spent": 70, "left": 499_999_930}
+    assert (await api.run(ask))["limit"] == 50_000_000
 
 
 async def test_limits_of_a_user_come_before_the_highest_of_their_roles(api: Api) -> None:
@@ -166,7 +166,7 @@ async def test_limits_of_a_user_come_before_the_highest_of_their_roles(api: Api)
         input_ = {"holderId": holder_id, "pointsPerMinute": points}
         return await api.run(SET, admin, input=input_)
 
-    assert await limit() == 600_000
+    assert await limit() == 500_000_000
     await put(100, roles["user"])
     assert await limit() == 100
     made = await put(300, roles["viewer"])
@@ -184,7 +184,7 @@ async def test_limits_of_a_user_come_before_the_highest_of_their_roles(api: Api)
     delete = "mutation($id: ID!) { rateLimitConfigDelete(id: $id) { errors { code } } }"
     for config in listed["nodes"]:
         assert (await api.run(delete, admin, id=config["id"]))["errors"] == []
-    assert await limit() == 600_000
+    assert await limit() == 500_000_000
     (error,) = (await api.run(delete, admin, id=own["rateLimitConfig"]["id"]))["errors"]
     assert error["code"] == "NOT_FOUND"
 
