@@ -139,6 +139,12 @@ class Settings(BaseSettings):
     max_query_objects: int = Field(
         50_000, ge=100, description="Most objects a query may ask for, by its page sizes."
     )
+    max_variable_values: int = Field(
+        10_000,
+        ge=100,
+        le=100_000,
+        description="Most values among a request's variables, those in lists and maps included.",
+    )
     compile_queries: bool = Field(
         True, description="Run queries by compiled plans; off: all on graphql-core."
     )

@@ -10,7 +10,7 @@ from app import graphql_metrics
 from app.graphql_body import CancelOnDisconnect
 from app.graphql_reply import Reply
 from app.graphql_request import BadRequestError, RequestInfo, read_params
-from schema.execution import Prepared, Result, failure
+from schema.execution import Prepared, Result, count_values, failure
 
 if TYPE_CHECKING:
     from app.graphql_http import GraphQLHTTP
@@ -42,6 +42,7 @@ class Batch:
                 "Send several requests.",
                 code="LIMIT",
             )
+        self._check_values()
         first = await self._endpoint.context(self._info)
         if isinstance(first, Result):
             graphql_metrics.record("unknown", "http", graphql_metrics.outcome(first))
@@ -56,6 +57,17 @@ class Batch:
                 code="LIMIT",
             )
         await reply.results(await self._run(ready, receive))
+
+    def _check_values(self) -> None:
+        """Hold the variables of all operations to what one may have, for they come at once."""
+        limit = self._endpoint.max_values
+        given = [item["variables"] for item in self._items if _has_variables(item)]
+        if count_values(given, limit + len(given)) > limit + len(given):
+            raise BadRequestError(
+                f"The variables of the operations have more than {limit:,} values together; that "
+                "is the limit. Send several requests.",
+                code="LIMIT",
+            )
 
     async def _ready(self, number: int, item: Any) -> _Ready | Result:
         info = replace(self._info, request_id=f"{self._info.request_id}-{number}")
@@ -85,3 +97,7 @@ class Batch:
 
     async def _execute(self, one: _Ready | Result) -> Result:
         return one if isinstance(one, Result) else await self._endpoint.execute(*one)
+
+
+def _has_variables(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("variables"), dict)

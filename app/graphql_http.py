@@ -250,6 +250,11 @@ class GraphQLHTTP:
         """The most objects the operations of a request may ask for."""
         return self._engine.limits.max_objects
 
+    @property
+    def max_values(self) -> int:
+        """The most values the variables of a request may have."""
+        return self._engine.limits.max_values
+
     async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
         try:

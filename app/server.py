@@ -54,6 +54,7 @@ class Server:
                 max_depth=settings.max_query_depth,
                 max_aliases=settings.max_query_aliases,
                 max_tokens=settings.max_query_tokens,
+                max_values=settings.max_variable_values,
                 max_objects=settings.max_query_objects,
             ),
             admit=graphql_budget.admit,

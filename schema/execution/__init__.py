@@ -8,7 +8,7 @@ from schema.execution.encoding import encode
 from schema.execution.engine import Engine, Prepared
 from schema.execution.errors import ErrorDict, failure, request_failure
 from schema.execution.feeds import Feeds
-from schema.execution.limits import Limits
+from schema.execution.limits import Limits, count_values
 from schema.execution.live import Live
 from schema.execution.result import Result
 from schema.execution.stream import Event, Room, Stream
@@ -26,6 +26,7 @@ __all__ = [
     "Result",
     "Room",
     "Stream",
+    "count_values",
     "encode",
     "failure",
     "request_failure",

@@ -50,7 +50,7 @@ from schema.execution.errors import (
 )
 from schema.execution.feeds import Feeds, Subscription
 from schema.execution.levels import Run, Settled
-from schema.execution.limits import Limits, check_text
+from schema.execution.limits import Limits, check_text, check_variables
 from schema.execution.live import Live
 from schema.execution.plan import NotCoveredError, Plan, Planner, conditions
 from schema.execution.reader import Reader, is_small
@@ -167,6 +167,9 @@ class Engine:
             variables = {}
         elif not isinstance(variables, dict):
             return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
+        too_many = check_variables(variables, self.limits)
+        if too_many:
+            return [failure("LIMIT", too_many)]
         coerced = self._coerced(document, operation, variables)
         if isinstance(coerced, list):
             return refusals(coerced, "BAD_USER_INPUT")

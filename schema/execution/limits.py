@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -80,6 +81,8 @@ class Limits:
     """Fields, fragment spreads and inline fragments per document."""
     max_repeats: int = 10_000
     """Pairs of fields of one response name, or of spreads, at one place: all are compared."""
+    max_values: int = 10_000
+    """Values among an operation's variables, at every depth: each is coerced by itself."""
     max_objects: int = 50_000
     """Objects an operation may ask for, ten plain values counting as one (see `cost`)."""
     default_page: int = 20
@@ -129,6 +132,33 @@ def check_text(query: str, limits: Limits) -> list[GraphQLError]:
             "Pass data as variables and split the document."
         )
     ]
+
+
+def count_values(given: Mapping[str, Any] | Sequence[Any], most: int) -> int:
+    """Count the values in a tree of maps and lists, those within others included.
+
+    Stops at the first map or list that makes them more than `most`, so that it costs little to be
+    told of a million.
+    """
+    count = 0
+    ahead: list[Any] = [given]
+    while ahead and count <= most:
+        here = ahead.pop()
+        count += len(here)
+        if count <= most:
+            values = here.values() if isinstance(here, Mapping) else here
+            ahead.extend([value for value in values if isinstance(value, dict | list)])
+    return count
+
+
+def check_variables(given: Mapping[str, Any], limits: Limits) -> str | None:
+    """Say what is wrong with the variables of an operation before they are coerced."""
+    if count_values(given, limits.max_values) <= limits.max_values:
+        return None
+    return (
+        f"The variables have more than {limits.max_values:,} values, lists and maps counted with "
+        "all that is in them; that is the limit. Send less at a time, in several requests."
+    )
 
 
 def check_document(document: DocumentNode, limits: Limits) -> list[GraphQLError]:
