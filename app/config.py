@@ -191,7 +191,9 @@ class Settings(BaseSettings):
     max_sockets_per_address: int = Field(
         1000, ge=1, description="The same of one client address, where nobody is signed in."
     )
-    max_operations_per_socket: int = Field(100, ge=1, description="Operations on one WebSocket.")
+    max_operations_per_socket: int = Field(
+        100, ge=1, description="Operations on one WebSocket or reserved stream."
+    )
 
     message_max_chars: int = Field(100_000, ge=1, description="Longest message.")
     answers_queued_max: int = Field(

@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
-import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -34,16 +32,21 @@ from app.graphql_request import (
     Params,
     RequestInfo,
     is_origin_allowed,
+    query_parameters,
     read_params,
     request_id,
     request_info,
 )
+from app.graphql_single import SingleConnections
 from app.graphql_stream import HttpStream, Streams
 from app.graphql_upload import Upload, is_upload
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 from services.errors import RequestError
 
 logger = logging.getLogger(__name__)
+
+_METHODS = ("GET", "POST", "PUT", "DELETE")
+"""The last two for streams of many operations alone."""
 
 _SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
 """Headers a page cannot send to another site without the browser asking us first."""
@@ -64,7 +67,8 @@ class GraphQLHTTP:
     `make_context` gives the context of each operation; a RequestError it raises refuses the
     request (401, 403, 429 or 503). `max_body_bytes` bounds the body while it is read. A query
     whose client leaves is cancelled; a mutation is finished. After `timeout_s` seconds either is
-    cancelled with the error TIMED_OUT.
+    cancelled with the error TIMED_OUT. Streams for many operations (`app.graphql_single`) run at
+    most `max_operations` each.
     """
 
     def __init__(
@@ -83,18 +87,20 @@ class GraphQLHTTP:
         max_batch: int = 0,
         max_uploads: int = 0,
         max_age_s: int = 0,
+        max_operations: int = 100,
     ) -> None:
         self.documents = Documents() if documents is None else documents
         self.streams = Streams() if streams is None else streams
-        self._engine = engine
+        self.engine = engine
+        self.body = Body(max_body_bytes, body_timeout_s)
+        self.timeout_s = timeout_s
+        self.single = SingleConnections(self, max_operations=max_operations)
         self._make_context = make_context
-        self._body = Body(max_body_bytes, body_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._max_uploads = max_uploads
         self._uploads = 0
         self._max_batch = max_batch
         self._max_age_s = max_age_s
-        self._timeout_s = timeout_s
         self._graphiql_html = graphiql_html
         self._graphiql_headers = dict(graphiql_headers or {})
         self._allowed_origins = frozenset(allowed_origins)
@@ -119,12 +125,17 @@ class GraphQLHTTP:
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: Reply) -> None:
         method = scope["method"]
-        if method not in ("GET", "POST"):
-            reply.headers["allow"] = "GET, POST"
+        if method not in _METHODS:
+            reply.headers["allow"] = ", ".join(_METHODS)
             if method == "OPTIONS":
                 await reply.body(204, None, b"")
                 return
             raise BadRequestError("Use POST, or GET for queries.", status=405)
+        token = self.single.token(headers, scope["query_string"], method)
+        if token is not None:
+            info = request_info(scope, headers, reply.request_id, is_stream=True)
+            await self.single.answer(token, headers, info, receive, reply)
+            return
         media = choose(headers.get("accept", ""), allows_html=method == "GET")
         if media.single == HTML:
             await self._graphiql(reply)
@@ -136,7 +147,7 @@ class GraphQLHTTP:
         upload: Upload | None = None
         if method == "GET":
             self._check_origin(headers)
-            data = _query_parameters(scope["query_string"])
+            data = query_parameters(scope["query_string"])
         elif self._max_uploads and is_upload(headers):
             upload = Upload(headers, receive, self._max_body_bytes)
             try:
@@ -146,7 +157,7 @@ class GraphQLHTTP:
                 raise
         else:
             check_content(headers)
-            data = await self._body.json(headers, receive)
+            data = await self.body.json(headers, receive)
         info = request_info(
             scope,
             headers,
@@ -226,6 +237,13 @@ class GraphQLHTTP:
                 return
         await _tell(result, media, reply)
 
+    async def drain(self, timeout_s: float = 10.0) -> None:
+        """End every stream so that its client comes back, and refuse new ones.
+
+        Returns when all have ended, or after `timeout_s` seconds.
+        """
+        await asyncio.gather(self.streams.drain(timeout_s), self.single.drain(timeout_s))
+
     async def prepare(self, params: Params, context: Any, id_: str) -> Prepared | Result:
         """Find and read the document of a request; gives the refusal otherwise."""
         try:
@@ -235,8 +253,8 @@ class GraphQLHTTP:
         except RequestError as error:
             graphql_metrics.record("unknown", "http", "refused")
             return Result.refused([request_failure(error, id_)])
-        is_new = text not in self._engine.documents
-        prepared = await self._engine.prepare_async(text, params.operation_name, params.variables)
+        is_new = text not in self.engine.documents
+        prepared = await self.engine.prepare_async(text, params.operation_name, params.variables)
         is_refused = not isinstance(prepared, Prepared)
         await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
         if isinstance(prepared, Prepared):
@@ -248,7 +266,7 @@ class GraphQLHTTP:
     @property
     def max_objects(self) -> int:
         """The most objects the operations of a request may ask for."""
-        return self._engine.limits.max_objects
+        return self.engine.limits.max_objects
 
     @property
     def max_values(self) -> int:
@@ -258,7 +276,7 @@ class GraphQLHTTP:
     async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 return await self._make_context(info)
         except TimeoutError:
             late = "Signing in took too long. Try again later."
@@ -268,10 +286,10 @@ class GraphQLHTTP:
 
     async def execute(self, prepared: Prepared, context: Any, *, has_file: bool = False) -> Result:
         """Run a query or mutation."""
-        timeout_s = None if has_file else self._timeout_s
+        timeout_s = None if has_file else self.timeout_s
         started, outcome = time.perf_counter(), "canceled"
         try:
-            result = await self._engine.execute(prepared, context, timeout_s=timeout_s)
+            result = await self.engine.execute(prepared, context, timeout_s=timeout_s)
             outcome = graphql_metrics.outcome(result)
         finally:
             graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)
@@ -292,8 +310,8 @@ class GraphQLHTTP:
             async with AsyncExitStack() as stack:
                 stack.enter_context(self.streams.place(context, info.client_host))
                 async with CancelOnDisconnect(receive):
-                    answers = await self._engine.subscribe(
-                        prepared, context, timeout_s=self._timeout_s
+                    answers = await self.engine.subscribe(
+                        prepared, context, timeout_s=self.timeout_s
                     )
                     if not isinstance(answers, Result):
                         stack.push_async_callback(answers.aclose)
@@ -371,24 +389,3 @@ async def _tell(result: Result, media: Media, reply: Reply) -> None:
     except TypeError as error:
         body = whole(framing, Result.refused([request_failure(error, reply.request_id)]))
     await reply.whole(200, {**HEADERS, **framing.headers}, body)
-
-
-def _query_parameters(query_string: bytes) -> dict[str, Any]:
-    try:
-        pairs = parse_qsl(
-            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20
-        )
-    except ValueError:
-        raise BadRequestError("The query string is not valid URL-encoded UTF-8.") from None
-    data: dict[str, Any] = dict(pairs)
-    for name in ("variables", "extensions"):
-        if name in data:
-            data[name] = _json_parameter(name, data[name])
-    return data
-
-
-def _json_parameter(name: str, text: str) -> Any:
-    try:
-        return orjson.loads(text) if text else None
-    except orjson.JSONDecodeError as error:
-        raise BadRequestError(f"`{name}` is not valid JSON: {error}.") from None

@@ -13,14 +13,15 @@ WEBSOCKETS_OPEN = Gauge("noosphere_websockets_open", "WebSocket connections open
 
 HTTP_STREAMS_OPEN = Gauge(
     "noosphere_http_streams_open",
-    "Subscriptions over HTTP open now, by transport (sse or multipart).",
+    "Streams over HTTP open now, by transport (sse, sse_single or multipart).",
     ["transport"],
 )
 
 OPERATIONS = Counter(
     "noosphere_operations",
     "GraphQL operations ended, by type (query, mutation, subscription or unknown), transport "
-    "(http, sse, multipart or ws) and outcome (ok, error, refused, timed_out or canceled).",
+    "(http, sse, sse_single, multipart or ws) and outcome (ok, error, refused, timed_out or "
+    "canceled).",
     ["type", "transport", "outcome"],
 )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from app.graphql_metrics import DELIVERY
 from app.graphql_outlet import Outlet
-from schema.execution import Room, Stream
+from schema.execution import Event, Room, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,20 @@ class Outbox:
     """Sends messages and the events of streams in turn, as the connection takes them.
 
     Holds at most `max_items` messages or `max_bytes` bytes of them (one larger message is let into
-    an empty queue): `put` waits while it is full.
+    an empty queue): `put` waits while it is full. `tail_of` gives what follows an event's payload,
+    where that is not the same for all.
     """
 
     def __init__(
-        self, outlet: Outlet, dispatcher: Dispatcher, *, max_items: int, max_bytes: int
+        self,
+        outlet: Outlet,
+        dispatcher: Dispatcher,
+        *,
+        max_items: int,
+        max_bytes: int,
+        tail_of: Callable[[Event], bytes] | None = None,
     ) -> None:
+        self._tail_of = tail_of
         self._outlet = outlet
         self._dispatcher = dispatcher
         self._max_items = max_items
@@ -198,11 +206,13 @@ class Outbox:
         stream, head, add = line.stream, line.head, self._outlet.add
         events = stream.take(max_bytes)
         size = 0
-        beside = len(head) + 1
+        tail_of, tail = self._tail_of, b"}"
         for event in events:
             json = event.json()
-            length = beside + len(json)
-            add(length, head, json, b"}")
+            if tail_of is not None:
+                tail = tail_of(event)
+            length = len(head) + len(json) + len(tail)
+            add(length, head, json, tail)
             size += length
         if events:
             DELIVERY.observe(now - events[0].created_at, len(events))

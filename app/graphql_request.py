@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
@@ -75,6 +76,28 @@ def read_params(data: Any) -> Params:
         extensions=extensions,
         document_id=document_id or None,
     )
+
+
+def query_parameters(query_string: bytes) -> dict[str, Any]:
+    """Read the parameters of a URL. Raises BadRequestError."""
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20
+        )
+    except ValueError:
+        raise BadRequestError("The query string is not valid URL-encoded UTF-8.") from None
+    data: dict[str, Any] = dict(pairs)
+    for name in ("variables", "extensions"):
+        if name in data:
+            data[name] = _json_parameter(name, data[name])
+    return data
+
+
+def _json_parameter(name: str, text: str) -> Any:
+    try:
+        return orjson.loads(text) if text else None
+    except orjson.JSONDecodeError as error:
+        raise BadRequestError(f"`{name}` is not valid JSON: {error}.") from None
 
 
 def _optional(data: dict[str, Any], name: str, type_: type, what: str) -> Any:

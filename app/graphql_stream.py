@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.types import Message, Receive, Send
@@ -37,6 +38,8 @@ class StreamOptions:
     keep_alive_s: float = 15.0
     send_timeout_s: float = 30.0
     close_timeout_s: float = 1.0
+    # How long a reserved stream waits to be opened.
+    unused_s: float = 30.0
 
 
 class HttpStream:
@@ -219,8 +222,8 @@ class HttpStream:
 class Streams:
     """The streams a process has open: who may open one more, and how they end when it stops.
 
-    `viewer_id` tells who a context is signed in as, `hold` registers a callback for the end of that
-    sign-in and gives what lets go of it again.
+    `viewer_id` tells who a context is signed in as, `who` by which sign-in; `hold` registers a
+    callback for the end of that sign-in and gives what lets go of it again.
     """
 
     def __init__(
@@ -229,12 +232,14 @@ class Streams:
         *,
         options: StreamOptions | None = None,
         viewer_id: Callable[[Any], str | None] = lambda _: None,
+        who: Callable[[Any], object] | None = None,
         hold: Callable[[Any, OnEnd], Callable[[], None]] = lambda _context, _end: _nothing,
     ) -> None:
         self.register = register or Register()
         self.options = options or StreamOptions()
+        self.who = who or viewer_id
+        self.hold = hold
         self._viewer_id = viewer_id
-        self._hold = hold
         self._open: set[HttpStream] = set()
         self._is_draining = False
         self._empty = asyncio.Event()
@@ -244,7 +249,15 @@ class Streams:
 
     @contextmanager
     def place(self, context: Any, address: str | None) -> Iterator[None]:
-        """Count a stream while the block lasts.
+        """Count a stream while the block lasts; as `enter`."""
+        leave = self.enter(context, address)
+        try:
+            yield
+        finally:
+            leave()
+
+    def enter(self, context: Any, address: str | None) -> Callable[[], None]:
+        """Count a stream until what this gives is called.
 
         Raises RequestError UNAVAILABLE while the process stops, RATE_LIMITED when there are as many
         connections of this viewer (or of this address, where nobody is signed in) as there may be.
@@ -254,17 +267,17 @@ class Streams:
         place = self.register.enter(self._viewer_id(context), address)
         if place is None:
             raise RateLimitedError("Too many open streams and sockets. Close some first.", 5.0)
-        try:
-            yield
-        finally:
-            self.register.leave(place)
+        return partial(self.register.leave, place)
 
     async def run(self, stream: HttpStream, context: Any, answers: Answers) -> str:
-        """Run a stream to its end, which comes early with the sign-in's or the process's."""
+        """Run a stream to its end, which comes early with the sign-in's or the process's.
+
+        Without a context nobody's sign-in ends it.
+        """
         gauge = graphql_metrics.HTTP_STREAMS_OPEN.labels(stream.framing.name)
         self._open.add(stream)
         gauge.inc()
-        release = self._hold(context, stream.end)
+        release = _nothing if context is None else self.hold(context, stream.end)
         if self._is_draining:
             stream.end()
         try:

@@ -26,6 +26,7 @@ from app.feed_metrics import FeedMetrics, exporting
 from app.graphql_documents import Documents, ManifestError, hash_of, read_manifest
 from app.graphql_http import GraphQLHTTP
 from app.graphql_register import Register
+from app.graphql_single import TOKEN_HEADER
 from app.graphql_stream import Streams
 from app.graphql_ws import GraphQLWebSocket, SocketOptions
 from app.runtime import running
@@ -74,12 +75,16 @@ class Server:
             graphiql_headers=graphiql.HEADERS,
             allowed_origins=origins,
             streams=Streams(
-                register, viewer_id=lambda context: context.viewer.user_id, hold=auth.hold
+                register,
+                viewer_id=lambda context: context.viewer.user_id,
+                who=lambda context: (context.viewer.user_id, context.viewer.session_id),
+                hold=auth.hold,
             ),
             documents=documents,
             max_batch=settings.max_batch,
             max_uploads=MAX_TRANSFERS,
             max_age_s=settings.public_max_age,
+            max_operations=settings.max_operations_per_socket,
         )
         self.sockets = GraphQLWebSocket(
             engine,
@@ -133,7 +138,7 @@ class Server:
     async def drain(self) -> None:
         """End sockets and streams in ways after which clients come back, and refuse new ones."""
         timeout_s = self.settings.shutdown_timeout
-        await asyncio.gather(self.sockets.drain(timeout_s), self.http.streams.drain(timeout_s))
+        await asyncio.gather(self.sockets.drain(timeout_s), self.http.drain(timeout_s))
 
     async def healthz(self, _request: Request) -> Response:
         """Answer that the process lives."""
@@ -253,7 +258,7 @@ def create_app(settings: Settings) -> Application:
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
-                allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
                 allow_headers=[
                     "Apollo-Require-Preflight",
                     "Authorization",
@@ -264,6 +269,7 @@ def create_app(settings: Settings) -> Application:
                     "If-Unmodified-Since",
                     "Last-Event-ID",
                     "Range",
+                    TOKEN_HEADER,
                     "X-GraphQL-Preflight",
                     "X-Request-Id",
                 ],

@@ -25,7 +25,7 @@ from services.errors import ForbiddenError
 from services.streams import Position
 from tests.api import operations as op
 from tests.api.following import FINAL, ConversationFollower
-from tests.api.transport.streams import Body, answers, events, parts, reading
+from tests.api.transport.streams import Body, answers, events, parts, reading, reserved
 from tests.product import Client, Product
 
 pytestmark = pytest.mark.timeout(240)
@@ -391,6 +391,16 @@ async def test_other_pages_may_send_what_streams_need(server: Product) -> None:
                 "access-control-request-headers": "last-event-id, x-graphql-preflight",
             },
         )
+        for method in ("PUT", "DELETE"):
+            single = await client.options(
+                f"{server.url}/graphql",
+                headers={
+                    "origin": PAGE,
+                    "access-control-request-method": method,
+                    "access-control-request-headers": "x-graphql-event-stream-token",
+                },
+            )
+            assert single.status_code == 200
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == PAGE
 
@@ -414,12 +424,13 @@ def end_token_in(server: Product, session_id: str, seconds: float) -> None:
 class Open:
     """One connection of every kind that follows a conversation."""
 
-    def __init__(self, sse: Body, multipart: Body, socket: Any) -> None:
-        self.sse, self.multipart, self.socket = sse, multipart, socket
+    def __init__(self, sse: Body, single: Body, multipart: Body, socket: Any) -> None:
+        self.sse, self.single, self.multipart, self.socket = sse, single, multipart, socket
 
     async def ends(self) -> int:
         """Wait until all are ended; none may say that its operation is complete."""
         assert b"complete" not in (await self.sse.rest())
+        assert b"complete" not in (await self.single.rest())
         assert b"--graphql--" not in (await self.multipart.rest())
         async with asyncio.timeout(60):
             await self.socket.wait_closed()
@@ -431,6 +442,7 @@ class Open:
         """Make sure that all are open still."""
         await client.run(op.SEND, id=id_, content="hello?")
         await self.sse.until(b"MessageAdded")
+        await self.single.until(b"MessageAdded")
         await self.multipart.until(b"MessageAdded")
         async with asyncio.timeout(60):
             while "MessageAdded" not in await self.socket.recv():
@@ -442,13 +454,18 @@ async def all_open(client: Client, id_: str) -> AsyncIterator[Open]:
     accept = f"{MULTIPART}, application/json"
     async with (
         following(client, id_) as sse,
+        reserved(f"{client.url}/graphql", client.headers) as single,
         following(client, id_, accept=accept) as multipart,
         client.subscribe(op.CONVERSATION_EVENTS, id=id_) as socket,
     ):
+        variables = {"id": id_, "after": None}
+        accepted = await single.post("1", op.CONVERSATION_EVENTS, variables=variables)
+        assert accepted.status_code == 202
         await sse.until(b"ConversationReset")
+        await single.body.until(b"ConversationReset")
         await multipart.until(b"ConversationReset")
         assert (await socket.next() or {})["__typename"] == "ConversationReset"
-        yield Open(sse, multipart, socket.socket)
+        yield Open(sse, single.body, multipart, socket.socket)
 
 
 async def test_a_token_that_ends_ends_all_and_a_new_one_goes_on(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +22,7 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from app.graphql_outlet import WebSocketProtocol
+from app.graphql_single import TOKEN_HEADER
 from tests.servers import require
 from tests.servers.base import Place, free_port
 
@@ -49,6 +51,10 @@ class Upstream:
         forwarded = request.headers.get("x-forwarded-for")
         return JSONResponse({"name": self.name, "forwarded_for": forwarded})
 
+    async def reserve(self, _request: Request) -> Response:
+        token = f"{self.name}-{secrets.token_hex(8)}"
+        return Response(token, 201, headers={TOKEN_HEADER: token})
+
     async def stream(self, _request: Request) -> Response:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"first "
@@ -69,7 +75,8 @@ class Upstream:
     async def start(self) -> None:
         routes = [
             Route("/readyz", self.ready),
-            Route("/graphql", self.answer, methods=["POST"]),
+            Route("/graphql", self.answer, methods=["POST", "GET", "DELETE"]),
+            Route("/graphql", self.reserve, methods=["PUT"]),
             WebSocketRoute("/graphql", self.echo),
             Route("/stream", self.stream),
             Route("/metrics", self.metrics),
@@ -147,6 +154,25 @@ async def proxied(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxied]:
 
 async def test_requests_go_to_both_servers(proxied: Proxied) -> None:
     assert set(await proxied.names(40)) == {"first", "second"}
+
+
+async def test_what_belongs_to_a_reserved_stream_goes_to_the_server_that_keeps_it(
+    proxied: Proxied,
+) -> None:
+    url, client = f"{proxied.url}/graphql", proxied.client
+    tokens = [(await client.put(url)).text for _ in range(6)]
+    assert {token.split("-")[0] for token in tokens} == {"first", "second"}
+    for token in tokens * 2:
+        headers, params = {TOKEN_HEADER: token}, {"token": token}
+        answers = [
+            await client.post(url, json={}, headers=headers),
+            await client.get(url, headers=headers),
+            await client.delete(url, headers=headers),
+            await client.get(url, params=params),
+        ]
+        names = {answer.json()["name"] for answer in answers}
+        assert names == {token.split("-")[0]}
+    assert set(await proxied.names(6)) == {"first", "second"}
 
 
 async def test_a_client_cannot_forge_its_address(proxied: Proxied) -> None:

@@ -19,6 +19,7 @@ class Probe:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     open_streams: int = 0
@@ -185,6 +186,19 @@ class Subscription:
             raise RequestError("BAD_USER_INPUT", "`after` is not a cursor of this subscription.")
         for number in range(int(cursor[1:]) + 1, to + 1):
             yield Numbered(cursor=f"c{number}", number=number)
+
+    @strawberry.subscription
+    async def paced(
+        self, info: SampleInfo, to: int = 3, after: str | None = None
+    ) -> AsyncGenerator[Numbered, None]:
+        """Count as `numbered` does, but stand still after the second until the gate opens."""
+        probe = info.context.probe
+        cursor = info.context.resume_after or after or "c0"
+        for number in range(int(cursor[1:]) + 1, to + 1):
+            yield Numbered(cursor=f"c{number}", number=number)
+            if number == 2:
+                probe.paused.set()
+                await probe.gate.wait()
 
     @strawberry.subscription
     async def absent(self, info: SampleInfo) -> AsyncGenerator[int, None]:

@@ -6,11 +6,13 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 EVENT_STREAM = "text/event-stream"
+TOKEN = "x-graphql-event-stream-token"
 MULTIPART = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0"
 
 
@@ -107,6 +109,57 @@ def parts(text: bytes) -> list[Any]:
     *whole, rest = text.split(b"\r\n--graphql")
     bodies = [part.partition(b"\r\n\r\n")[2] for part in whole if part]
     return [json.loads(body) for body in bodies] + (["end"] if rest.startswith(b"--") else [])
+
+
+@dataclass
+class Single:
+    """A reserved stream: its response, and the requests that go with it."""
+
+    url: str
+    client: httpx.AsyncClient
+    token: str
+    body: Body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {TOKEN: self.token}
+
+    async def post(self, id_: Any, query: str, **params: Any) -> httpx.Response:
+        """Run an operation under an id."""
+        headers = {**self.headers, **params.pop("headers", {})}
+        request = {"query": query, "extensions": {"operationId": id_}, **params}
+        return await self.client.post(self.url, json=request, headers=headers)
+
+    async def delete(self, id_: str) -> httpx.Response:
+        """Stop an operation."""
+        params = {"operationId": id_}
+        return await self.client.delete(self.url, params=params, headers=self.headers)
+
+    def told(self, id_: str) -> list[Any]:
+        """Give what has come for an operation so far, and the word `complete` where it came."""
+        seen = self.body.seen
+        return told_of(id_, seen[: seen.rindex(b"\n\n") + 2])
+
+
+def told_of(id_: str, text: bytes) -> list[Any]:
+    """Give the payloads for one operation of a reserved stream."""
+    found: list[Any] = []
+    for event in events(text):
+        data = json.loads(event["data"])
+        if data["id"] == id_:
+            found.append("complete" if event["event"] == "complete" else data["payload"])
+    return found
+
+
+@asynccontextmanager
+async def reserved(url: str, headers: dict[str, str] | None = None) -> AsyncIterator[Single]:
+    """Reserve a stream and open it; the client leaves at the end of the block."""
+    async with httpx.AsyncClient(timeout=60, headers=headers) as client:
+        reservation = await client.put(url)
+        assert reservation.status_code == 201, reservation.text
+        given = {"accept": EVENT_STREAM, TOKEN: reservation.text}
+        async with client.stream("GET", url, headers=given) as response:
+            yield Single(url, client, reservation.text, Body(response))
 
 
 def deaf_request(port: int, query: str, *, accept: str = EVENT_STREAM) -> socket.socket:

@@ -4,6 +4,7 @@ import * as apollo from './apollo.js';
 import { EMPTY, problems, told } from './conversation.js';
 import * as eventSource from './event-source.js';
 import * as graphqlSse from './graphql-sse.js';
+import * as graphqlSseSingle from './graphql-sse-single.js';
 import * as graphqlWs from './graphql-ws.js';
 import { open } from './page.js';
 import { Session, post } from './session.js';
@@ -28,6 +29,7 @@ Session.prototype.keep = function kept(given) {
 const CLIENTS = {
   'graphql-ws': () => over(graphqlWs, socket(), graphqlWs.execute),
   'graphql-sse': () => over(graphqlSse, graphqlSse.connect(session), byPost),
+  'graphql-sse-single': () => over(graphqlSseSingle, graphqlSseSingle.connect(session), byPost),
   'event-source': () => over(eventSource, session, byPost),
   'apollo-ws': () => over(apollo, apollo.connect(session, socket()), byApollo),
   'apollo-http': () => over(apollo, apollo.connectOverHttp(session), byApollo),

@@ -1,0 +1,398 @@
+"""One reserved event stream for many operations, as graphql-sse's single connection mode has it."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from app.graphql_register import Register
+from app.graphql_single import TOKEN_HEADER
+from app.graphql_stream import StreamOptions, Streams
+from tests.api.transport.conftest import Server, serving, until
+from tests.api.transport.streams import EVENT_STREAM, TOKEN, events, reserved, told_of
+from tests.api.transport.test_event_stream import everything, viewer_of
+
+ANN, BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
+ACCEPT = {"accept": EVENT_STREAM}
+
+
+def code_of(response: Any) -> str:
+    (error,) = response.json()["errors"]
+    return str(error["extensions"]["code"])
+
+
+def gauge() -> float:
+    labels = {"transport": "sse_single"}
+    return REGISTRY.get_sample_value("noosphere_http_streams_open", labels) or 0.0
+
+
+async def test_operations_of_all_kinds_answer_over_the_stream_that_was_reserved(
+    server: Server,
+) -> None:
+    async with reserved(server.url, ANN) as single:
+        response = single.body.response
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-cache, no-store, no-transform"
+        assert gauge() == 1
+        for id_, query in (
+            ("q", "{ hello viewer }"),
+            ("m", 'mutation { note(text: "hi") }'),
+            ("s", "subscription { numbered(to: 2) { number } }"),
+            ('odd "\n id', "{ hello }"),
+        ):
+            accepted = await single.post(id_, query)
+            assert (accepted.status_code, accepted.content) == (202, b"")
+        text = await single.body.until(b"event: complete", count=4)
+        text = await single.body.until(b"\n\n", count=text.count(b"\n\n"))
+    told = {id_: told_of(id_, text) for id_ in ("q", "m", "s", 'odd "\n id')}
+    assert told["q"][0]["data"] == {"hello": "Hello, world!", "viewer": "Bearer ann"}
+    assert told["m"][0]["data"] == {"note": "hi"}
+    assert [event["data"]["numbered"]["number"] for event in told["s"][:-1]] == [1, 2]
+    assert told['odd "\n id'][0]["data"] == {"hello": "Hello, world!"}
+    assert all(answers[-1] == "complete" for answers in told.values())
+    # What has a cursor has it as the id of the event; the others leave the last one alone.
+    numbered = [e for e in events(text) if '"numbered"' in e["data"]]
+    assert [event["id"] for event in numbered] == ["c1", "c2"]
+    assert server.probe.mutations == ["hi"]
+    await until(lambda: len(server.http.single) == 0)
+    assert gauge() == 0
+    assert not server.http.streams.register.counts
+
+
+async def test_a_reservation_is_told_by_its_body_and_by_a_header(server: Server) -> None:
+    async with server.client() as client:
+        made = await client.put(server.url)
+    assert made.status_code == 201
+    assert made.headers["content-type"] == "text/plain; charset=utf-8"
+    assert made.headers["cache-control"] == "no-store"
+    assert made.headers[TOKEN_HEADER] == made.text
+    assert len(made.text) >= 43
+
+
+async def test_what_is_asked_before_the_stream_opens_waits_for_it(server: Server) -> None:
+    async with server.client() as client:
+        token = {TOKEN: (await client.put(server.url)).text}
+        for number in range(3):
+            query = {"query": "{ hello }", "extensions": {"operationId": f"{number}"}}
+            assert (await client.post(server.url, json=query, headers=token)).status_code == 202
+        flood = {"query": "subscription { flood }", "extensions": {"operationId": "flood"}}
+        assert (await client.post(server.url, json=flood, headers=token)).status_code == 202
+        # As much of it as waits on a connection that does not read, and no more.
+        await until(lambda: server.probe.produced > 90)
+        produced = server.probe.produced
+        assert produced <= 120
+        # As an EventSource has it: no header, the token in the address.
+        params = {"token": token[TOKEN]}
+        async with client.stream("GET", server.url, params=params, headers=ACCEPT) as response:
+            seen = b""
+            async for chunk in response.aiter_raw():
+                seen += chunk
+                if b'"flood":"%d:' % (produced + 50) in seen:
+                    break
+        whole = seen[: seen.rindex(b"\n\n") + 2]
+        for number in range(3):
+            assert told_of(str(number), whole)[0]["data"] == {"hello": "Hello, world!"}
+        flooded = [answer["data"]["flood"].split(":")[0] for answer in told_of("flood", whole)]
+        assert [int(number) for number in flooded] == list(range(1, len(flooded) + 1))
+    await asyncio.wait_for(server.probe.closed.wait(), 60)
+
+
+async def test_a_reservation_that_nobody_opens_expires() -> None:
+    register = Register(max_per_viewer=1, max_per_address=1)
+    streams = Streams(register, options=StreamOptions(unused_s=0.3), viewer_id=viewer_of)
+    async with serving(http={"streams": streams}) as server, server.client() as client:
+        token = {TOKEN: (await client.put(server.url)).text}
+        forever = {"query": "subscription { forever }", "extensions": {"operationId": "1"}}
+        assert (await client.post(server.url, json=forever, headers=token)).status_code == 202
+        await asyncio.wait_for(server.probe.closed.wait(), 60)
+        late = await client.get(server.url, headers={**ACCEPT, **token})
+        assert (late.status_code, code_of(late)) == (404, "NOT_FOUND")
+        assert not register.counts
+        # Its place is free again, and one that is opened in time stays.
+        async with reserved(server.url) as single:
+            loop = asyncio.get_running_loop()
+            later = loop.time() + 0.6
+            await until(lambda: loop.time() > later)
+            assert (await single.post("1", "{ hello }")).status_code == 202
+            await single.body.until(b"event: complete")
+
+
+async def test_a_token_opens_one_stream_and_is_over_with_it(server: Server) -> None:
+    async with reserved(server.url) as single:
+        second = await single.client.get(server.url, headers={**ACCEPT, **single.headers})
+        assert (second.status_code, code_of(second)) == (409, "CONFLICT")
+        assert (await single.post("1", "subscription { forever }")).status_code == 202
+        await single.body.until(b'"forever":1')
+        token = single.headers
+    await asyncio.wait_for(server.probe.closed.wait(), 60)
+    await until(lambda: len(server.http.single) == 0)
+    async with server.client() as client:
+        for response in (
+            await client.get(server.url, headers={**ACCEPT, **token}),
+            await client.post(server.url, json={"query": "{ hello }"}, headers=token),
+            await client.delete(server.url, params={"operationId": "1"}, headers=token),
+        ):
+            assert (response.status_code, code_of(response)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("who", [{}, BOB])
+async def test_a_token_of_somebody_else_is_as_unknown_as_any(who: dict[str, str]) -> None:
+    streams = Streams(viewer_id=viewer_of)
+    async with serving(http={"streams": streams}) as server:
+        async with reserved(server.url, ANN) as single:
+            assert (await single.post("1", "subscription { forever }")).status_code == 202
+            await single.body.until(b'"forever":1')
+            async with server.client(headers=who) as stranger:
+                answers = []
+                for token in (single.headers, {TOKEN: "unknown"}):
+                    query = {"query": "{ hello }", "extensions": {"operationId": "2"}}
+                    params = {"operationId": "1"}
+                    posted = await stranger.post(server.url, json=query, headers=token)
+                    deleted = await stranger.delete(server.url, params=params, headers=token)
+                    answers.append([(r.status_code, r.json()) for r in (posted, deleted)])
+            assert answers[0] == answers[1]
+            assert [status for status, _ in answers[0]] == [404, 404]
+            assert server.probe.open_streams == 1
+            assert single.told("2") == []
+        # Nor does a stranger who signs in open what is reserved.
+        async with server.client() as client, server.client(headers=BOB) as stranger:
+            token = {TOKEN: (await client.put(server.url, headers=ANN)).text}
+            theirs = await stranger.get(server.url, headers={**ACCEPT, **token})
+            assert (theirs.status_code, code_of(theirs)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body", "status"),
+    [
+        ("POST", {}, {"query": "{ hello }"}, 400),
+        ("POST", {}, {"query": "{ hello }", "extensions": {"operationId": 7}}, 400),
+        ("POST", {}, {"query": "{ hello }", "extensions": {"operationId": ""}}, 400),
+        ("POST", {}, {"query": "{ hello }", "extensions": {"operationId": "x" * 257}}, 400),
+        ("POST", {}, [{"query": "{ hello }", "extensions": {"operationId": "1"}}], 400),
+        ("POST", {}, {"query": "{", "extensions": {"operationId": "1"}}, 400),
+        ("POST", {}, {"query": "{ nothing }", "extensions": {"operationId": "1"}}, 400),
+        ("POST", {"authorization": "Bearer bad"}, {"query": "{ hello }"}, 401),
+        ("POST", {"content-type": "text/plain"}, {"query": "{ hello }"}, 415),
+        ("DELETE", {}, None, 400),
+        ("DELETE", {"authorization": "Bearer bad"}, None, 401),
+        ("DELETE", {TOKEN: ""}, None, 400),
+        ("GET", {"accept": "application/json"}, None, 406),
+        ("PUT", {"authorization": "Bearer bad"}, None, 401),
+        ("PUT", {"authorization": "Bearer busy"}, None, 429),
+        ("PATCH", {}, None, 405),
+    ],
+)
+async def test_what_is_wrong_is_told_by_the_request_and_leaves_the_stream_alone(
+    server: Server, method: str, headers: dict[str, str], body: Any, status: int
+) -> None:
+    async with reserved(server.url) as single:
+        given = {**single.headers, "content-type": "application/json", **headers}
+        content = None if body is None else json.dumps(body).encode()
+        response = await single.client.request(method, server.url, content=content, headers=given)
+        assert response.status_code == status, response.text
+        assert response.json()["errors"][0]["message"]
+        assert ("retry-after" in response.headers) == (status == 429)
+        assert (await single.post("ok", "{ hello }")).status_code == 202
+        await single.body.until(b"event: complete")
+        assert single.body.seen.count(b"event: next") == 1
+        assert len(server.http.single) == 1
+
+
+async def test_an_operation_is_stopped_by_its_id_and_the_others_go_on(server: Server) -> None:
+    async with reserved(server.url) as single:
+        assert (await single.post("1", "subscription { forever }")).status_code == 202
+        assert (await single.post("2", "subscription { paced(to: 3) { number } }")).is_success
+        await asyncio.wait_for(server.probe.entered.wait(), 60)
+        await asyncio.wait_for(server.probe.paused.wait(), 60)
+        again = await single.post("1", "{ hello }")
+        assert (again.status_code, code_of(again)) == (409, "CONFLICT")
+        # One that is not there is over: the answer and the wish to stop it may have crossed.
+        assert (await single.delete("nothing")).status_code == 200
+        stopped = await single.delete("1")
+        assert (stopped.status_code, stopped.content) == (200, b"")
+        await asyncio.wait_for(server.probe.closed.wait(), 60)
+        server.probe.gate.set()
+        await single.body.until(b"event: complete")
+        assert [answer["data"] for answer in single.told("1")] == [{"forever": 1}]
+        numbers = [answer["data"]["paced"]["number"] for answer in single.told("2")[:-1]]
+        assert numbers == [1, 2, 3]
+        # The id is free again.
+        assert (await single.post("1", "{ hello }")).status_code == 202
+        await single.body.until(b"event: complete", count=2)
+
+
+async def test_an_operation_stopped_before_it_began_never_begins(server: Server) -> None:
+    prepare = server.http.prepare
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any) -> Any:
+        reading.set()
+        await go_on.wait()
+        return await prepare(*given)
+
+    async with reserved(server.url) as single:
+        server.http.prepare = slow  # type: ignore[method-assign]
+        posting = asyncio.create_task(single.post("1", 'mutation { note(text: "never") }'))
+        await asyncio.wait_for(reading.wait(), 60)
+        assert (await single.delete("1")).status_code == 200
+        go_on.set()
+        assert (await posting).status_code == 204
+        assert server.probe.mutations == []
+
+
+async def test_a_source_that_fails_says_so_masked_and_completes(server: Server) -> None:
+    async with reserved(server.url) as single:
+        for id_, query in (
+            ("failing", "subscription { failing }"),
+            ("absent", "subscription { absent }"),
+            ("unspeakable", '{ data(kind: "object") }'),
+        ):
+            assert (await single.post(id_, query)).status_code == 202
+        await single.body.until(b"event: complete", count=3)
+        await single.body.until(b"\n\n", count=9)
+        first, failure, complete = single.told("failing")
+        assert first["data"] == {"failing": 1}
+        assert failure["errors"][0]["extensions"]["code"] == "INTERNAL"
+        assert complete == "complete"
+        absent, complete = single.told("absent")
+        assert absent["errors"][0]["extensions"]["code"] == "NOT_FOUND"
+        unspeakable, complete = single.told("unspeakable")
+        assert unspeakable["errors"][0]["extensions"]["code"] == "INTERNAL"
+        assert b"hunter2" not in single.body.seen
+
+
+async def test_an_operation_resumes_behind_the_cursor_that_its_request_names(
+    server: Server,
+) -> None:
+    query = "subscription { numbered(to: 4) { number } }"
+    async with reserved(server.url) as single:
+        headers = {"last-event-id": "c2"}
+        assert (await single.post("1", query, headers=headers)).status_code == 202
+        await single.body.until(b"event: complete")
+        numbers = [answer["data"]["numbered"]["number"] for answer in single.told("1")[:-1]]
+        assert numbers == [3, 4]
+
+
+async def test_operations_and_streams_are_bounded() -> None:
+    register = Register(max_per_viewer=1, max_per_address=1)
+    streams = Streams(register, viewer_id=viewer_of)
+    async with serving(http={"streams": streams, "max_operations": 2}) as server:
+        async with reserved(server.url, ANN) as single:
+            for id_ in ("1", "2"):
+                assert (await single.post(id_, "subscription { forever }")).status_code == 202
+            third = await single.post("3", "{ hello }")
+            assert (third.status_code, code_of(third)) == (400, "LIMIT")
+            full = await single.client.put(server.url)
+            assert (full.status_code, code_of(full)) == (429, "RATE_LIMITED")
+            assert int(full.headers["retry-after"]) >= 1
+            await single.delete("1")
+            await until(lambda: server.probe.open_streams == 1)
+            assert (await single.post("3", "{ hello }")).status_code == 202
+            await single.body.until(b"event: complete")
+        await until(lambda: not register.counts)
+
+
+async def test_draining_ends_streams_without_completing_anything_and_lets_mutations_finish(
+    server: Server,
+) -> None:
+    async with reserved(server.url) as single, server.client() as client:
+        unopened = {TOKEN: (await client.put(server.url)).text}
+        assert (await single.post("1", "subscription { forever }")).status_code == 202
+        await single.body.until(b'"forever":1')
+        server.probe.entered.clear()
+        assert (await single.post("2", 'mutation { slowNote(text: "done") }')).status_code == 202
+        await asyncio.wait_for(server.probe.entered.wait(), 60)
+        draining = asyncio.create_task(server.http.drain(60))
+        assert b"complete" not in await single.body.rest()
+        assert not draining.done()
+        server.probe.gate.set()
+        await draining
+        assert server.probe.mutations == ["done"]
+        assert server.probe.open_streams == 0
+        gone = await client.get(server.url, headers={**ACCEPT, **unopened})
+        assert (gone.status_code, code_of(gone)) == (404, "NOT_FOUND")
+        refused = await client.put(server.url)
+        assert (refused.status_code, code_of(refused)) == (503, "UNAVAILABLE")
+    assert len(server.http.single) == 0
+    assert not server.http.streams.register.counts
+
+
+async def test_draining_cancels_a_mutation_that_takes_too_long(server: Server) -> None:
+    async with reserved(server.url) as single:
+        assert (await single.post("1", 'mutation { slowNote(text: "late") }')).status_code == 202
+        await asyncio.wait_for(server.probe.entered.wait(), 60)
+        await server.http.drain(0.1)
+    assert server.probe.mutations == []
+    assert not server.http.single._tasks
+
+
+class Session:
+    """A sign-in that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.ends: set[Any] = set()
+
+    def hold(self, _context: Any, end: Any) -> Any:
+        self.ends.add(end)
+        return lambda: self.ends.discard(end)
+
+
+async def test_the_end_of_a_sign_in_ends_the_stream_whether_open_or_only_reserved() -> None:
+    session = Session()
+    async with serving(http={"streams": Streams(hold=session.hold)}) as server:
+        async with reserved(server.url) as single, server.client() as client:
+            unopened = {TOKEN: (await client.put(server.url)).text}
+            assert (await single.post("1", "subscription { forever }")).status_code == 202
+            await single.body.until(b'"forever":1')
+            assert len(session.ends) == 2
+            for end in tuple(session.ends):
+                end("Session revoked")
+            assert b"complete" not in await single.body.rest()
+            await asyncio.wait_for(server.probe.closed.wait(), 60)
+            gone = await client.get(server.url, headers={**ACCEPT, **unopened})
+            assert (gone.status_code, code_of(gone)) == (404, "NOT_FOUND")
+        assert not session.ends
+        assert not server.http.streams.register.counts
+
+
+async def test_an_idle_stream_is_kept_alive_and_one_that_takes_nothing_given_up() -> None:
+    options = StreamOptions(keep_alive_s=0.05, send_timeout_s=0.3)
+    async with serving(http={"streams": Streams(options=options)}) as server:
+        async with reserved(server.url) as single:
+            await single.body.until(b":\n\n", count=5)
+        async with server.client() as client:
+            token = (await client.put(server.url)).text
+            query = {
+                "query": "subscription { flood(size: 100000) }",
+                "extensions": {"operationId": "1"},
+            }
+            await client.post(server.url, json=query, headers={TOKEN: token})
+            connection = deaf_reader(server.port, token)
+            await asyncio.wait_for(server.probe.closed.wait(), 60)
+            await until(lambda: len(server.http.single) == 0)
+            connection.settimeout(60)
+            assert not (await asyncio.to_thread(everything, connection)).endswith(b"0\r\n\r\n")
+            connection.close()
+
+
+def deaf_reader(port: int, token: str) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.connect(("127.0.0.1", port))
+    head = f"GET /graphql?token={token} HTTP/1.1\r\nHost: t\r\nAccept: {EVENT_STREAM}\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+async def test_a_parameter_named_token_beside_a_query_is_none_of_this_mode(
+    server: Server,
+) -> None:
+    async with server.client() as client:
+        params = {"query": "{ hello }", "token": "of something else"}
+        assert (await client.get(server.url, params=params)).json()["data"] == {
+            "hello": "Hello, world!"
+        }
