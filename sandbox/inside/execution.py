@@ -29,6 +29,7 @@ class Execution:
         self.failed = 0  # The errno for which the program did not start.
         self.input = Input(agent, op, -1, self.terminal)
         self.streams: dict[int, int] = {}
+        self.unheld = False  # Nobody holds its terminal open; see Executions.set_unheld.
         self.counts = [0, 0]
         self.truncated = False
         self.killed = False  # The client asked for its SIGKILL; a program may send its own.

@@ -146,7 +146,20 @@ class Executions:
 
     def watch_stream(self, execution: Execution, fd: int) -> None:
         if fd not in self.agent.handlers:
-            self.agent.watch(fd, select.EPOLLIN, lambda events: self.on_ready(execution, fd))
+            # A terminal that nobody holds open is always ready: only what is new there is told.
+            events = select.EPOLLIN | (select.EPOLLET if execution.unheld else 0)
+            self.agent.watch(fd, events, lambda events: self.on_ready(execution, fd))
+
+    def set_unheld(self, execution: Execution, unheld: bool) -> None:
+        """Whether nobody holds the terminal open, though the program lives and may open it again.
+
+        The agent's end stays open: to close it would end the program by SIGHUP.
+        """
+        if unheld != execution.unheld:
+            execution.unheld = unheld
+            for fd in execution.streams:
+                self.agent.unwatch(fd)
+            self.watch_streams(execution)
 
     def on_ready(self, execution: Execution, fd: int) -> None:
         if fd in execution.streams:
@@ -166,13 +179,17 @@ class Executions:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            count = 0  # Nobody has the terminal open any more.
+            if not execution.empty:
+                self.set_unheld(execution, True)
+                return False
+            count = 0  # Nobody is left who could open the terminal.
         data = bytes(self.agent.buffer[:count])
         if not data:
             del execution.streams[fd]
             self.agent.close(fd)
             self.settle(execution)
             return False
+        self.set_unheld(execution, False)
         if len(data) > room:
             data = data[:room]
             execution.truncated = True
@@ -341,6 +358,7 @@ class Executions:
             execution.reason = KILLED
             execution.ending = time.monotonic()
         execution.empty = True
+        self.set_unheld(execution, False)
         self.settle(execution)
 
     # Time.

@@ -64,6 +64,53 @@ async def test_the_end_of_input_is_typed(box: Box, typed: bytes, read: bytes) ->
     assert (await execution.result()).exit_code == 0
 
 
+LETS_GO = (
+    "import os, time\n"
+    "path = os.ttyname(0)\n"
+    "os.closerange(0, 3)\n"
+    "os.mkdir('closed')\n"
+    "while not os.path.exists('go'): time.sleep(0.01)\n"
+)
+
+
+async def test_a_program_that_lets_go_of_its_terminal_lives_on(box: Box) -> None:
+    program = LETS_GO + "os._exit(3 if os.path.exists(path) else 4)"
+    execution = await box.start(["python3", "-c", program], terminal=(24, 80))
+    await execution.close_stdin()
+    # Once the first is over, the agent has seen that nobody holds the terminal open. Were it to
+    # close its own end for that, a program about to exit, as `cat` is when it closes what it
+    # wrote, would be ended by SIGHUP.
+    await box.run("while [ ! -e closed ]; do sleep 0.01; done")
+    await box.run("touch go")
+    assert await everything(execution) == b""
+    result = await execution.result()
+    assert (result.exit_code, result.signal, result.reason) == (3, None, Reason.EXITED)
+
+
+async def test_a_terminal_that_is_opened_again_is_read_and_written_to(box: Box) -> None:
+    program = LETS_GO + (
+        "for turn in range(3):\n"
+        "    fd = os.open(path, os.O_RDWR)\n"
+        "    os.write(fd, b'turn %d\\n' % turn)\n"
+        "    said = os.read(fd, 100)\n"
+        "    os.write(fd, b'heard ' + said)\n"
+        "    os.close(fd)\n"
+        "    while not os.path.exists('%d' % turn): time.sleep(0.01)\n"
+        "os._exit(4)\n"
+    )
+    execution = await box.start(["python3", "-c", program], terminal=(24, 80))
+    await box.run("while [ ! -e closed ]; do sleep 0.01; done; touch go")
+    async with aclosing(execution.output()) as output:
+        for turn in range(3):
+            await until(output, b"turn %d\r\n" % turn)
+            await execution.write_stdin(b"word\n")
+            await until(output, b"heard word\r\n")
+            await box.run(["touch", str(turn)])
+        assert b"".join([chunk.data async for chunk in output]) == b""
+    result = await execution.result()
+    assert (result.exit_code, result.signal, result.reason) == (4, None, Reason.EXITED)
+
+
 async def test_a_new_size_is_told_to_the_foreground(box: Box) -> None:
     program = (
         "import os, signal\n"
