@@ -93,6 +93,7 @@ class Watch:
         self.moves: dict[int, tuple[int, bytes, bool]] = {}
         # Files that were not where they were told of: gone, or moved with a directory above.
         self.missing: set[tuple[int, bytes]] = set()
+        self.has_moved = False  # A directory did, since the missing were looked for.
         self.changes: list[tuple[int, bool, int, bytes, bytes]] = []
         self.latest: dict[bytes, int] = {}
         self.outbox: deque[bytes] = deque()
@@ -317,6 +318,7 @@ class Watch:
             self.moved(cookie, where)
         elif mask & IN_DELETE:
             touched.discard(where)
+            self.missing.discard(where)
             self.note(REMOVED, is_directory, self.path(number, name), 0)
         elif mask & (IN_CREATE | IN_MOVED_TO):
             self.appeared(where, is_directory)
@@ -341,7 +343,14 @@ class Watch:
         touched.clear()
 
     def find_missing(self, is_quiet: bool) -> None:
-        """Tell the sizes of files where they are by now; once all news are read they are gone."""
+        """Tell the sizes of files where they are by now; once all news are read they are gone.
+
+        They are found again only where a directory above has moved: to look for all of them at
+        every round would cost more the longer the news are that are still to be read.
+        """
+        if not (is_quiet or self.has_moved):
+            return
+        self.has_moved = False
         missing, self.missing = self.missing, set()
         for where in sorted(missing):
             size = self.size(where, False)
@@ -377,6 +386,7 @@ class Watch:
         number = self.numbers.get((above, name))
         if number is not None:
             self.place(number, where)
+            self.has_moved = True
         else:
             self.find(where, is_directory)
 

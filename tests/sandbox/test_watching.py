@@ -1,13 +1,19 @@
 """Changes in a workspace as they happen, and walks through it."""
 
 import asyncio
+import select
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 
 import pytest
 
 from sandbox.errors import FileError, FileErrorCode, ResourceExhaustedError
+from sandbox.inside.core import Agent
+from sandbox.inside.files import Files
+from sandbox.inside.watching import Watch
 from sandbox.watching import Change, ChangeKind
 from tests.sandbox.conftest import Box, Boxes
 
@@ -172,6 +178,44 @@ async def test_more_than_the_kernel_holds_is_an_overflow_and_nothing_is_missed_l
     await box.run("touch d/late/file")
     told = await watched.until(ChangeKind.CREATED, "d/late/file")
     assert told[-1].path == "d/late/file"
+
+
+def test_what_is_gone_is_not_looked_for_again_at_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    agent = Agent(ends[0].fileno(), ends[0].fileno(), {"workspace": str(tmp_path)})
+    workspace = agent.part(Files).workspace
+    watch = Watch(agent, workspace, 1, True, 1 << 30, b"")
+    looked: Counter[bytes] = Counter()
+    walk = workspace.walk
+
+    def counting(path: bytes, follow: bool) -> tuple[int, bytes]:
+        looked[path] += 1
+        return walk(path, follow)
+
+    monkeypatch.setattr(workspace, "walk", counting)
+    files = [tmp_path / ("x" * 200 + str(n)) for n in range(2000)]
+    for file in files:
+        file.touch()
+    for file in files:
+        file.unlink()
+    try:
+        rounds = 0
+        while select.select([watch.fd], [], [], 0)[0]:
+            watch.round()
+            rounds += 1
+        assert rounds > 10
+        # When it was told of, and when it was told that it had been written to.
+        assert (len(looked), max(looked.values())) == (2000, 2)
+        assert not watch.missing
+    finally:
+        watch.close()
+        agent.poll.close()
+        for end in ends:
+            end.close()
 
 
 async def test_a_reader_that_stalls_costs_no_memory_and_is_told_so(box: Box) -> None:
