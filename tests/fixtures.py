@@ -1,7 +1,9 @@
 """The application inside the test's own event loop: dependencies, people, and operations."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +14,84 @@ from sqlalchemy import event
 
 import schema
 from app.config import Settings
+from app.database import migrate
 from app.runtime import running
 from app.worker import working
+from models.database import Database
 from resolvers.base import Context
 from schema.execution import Engine, Prepared, Result
 from services.accounts import sessions, users
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer, work
 from tests.schema.differential.comparing import difference
+from tests.servers import require
+from tests.servers.databases import MadeDatabases
 from tests.witness import witnessed
 
 
 @pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh, empty database of each kind the product supports."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database without any table, of each kind the product supports."""
     if request.param == "mysql":
         return str(request.getfixturevalue("mysql_url"))
-    return f"sqlite+aiosqlite:///{tmp_path / 'noosphere.sqlite3'}"
+    return _sqlite_url(tmp_path / "noosphere.sqlite3")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database at the newest revision with nothing in it, of each kind the product supports."""
+    if request.param == "mysql":
+        return str(request.getfixturevalue("migrated_mysql_url"))
+    place = tmp_path / "noosphere.sqlite3"
+    shutil.copyfile(request.getfixturevalue("migrated_sqlite"), place)
+    return _sqlite_url(place)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database at the newest revision, to be copied."""
+    place = tmp_path_factory.mktemp("migrated") / "noosphere.sqlite3"
+    _migrate(_sqlite_url(place))
+    return place
+
+
+@pytest.fixture(scope="session")
+def migrated_mysql() -> Iterator[MadeDatabases]:
+    """Databases at the newest revision, emptied after each use."""
+    made = MadeDatabases(require("mysql")["NOOSPHERE_TEST_MYSQL_URL"], _migrate)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def migrated_mysql_url(migrated_mysql: MadeDatabases) -> Iterator[str]:
+    """The URL (`mysql+aiomysql://`) of a database at the newest revision for this test alone."""
+    with migrated_mysql.one() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def migrated_mysql_module_url(migrated_mysql: MadeDatabases) -> Iterator[str]:
+    """The URL of such a database that the tests of a module share."""
+    with migrated_mysql.one() as url:
+        yield url
+
+
+def _sqlite_url(place: Path) -> str:
+    return f"sqlite+aiosqlite:///{place}"
+
+
+def _migrate(url: str) -> None:
+    async def run() -> None:
+        database = Database(url)
+        try:
+            await migrate(database)
+        finally:
+            await database.aclose()
+
+    # A loop may run in this thread already.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
 
 
 def settings_for(tmp_path: Path, **values: Any) -> Settings:

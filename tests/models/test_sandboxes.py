@@ -85,8 +85,8 @@ AFTER: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url)
+async def database(empty_database_url: str) -> AsyncIterator[Database]:
+    opened = Database(empty_database_url)
     try:
         yield opened
     finally:

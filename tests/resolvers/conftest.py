@@ -58,7 +58,7 @@ def shared_database_url(
 ) -> str:
     """A database that the tests of a module share."""
     if request.param == "mysql":
-        return str(request.getfixturevalue("mysql_module_url"))
+        return str(request.getfixturevalue("migrated_mysql_module_url"))
     return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('shared') / 'noosphere.sqlite3'}"
 
 

@@ -45,8 +45,8 @@ def test_secrets_and_blobs_are_read_only_when_asked_for() -> None:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url)
+async def database(empty_database_url: str) -> AsyncIterator[Database]:
+    opened = Database(empty_database_url)
     try:
         yield opened
     finally:

@@ -20,6 +20,7 @@ bind-address=127.0.0.1
 init-file={directory}/users.sql
 skip-name-resolve
 skip-log-bin
+debug-no-sync
 performance-schema=OFF
 character-set-server=utf8mb4
 max-connections=400

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import aiodocker
 import pytest
@@ -20,6 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.servers import require
 from tests.servers.chromium import OpenChromium
+from tests.servers.databases import MadeDatabases, fresh_database
 
 _ROOT = Path(__file__).parents[2]
 
@@ -47,6 +50,62 @@ async def test_two_databases_of_one_module_are_distinct(
     mysql_url: str, mysql_module_url: str
 ) -> None:
     assert make_url(mysql_url).database != make_url(mysql_module_url).database
+
+
+async def _sent(url: str, *statements: str) -> list[Any]:
+    """Run statements; give the rows of the last one."""
+    engine = create_async_engine(url)
+    try:
+        async with engine.begin() as connection:
+            for statement in statements:
+                answer = await connection.execute(text(statement))
+            return list(answer.all()) if answer.returns_rows else []
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.mysql
+async def test_a_database_made_once_is_as_it_was_made_for_whoever_comes_next() -> None:
+    url_of_server = require("mysql")["NOOSPHERE_TEST_MYSQL_URL"]
+    made: list[str] = []
+
+    def make(url: str) -> None:
+        made.append(url)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(
+                asyncio.run,
+                _sent(
+                    url,
+                    "CREATE TABLE people (id INT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(9))",
+                    "CREATE TABLE pets (owner INT, FOREIGN KEY (owner) REFERENCES people (id))",
+                    "CREATE TABLE version (number INT)",
+                    "INSERT INTO version VALUES (7)",
+                ),
+            ).result()
+
+    databases = MadeDatabases(url_of_server, make)
+    try:
+        for _ in range(2):
+            with databases.one() as url:
+                # The first person there ever was, and nobody's pets.
+                found = await _sent(
+                    url,
+                    "INSERT INTO people (name) VALUES ('ann')",
+                    "INSERT INTO pets SELECT id FROM people",
+                    "SELECT p.id, t.owner, v.number FROM people p, pets t, version v",
+                )
+                assert found == [(1, 1, 7)]
+        with databases.one() as one, databases.one() as other:
+            assert one != other
+            await _sent(one, "CREATE TABLE more (id INT)")
+        assert len(made) == 2
+        with databases.one() as url:
+            assert url == other
+    finally:
+        databases.close()
+    with fresh_database(url_of_server) as url:
+        names = {name for (name,) in await _sent(url, "SHOW DATABASES")}
+    assert names.isdisjoint(make_url(url).database for url in made)
 
 
 @pytest.mark.redis

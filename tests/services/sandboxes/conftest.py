@@ -50,9 +50,9 @@ def any_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database: SQLite, unless BOTH_DATABASES asks for both."""
+    """The URL of a database without rows: SQLite, unless BOTH_DATABASES asks for both."""
     if getattr(request, "param", "sqlite") == "mysql":
-        return str(request.getfixturevalue("mysql_url"))
+        return str(request.getfixturevalue("migrated_mysql_url"))
     return f"sqlite+aiosqlite:///{tmp_path / 'noosphere.db'}"
 
 
