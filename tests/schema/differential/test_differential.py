@@ -22,6 +22,7 @@ from tests.fixtures import settings_for
 from tests.schema.differential.comparing import difference
 from tests.schema.differential.documents import Document, documents
 from tests.schema.differential.faults import Faults, breaking
+from tests.schema.differential.still import standing_still
 
 # The nightly target tries more: `make nightly`.
 CASES = int(os.environ.get("NOOSPHERE_TEST_DIFFERENTIAL_CASES", "1000"))
@@ -93,20 +94,14 @@ def test_plans_answer_what_graphql_core_answers(
             expected = both.answer(both.core, document, who)
             given_ = both.answer(both.plans, document, who)
             found = difference(expected, given_)
-            if found is not None:
-                # What changes by itself from one moment to the next is nobody's mistake.
-                again = both.answer(both.core, document, who)
-                if difference(expected, again) is not None:
-                    both.seen["changing"] += 1
-                    return
         assert found is None, (found, document.text, document.variables, who, expected, given_)
         both.seen["data" if expected.get("data") else "none"] += 1
         both.seen["errors"] += bool(expected.get("errors"))
         both.seen["refused"] += "data" not in expected
 
-    holds()
+    with standing_still(monkeypatch):
+        holds()
     assert both.seen["data"] > CASES // 3, both.seen
     assert both.seen["errors"] > CASES // 20, both.seen
-    assert both.seen["changing"] < CASES // 20, both.seen
     covered = sum(count for (_, why), count in both.plans.executed.items() if not why)
     assert covered > 0.9 * sum(both.plans.executed.values()), both.plans.executed
