@@ -271,7 +271,7 @@ class GraphQLHTTP:
     @property
     def max_values(self) -> int:
         """The most values the variables of a request may have."""
-        return self._engine.limits.max_values
+        return self.engine.limits.max_values
 
     async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
