@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from services import tasks
 from services.base import Deps
 from services.events.base import BusUnavailableError
+from services.streams.pace import Pace
 from services.streams.texts import append_text
 
 log = logging.getLogger("noosphere.streams")
@@ -20,15 +22,19 @@ _AWAY_S = 0.5
 _TRUSTED_S = 4.0
 # Leases are renewed more often; those that were not for this part of their time are in danger.
 _LEASE_PART = 0.5
+# Turns of the loop in which what has gathered on a connection is read.
+_READING_TURNS = 4
 
 
 class TextWriter:
     """Gathers the small pieces of one growing text and sends them every few milliseconds.
 
-    `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`;
-    about every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what is new, writers
-    that began together at different times. A bus that is away only delays the sending, and
-    followers get the text from where it is stored; a database that is away only delays the storing.
+    `run()` must be running beside the writer. The coalescing window is `options.text_flush_ms`, and
+    longer while the process has more to do than it can (`Pace`): `write` then holds its caller back
+    until the window ends, so that what it reads from gathers, too, and is read in one go. About
+    every `options.text_checkpoint_s` seconds `checkpoint(text)` stores what is new, writers that
+    began together at different times. A bus that is away only delays the sending, and followers get
+    the text from where it is stored; a database that is away only delays the storing.
 
     A writer that goes on after a crash begins with the `text` sent so far. What it is given from
     `replay_from` on is compared with that text and not sent again, as long as it is the same; where
@@ -62,14 +68,20 @@ class TextWriter:
         self._is_away = False
         self._sent_at = self._held_at = asyncio.get_running_loop().time()
         self._pending = asyncio.Event()
+        self._rested: asyncio.Event | None = None
         self._sending = asyncio.Lock()
         self._storing = asyncio.Lock()
 
     async def write(self, piece: str) -> None:
-        """Add a piece to the text. Raises what `rewind` raises."""
+        """Add a piece to the text. Raises what `rewind` raises.
+
+        Waits while the process is late; a caller that is cancelled meanwhile has added the piece.
+        """
         self.text += piece
         if len(self.text) > len(self._sent):
             self._pending.set()
+            if self._rested is not None:
+                await self._rested.wait()
         elif not self._sent.startswith(self.text):
             async with self._sending:
                 await self._diverge()
@@ -81,11 +93,32 @@ class TextWriter:
             group.create_task(self._keep_storing())
 
     async def _keep_sending(self) -> None:
-        window_s = self._deps.options.text_flush_ms / 1000
+        base_s = self._deps.options.text_flush_ms / 1000
+        pace = Pace(base_s)
         while True:
             await self._pending.wait()
-            is_sent = await self.flush()
-            await asyncio.sleep(window_s if is_sent else max(window_s, _AWAY_S))
+            if not await self.flush():
+                await asyncio.sleep(max(base_s, _AWAY_S))
+                continue
+            window_s = pace.window_s
+            # Not the loop's clock: that stands still while a turn takes long.
+            until = time.monotonic() + window_s
+            if pace.is_stretched:
+                await self._rest(window_s)
+            else:
+                await asyncio.sleep(window_s)
+            pace.woke(time.monotonic() - until)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, and hold back whoever writes; then let them read on before the next sending."""
+        self._rested = asyncio.Event()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._rested.set()
+            self._rested = None
+        for _ in range(_READING_TURNS):
+            await asyncio.sleep(0)
 
     async def _keep_storing(self) -> None:
         while True:
