@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import schema
 from app import auth, graphiql, graphql_budget
 from app.config import PREFIX, Settings
+from app.database_metrics import DatabaseMetrics
 from app.errors import ConfigurationError
 from app.execution_metrics import ExecutionMetrics
 from app.feed_metrics import FeedMetrics, exporting
@@ -122,6 +123,7 @@ class Server:
             stack.enter_context(exporting(FeedMetrics(self.engine.feeds)))
             stack.enter_context(exporting(ExecutionMetrics(self.engine)))
             stack.enter_context(exporting(SandboxMetrics()))
+            stack.enter_context(exporting(DatabaseMetrics()))
             if self.settings.worker_in_server:
                 await stack.enter_async_context(working(self._deps))
             yield self._deps

@@ -27,7 +27,9 @@ class Database:
     """One database of the application.
 
     On SQLite writes of this process queue behind a lock, because the file has one writer at a time
-    and queueing is fairer and cheaper than retrying on `SQLITE_BUSY`.
+    and queueing is fairer and cheaper than retrying on `SQLITE_BUSY`. On MySQL a statement waits
+    `lock_wait_s` seconds at most for the locks of others: less than a request may take, so that
+    there is time left to say so.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Database:
         max_overflow: int = 10,
         pool_timeout_s: float = 30.0,
         pool_recycle_s: int = 1800,
+        lock_wait_s: int = 10,
     ) -> None:
         self.url = make_url(url)
         if self.url.drivername not in SUPPORTED_DRIVERS:
@@ -58,7 +61,11 @@ class Database:
                 "pool_recycle": pool_recycle_s,
                 "pool_pre_ping": True,
                 "isolation_level": "READ COMMITTED",
-                "connect_args": {"connect_timeout": 10, "init_command": "SET time_zone='+00:00'"},
+                "connect_args": {
+                    "connect_timeout": 10,
+                    "init_command": "SET time_zone='+00:00', "
+                    f"innodb_lock_wait_timeout={lock_wait_s:d}",
+                },
             }
         self.engine = create_async_engine(self.url, **options)
         self._writer = asyncio.Lock()

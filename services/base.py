@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models.base import Record, now
 from models.database import Database
 from models.system import Event, Topic
-from services import changes
+from services import changes, contention
 from services.errors import UnauthenticatedError, UserError, UserErrorCode
 from services.events.base import Bus, BusUnavailableError
 from services.options import Options
@@ -230,7 +230,18 @@ def _later(deps: Deps) -> _Later:
 
 @asynccontextmanager
 async def work(deps: Deps) -> AsyncIterator[Work]:
-    """Open a unit of work: commits and announces at the end of the block, rolls back on error."""
+    """Open a unit of work: commits and announces at the end of the block, rolls back on error.
+
+    Raises ContendedError when the database took the transaction back for the sake of another.
+    """
+    with contention.told():
+        async with _transaction(deps) as unit:
+            yield unit
+    await unit.announce()
+
+
+@asynccontextmanager
+async def _transaction(deps: Deps) -> AsyncIterator[Work]:
     async with deps.db.writing() as session:
         unit = Work(deps, session)
         try:
@@ -239,4 +250,3 @@ async def work(deps: Deps) -> AsyncIterator[Work]:
         except BaseException:
             await session.rollback()
             raise
-    await unit.announce()

@@ -8,6 +8,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from models.accounts import Permission, Role, RolePermission, User, UserRole
 from services import access
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import quotas
 from services.text import clean
@@ -108,6 +109,7 @@ async def admin_exists(unit: Work, *, besides: str | None = None) -> bool:
     return found is not None
 
 
+@repeatable
 async def assign(deps: Deps, viewer: Viewer, *, user_id: str, roles: list[str]) -> User:
     """Give a user exactly these roles.
 
@@ -134,6 +136,7 @@ async def assign(deps: Deps, viewer: Viewer, *, user_id: str, roles: list[str]) 
         return user.frozen()
 
 
+@repeatable
 async def update(deps: Deps, viewer: Viewer, *, role_id: str, changes: dict[str, Any]) -> Role:
     """Change `description` (None takes it away) or `sandbox_quota` of a role.
 

@@ -23,6 +23,7 @@ from models.statements import Statement
 from services import access
 from services.accounts import passwords
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.errors import RateLimitedError, UnauthenticatedError, UserError, UserErrorCode
 
 log = logging.getLogger("noosphere.accounts")
@@ -143,6 +144,7 @@ async def throttle(deps: Deps, name: str, factor: int) -> None:
         )
 
 
+@repeatable
 async def refresh(deps: Deps, *, refresh_token: str, client: Client) -> Credentials:
     """Renew a sign-in. The old tokens end; a refresh token that was used before ends the sign-in.
 
@@ -191,6 +193,7 @@ def _end(unit: Work, session: AuthSession, reason: str) -> None:
     unit.after_commit(lambda: bus.publish(topic, {"revoked": True}))
 
 
+@repeatable
 async def revoke(deps: Deps, viewer: Viewer, *, session_id: str | None = None) -> None:
     """End one of the viewer's sign-ins, the present one by default.
 

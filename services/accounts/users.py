@@ -14,6 +14,7 @@ from services import access, changes
 from services.accounts import passwords, roles, sessions
 from services.accounts.sessions import Client, Credentials
 from services.base import Deps, Viewer, work
+from services.contention import repeatable
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.text import clean
 
@@ -146,6 +147,7 @@ async def _refuse_taken(deps: Deps, username: str, email: str) -> None:
         raise UserErrors(errors)
 
 
+@repeatable
 async def update(
     deps: Deps,
     viewer: Viewer,

@@ -17,6 +17,7 @@ from models.conversations import Conversation, Message, MessageToolCall
 from models.states import ConversationStatus, MessageRole, MessageStatus, RunState
 from services import tasks
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.conversations import threads
 from services.errors import UserError, UserErrorCode
 from services.language.analyzing import ANALYZE_MESSAGE
@@ -55,6 +56,7 @@ async def send(
         return await _send(deps, viewer, conversation_id, content, idempotency_key)
 
 
+@repeatable
 async def _send(
     deps: Deps, viewer: Viewer, conversation_id: str, content: str, key: str | None
 ) -> tuple[Message, Message]:
@@ -220,6 +222,7 @@ async def _answer_of(
     raise UserError(UserErrorCode.NOT_FOUND, "There is no such message.", ("id",))
 
 
+@repeatable
 async def stop(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
     """Stop an answer and keep what was written. Stopping a finished answer changes nothing.
 
@@ -269,6 +272,7 @@ async def _read(deps: Deps, message_id: str) -> Message | None:
         return message.frozen() if message else None
 
 
+@repeatable
 async def retry(deps: Deps, viewer: Viewer, *, message_id: str) -> Message:
     """Write a failed or stopped answer anew, from the beginning.
 

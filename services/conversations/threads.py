@@ -10,6 +10,7 @@ from models.conversations import Context, Conversation, Message, MessageToolCall
 from models.states import ConversationStatus
 from services import access
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.errors import UserError, UserErrorCode
 from services.text import clean
 
@@ -58,6 +59,7 @@ async def owned(unit: Work, viewer: Viewer, conversation_id: str, *, path: str) 
     return conversation
 
 
+@repeatable
 async def create(deps: Deps, viewer: Viewer, *, title: str | None = None) -> Conversation:
     """Begin a conversation of the viewer."""
     user_id = viewer.require("conversations:write")
@@ -84,6 +86,7 @@ def title_of(content: str) -> str:
     return printable[: _AUTO_TITLE_CHARS - 1].rstrip() + "…"
 
 
+@repeatable
 async def update(
     deps: Deps, viewer: Viewer, *, conversation_id: str, changes: dict[str, Any]
 ) -> Conversation:
@@ -107,6 +110,7 @@ async def update(
         return conversation.frozen()
 
 
+@repeatable
 async def delete(deps: Deps, viewer: Viewer, *, conversation_id: str) -> Conversation:
     """Take a conversation out of sight. Answers under way are stopped."""
     viewer.require("conversations:write")

@@ -16,6 +16,7 @@ from models.memories import Memory, MemoryRelation
 from models.states import MemoryType
 from services import access
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.errors import UserError, UserErrorCode
 from services.language.embeddings import Vectors, to_bytes
 from services.language.memories import Relation, normalize
@@ -67,6 +68,7 @@ class _Draft:
     is_told_again: bool
 
 
+@repeatable
 async def create(
     deps: Deps,
     viewer: Viewer,
@@ -276,6 +278,7 @@ async def _own(unit: Work, user_id: str, memory_id: str) -> Memory:
     return memory
 
 
+@repeatable
 async def update(
     deps: Deps,
     viewer: Viewer,
@@ -334,6 +337,7 @@ async def _reword(unit: Work, memory: Memory, look: _Look) -> None:
     await relating.link(unit, memory.id, [item for item in look.near if item.id != memory.id])
 
 
+@repeatable
 async def delete(deps: Deps, viewer: Viewer, *, memory_id: str) -> Memory:
     """Delete a memory of the viewer for good, and give it as it was.
 

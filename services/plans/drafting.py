@@ -13,6 +13,7 @@ from models.plans import Plan, PlanExecution, PlanStep, PlanStepDependency, Plan
 from models.states import RunState
 from services import access
 from services.base import Deps, Viewer, work
+from services.contention import repeatable
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.plans import graph
 from services.text import clean
@@ -62,6 +63,7 @@ def _step_executions(viewer: Viewer) -> ColumnElement[bool]:
     )
 
 
+@repeatable
 async def create(
     deps: Deps,
     viewer: Viewer,
@@ -181,6 +183,7 @@ def _check_graph(steps: Sequence[StepInput]) -> None:
             )
 
 
+@repeatable
 async def delete(deps: Deps, viewer: Viewer, *, plan_id: str) -> None:
     """Delete a plan with its executions. Raises UserError NOT_FOUND, CONFLICT while it runs."""
     viewer.require("plans:write")

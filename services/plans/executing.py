@@ -12,6 +12,7 @@ from models.plans import Plan, PlanExecution, PlanStep, PlanStepExecution
 from models.states import RunState
 from services import access, streams, tasks
 from services.base import Deps, Viewer, Work, work
+from services.contention import repeatable
 from services.errors import RequestError, UserError, UserErrorCode
 from services.streams import Fact, Item, Kind, Source, Texts, TopicFollower, position
 
@@ -29,6 +30,7 @@ def output_key(step_execution_id: str, attempt: int) -> str:
     return f"{step_execution_id}:{attempt}"
 
 
+@repeatable
 async def execute(deps: Deps, viewer: Viewer, *, plan_id: str) -> PlanExecution:
     """Begin a run of a plan; it goes on when the request is over.
 
@@ -76,6 +78,7 @@ async def execute(deps: Deps, viewer: Viewer, *, plan_id: str) -> PlanExecution:
         return execution.frozen()
 
 
+@repeatable
 async def cancel(deps: Deps, viewer: Viewer, *, execution_id: str) -> PlanExecution:
     """Cancel a run, also in the middle of a step. Canceling a finished run changes nothing.
 
