@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,13 +171,20 @@ def _work(settings: "Settings", _arguments: argparse.Namespace) -> int:
 async def _work_forever(settings: "Settings") -> int:
     from app import memory
     from app.runtime import running
+    from app.tracing import tracing
     from app.worker import working
+    from models import journal
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with running(settings) as deps, working(deps):
+    async with AsyncExitStack() as stack:
+        deps = await stack.enter_async_context(running(settings))
+        traced = await stack.enter_async_context(tracing(settings, deps))
+        if traced is not None:
+            stack.callback(journal.listen(deps.db.engine.sync_engine))
+        await stack.enter_async_context(working(deps, traced))
         memory.settle()
         sys.stdout.write(f"Noosphere {VERSION} worker {deps.bus.node_id} is ready.\n")
         sys.stdout.flush()

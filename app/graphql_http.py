@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -36,12 +36,16 @@ from app.graphql_request import (
     read_params,
     request_id,
     request_info,
+    traced_attributes,
 )
 from app.graphql_single import SingleConnections
 from app.graphql_stream import HttpStream, Streams
 from app.graphql_upload import Upload, is_upload
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 from services.errors import RequestError
+
+if TYPE_CHECKING:
+    from app.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,8 @@ class GraphQLHTTP:
     ) -> None:
         self.documents = Documents() if documents is None else documents
         self.streams = Streams() if streams is None else streams
+        # Whoever traces operations.
+        self.tracing: Tracing | None = None
         self.engine = engine
         self.body = Body(max_body_bytes, body_timeout_s)
         self.timeout_s = timeout_s
@@ -111,7 +117,11 @@ class GraphQLHTTP:
         id_ = request_id(headers)
         reply = Reply(send, id_)
         try:
-            await self._answer(scope, headers, receive, reply)
+            if self.tracing is None:
+                await self._answer(scope, headers, receive, reply)
+            else:
+                with self.tracing.caller(headers):
+                    await self._answer(scope, headers, receive, reply)
         except BadRequestError as error:
             result = Result.refused([failure(error.code, error.message)])
             await reply.result(result, status=error.status)
@@ -209,6 +219,15 @@ class GraphQLHTTP:
         await reply.result(result)
 
     async def _operate(
+        self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
+    ) -> None:
+        if self.tracing is None:
+            await self._run(params, info, media, receive, reply)
+        else:
+            run = partial(self._run, params, info, media, receive, reply)
+            await self.tracing.operation(run, traced_attributes(info))
+
+    async def _run(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
     ) -> None:
         context = await self.context(info)

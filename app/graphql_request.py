@@ -125,6 +125,17 @@ def request_info(
     return RequestInfo(id_, headers, client_host(scope), scope, is_stream, resume_after)
 
 
+def traced_attributes(info: RequestInfo) -> dict[str, str]:
+    """Give what a trace tells of a request."""
+    return {
+        "noosphere.transport": "http",
+        "http.request.method": info.scope["method"],
+        "url.scheme": info.scope["scheme"],
+        "url.path": info.scope["path"],
+        "http.route": "/graphql",
+    }
+
+
 def client_host(scope: Scope) -> str | None:
     """Give the address of the client, if it has one."""
     client = scope.get("client")

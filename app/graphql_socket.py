@@ -10,9 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_budget, graphql_metrics
@@ -40,6 +41,9 @@ from schema.execution import (
     request_failure,
 )
 from services.errors import RequestError
+
+if TYPE_CHECKING:
+    from app.spans import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +85,9 @@ class Socket:
         send: Send,
         is_welcome: Callable[["Socket"], bool] = lambda _: True,
         documents: Documents | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
+        self._tracing = tracing
         self._documents = Documents() if documents is None else documents
         self.id = secrets.token_hex(8)
         self.state: ConnectionState | None = None
@@ -326,10 +332,21 @@ class Socket:
         self._running.add(operation)
         self._count += 1
         request_id = f"{self.id}-{self._count}"
-        task = self._group.create_task(self._operate(operation, state, params, request_id))
+        work = partial(self._operate, operation, state, params, request_id)
+        task = self._group.create_task(
+            work() if self._tracing is None else self._traced(work, params)
+        )
         operation.task = task
         # A callback, for a task cancelled before its first step never reaches a `finally`.
         task.add_done_callback(partial(self._ended, operation))
+
+    async def _traced(self, work: Callable[[], Awaitable[None]], params: Params) -> None:
+        """Operate in the trace that the message names, or else the handshake."""
+        assert self._tracing is not None  # noqa: S101 - asked before.
+        given = params.extensions or {}
+        carrier = given if "traceparent" in given else Headers(scope=self._scope)
+        attributes = {"noosphere.transport": "ws", "url.path": self._scope["path"]}
+        await self._tracing.called(work, carrier, attributes)
 
     async def _settle(self) -> None:
         """Let an operation end that is about to, such as one the client has given up."""

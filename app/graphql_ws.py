@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -27,6 +28,9 @@ from app.graphql_register import Register
 from app.graphql_request import client_host, is_origin_allowed
 from app.graphql_socket import Socket
 from schema.execution import Engine
+
+if TYPE_CHECKING:
+    from app.spans import Tracing
 
 __all__ = ["SUBPROTOCOL", "ConnectionState", "GraphQLWebSocket", "SocketOptions"]
 
@@ -55,6 +59,8 @@ class GraphQLWebSocket:
         register: Register | None = None,
         documents: Documents | None = None,
     ) -> None:
+        # Whoever traces operations.
+        self.tracing: Tracing | None = None
         self._documents = Documents() if documents is None else documents
         self._engine = engine
         self._connect = connect
@@ -113,6 +119,7 @@ class GraphQLWebSocket:
             send=send,
             is_welcome=partial(self._is_welcome, address),
             documents=self._documents,
+            tracing=self.tracing,
         )
         place = self._register.open(address)
         if place is None:

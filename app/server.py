@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -35,9 +36,16 @@ from app.sandbox_files import SandboxFiles
 from app.sandbox_metrics import SandboxMetrics
 from app.sandbox_ports import SandboxPorts
 from app.sandbox_transfer import MAX_TRANSFERS
+from app.slow_operations import SlowOperations
+from app.tracing import tracing
+from app.watching import Watch
 from app.worker import working
+from models import journal
 from schema.execution import Engine, Limits
 from services.base import Deps
+
+if TYPE_CHECKING:
+    from app.spans import Tracing
 
 log = logging.getLogger("noosphere.server")
 _PROBE_S = 3.0
@@ -124,9 +132,22 @@ class Server:
             stack.enter_context(exporting(ExecutionMetrics(self.engine)))
             stack.enter_context(exporting(SandboxMetrics()))
             stack.enter_context(exporting(DatabaseMetrics()))
+            traced = await stack.enter_async_context(tracing(self.settings, self._deps))
+            self._look_on(stack, traced)
             if self.settings.worker_in_server:
-                await stack.enter_async_context(working(self._deps))
+                await stack.enter_async_context(working(self._deps, traced))
             yield self._deps
+
+    def _look_on(self, stack: AsyncExitStack, traced: "Tracing | None") -> None:
+        """Trace, and tell of slow operations, as configured."""
+        from_s = self.settings.slow_operation
+        if traced is None and not from_s:
+            return
+        stack.callback(journal.listen(self.deps.db.engine.sync_engine))
+        self.engine.watch = Watch(SlowOperations(from_s) if from_s else None, traced)
+        if traced is not None:
+            self.engine.trace = traced.trace
+            self.http.tracing = self.sockets.tracing = traced
 
     @asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:

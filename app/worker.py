@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
@@ -12,6 +14,9 @@ from services import system, tasks, tools, workflows
 from services.base import Deps, work
 from services.events.base import BusUnavailableError, NodeUnavailableError
 from services.plans import running
+
+if TYPE_CHECKING:
+    from app.spans import Tracing
 
 log = logging.getLogger("noosphere.worker")
 Action = Callable[[], Awaitable[None]]
@@ -35,8 +40,9 @@ class Worker:
     Stopping cancels what runs and gives it back, so that another worker goes on with it.
     """
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, tracing: "Tracing | None" = None) -> None:
         self._deps = deps
+        self._tracing = tracing
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
         self._freed = asyncio.Event()
@@ -120,7 +126,10 @@ class Worker:
         if task.retry_count > task.max_retries:
             return await self._failed(task, "It was interrupted too often.")
         try:
-            result = await kind.run(self._deps, task)
+            if self._tracing is None:
+                result = await kind.run(self._deps, task)
+            else:
+                result = await self._tracing.task(partial(kind.run, self._deps, task), task)
         except tasks.RetryLaterError as later:
             await tasks.release(self._deps, task, delay_s=later.delay_s)
             return "postponed"
@@ -218,9 +227,9 @@ def _is_lost(error: Exception) -> bool:
 
 
 @asynccontextmanager
-async def working(deps: Deps) -> AsyncIterator[Worker]:
+async def working(deps: Deps, tracing: "Tracing | None" = None) -> AsyncIterator[Worker]:
     """Run a worker beside the block."""
-    worker = Worker(deps)
+    worker = Worker(deps, tracing)
     running_task = asyncio.create_task(worker.run(), name="worker")
     try:
         yield worker

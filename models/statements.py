@@ -13,6 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from models.journal import journal
+
 Processor = Callable[[Any], Any]
 # What an empty list is compared with; not every database takes empty parentheses.
 _NOTHING = "SELECT 1 FROM (SELECT 1) AS no_rows WHERE 1 <> 1"
@@ -81,6 +83,20 @@ async def fetch(connection: AsyncConnection, text: str, values: Sequence[Any]) -
     Raises DBAPIError. A connection left in the middle of an answer, by an error or by cancellation,
     is not used again.
     """
+    noted = journal.get()
+    if noted is None:
+        return await _fetch(connection, text, values)
+    begun = noted.begin(connection.dialect, text)
+    try:
+        found = await _fetch(connection, text, values)
+    except BaseException as error:
+        noted.end(begun, text, None, error)
+        raise
+    noted.end(begun, text, len(found), None)
+    return found
+
+
+async def _fetch(connection: AsyncConnection, text: str, values: Sequence[Any]) -> Sequence[Any]:
     sync = connection.sync_connection
     assert sync is not None  # noqa: S101 - a connection that is lent is open.
     if sync.engine._has_events:  # Whoever counts or traces statements hears of these as well.

@@ -16,6 +16,7 @@ from sqlalchemy import and_, exists, or_, select, update
 from sqlalchemy.orm import aliased
 
 from models.base import now
+from models.journal import traceparent
 from models.system import Task, TaskStatus
 from services.base import Deps, Work, work
 
@@ -82,9 +83,10 @@ def enqueue(
     """
     if task_type not in kinds:
         raise LookupError(f"no handler for tasks of type {task_type}")
+    origin = traceparent()
     task = Task(
         task_type=task_type,
-        payload=dict(payload),
+        payload={**payload, **({"traceparent": origin} if origin else {})},
         lane=lane,
         node_id=node_id,
         priority=priority,

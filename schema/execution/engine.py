@@ -49,7 +49,7 @@ from schema.execution.errors import (
     request_failure,
 )
 from schema.execution.feeds import Feeds, Subscription
-from schema.execution.levels import Run, Settled
+from schema.execution.levels import Settled
 from schema.execution.limits import Limits, check_text, check_variables
 from schema.execution.live import Live
 from schema.execution.plan import NotCoveredError, Plan, Planner, conditions
@@ -57,6 +57,7 @@ from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
 from schema.execution.roots import ArgumentsError, Root, Texts
 from schema.execution.selections import Selections
+from schema.execution.settling import settled
 from schema.execution.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,13 @@ class Prepared:
         return self.operation.name.value if self.operation.name else None
 
 
+Watch = Callable[[Prepared, Plan | str, ExecutionContext], Awaitable[Settled]]
+"""Executes an operation, or an event, by `settled`, and takes note of it."""
+
+Trace = Callable[[Prepared, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Runs an operation from its admission on, or opens a subscription, and takes note of it."""
+
+
 class Engine:
     """Prepares and executes operations of `schema`.
 
@@ -116,6 +124,9 @@ class Engine:
         self._is_compiling = is_compiling
         # How often operations and events ran on which executor; why, where it was graphql-core.
         self.executed: Counter[tuple[str, str]] = Counter()
+        # Whoever looks on while operations and events are executed.
+        self.watch: Watch | None = None
+        self.trace: Trace | None = None
         self.limits = limits or Limits()
         self.documents = DocumentCache(schema, self.limits, cache_bytes)
         self.feeds = Feeds()
@@ -199,6 +210,12 @@ class Engine:
 
         After `timeout_s` seconds the resolvers are cancelled and the error is TIMED_OUT.
         """
+        if self.trace is not None:
+            work = partial(self._execute, prepared, context, timeout_s)
+            return await self.trace(prepared, context, work)  # type: ignore[no-any-return]
+        return await self._execute(prepared, context, timeout_s)
+
+    async def _execute(self, prepared: Prepared, context: Any, timeout_s: float | None) -> Result:
         refusal = await self._admitted(prepared, context)
         if refusal is not None:
             return refusal
@@ -223,6 +240,14 @@ class Engine:
         Closing the stream, or cancelling the task that waits for its next event, closes the source
         at once.
         """
+        if self.trace is not None:
+            work = partial(self._subscribe, prepared, context, timeout_s)
+            return await self.trace(prepared, context, work)  # type: ignore[no-any-return]
+        return await self._subscribe(prepared, context, timeout_s)
+
+    async def _subscribe(
+        self, prepared: Prepared, context: Any, timeout_s: float | None
+    ) -> Stream | AsyncGenerator[Result, None] | Result:
         refusal = await self._admitted(prepared, context)
         if refusal is not None:
             return refusal
@@ -330,12 +355,11 @@ class Engine:
 
     async def _run(self, prepared: Prepared, execution: ExecutionContext, context: Any) -> Result:
         plan = self.plan(prepared)
-        if isinstance(plan, Plan):
-            self.executed[prepared.type, ""] += 1
-            data, errors = await Run(plan, execution).answer()
+        self.executed[prepared.type, "" if isinstance(plan, Plan) else plan] += 1
+        if self.watch is None:
+            data, errors = await settled(plan, execution)
         else:
-            self.executed[prepared.type, plan] += 1
-            data, errors = await _interpreted(execution)
+            data, errors = await self.watch(prepared, plan, execution)
         if not errors:
             return Result(data, (), _extensions(context))
         ordered = execution.build_response(None, errors).errors
@@ -374,20 +398,6 @@ class Engine:
         except (GraphQLError, RecursionError):
             # graphql-core says what is wrong.
             return "invalid"
-
-
-async def _interpreted(execution: ExecutionContext) -> Settled:
-    """Run an operation on graphql-core."""
-    collected = execution.collected_errors
-    try:
-        data = execution.execute_operation(execution.operation, execution.root_value)
-        if inspect.isawaitable(data):
-            data = await data
-    except GraphQLError as error:
-        # A non-null field of the root failed: the whole of `data` is null.
-        collected.add(error, None)
-        data = None
-    return data, collected.errors
 
 
 def _execution(

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI
 
+from models.journal import traceparent
 from services.llm import openai_errors
 from services.llm import openai_wire as wire
 from services.llm.base import (
@@ -253,6 +254,8 @@ class OpenAIProvider:
             body[key] = request.max_output_tokens
         if request.user_id is not None:
             body["user"] = request.user_id
+        if (origin := traceparent()) is not None:
+            body["extra_headers"] = {"traceparent": origin}
         opened = await self._client.chat.completions.create(**body)
         return ChunkStream(opened.response)
 

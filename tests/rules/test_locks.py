@@ -43,8 +43,10 @@ def test_a_lock_names_no_host(lock: Path) -> None:
     assert re.findall(r"[a-z]+://|--(?:extra-)?index-url|--find-links|@ ", text) == []
 
 
-def test_the_runtime_lock_covers_the_dependencies() -> None:
-    _covers(_pins(_RUNTIME), _project()["project"]["dependencies"])
+def test_the_runtime_lock_covers_the_dependencies_and_the_small_extras() -> None:
+    project = _project()["project"]
+    extras = project["optional-dependencies"]
+    _covers(_pins(_RUNTIME), [*project["dependencies"], *extras["asyncmy"], *extras["tracing"]])
 
 
 def test_the_dev_lock_covers_the_dependencies_and_tools() -> None:

@@ -1,6 +1,7 @@
 """Every setting is documented, as it is."""
 
 import dataclasses
+import os
 import re
 from enum import Enum
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from app.config import PREFIX, Settings, load
+from app.config import PREFIX, Settings, Traces, load, traces
 from app.errors import ConfigurationError
 from app.runtime import _link_secret
 from services.options import Options
@@ -111,3 +112,53 @@ def test_a_damaged_secret_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="is damaged"):
         _link_secret(Settings(data_dir=tmp_path))
+
+
+@pytest.fixture
+def otel(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment without OpenTelemetry's variables."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, Traces("http://c:4318", 2048)),
+        ({"EXPORTER_OTLP_TRACES_ENDPOINT": "https://c/x"}, Traces("https://c/x", 2048)),
+        ({"TRACES_EXPORTER": "otlp"}, Traces("http://localhost:4318", 2048)),
+        (
+            {"TRACES_EXPORTER": "otlp", "BSP_MAX_QUEUE_SIZE": "9"},
+            Traces("http://localhost:4318", 9),
+        ),
+        ({"EXPORTER_OTLP_ENDPOINT": "http://c:4318", "TRACES_EXPORTER": "none"}, None),
+        ({"EXPORTER_OTLP_ENDPOINT": "http://c:4318", "SDK_DISABLED": "true"}, None),
+        ({"EXPORTER_OTLP_ENDPOINT": " "}, None),
+    ],
+)
+def test_opentelemetrys_own_variables_ask_for_traces(
+    given: dict[str, str], expected: Traces | None, otel: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        otel.setenv(f"OTEL_{name}", value)
+    assert traces() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("TRACES_EXPORTER", "zipkin", "otlp"),
+        ("EXPORTER_OTLP_ENDPOINT", "c:4317", "http://host:4318"),
+        ("EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
+        ("BSP_MAX_QUEUE_SIZE", "many", "number"),
+    ],
+)
+def test_what_cannot_be_done_about_traces_is_said(
+    name: str, value: str, expected: str, otel: pytest.MonkeyPatch
+) -> None:
+    otel.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    otel.setenv(f"OTEL_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"OTEL_{name}.*{expected}"):
+        traces()

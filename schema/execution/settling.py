@@ -1,0 +1,34 @@
+"""Having an operation, or an event, answered: by its plan, or by graphql-core."""
+
+import inspect
+from collections.abc import Callable
+
+from graphql import ExecutionContext, GraphQLError
+
+from schema.execution.levels import Run, Settled
+from schema.execution.plan import Plan
+
+
+async def settled(
+    plan: Plan | str,
+    execution: ExecutionContext,
+    run: Callable[[Plan, ExecutionContext], Run] = Run,
+) -> Settled:
+    """Give data and errors; `plan` is a word for why there is none where graphql-core is to run."""
+    if isinstance(plan, Plan):
+        return await run(plan, execution).answer()
+    return await _interpreted(execution)
+
+
+async def _interpreted(execution: ExecutionContext) -> Settled:
+    """Run an operation on graphql-core."""
+    collected = execution.collected_errors
+    try:
+        data = execution.execute_operation(execution.operation, execution.root_value)
+        if inspect.isawaitable(data):
+            data = await data
+    except GraphQLError as error:
+        # A non-null field of the root failed: the whole of `data` is null.
+        collected.add(error, None)
+        data = None
+    return data, collected.errors
