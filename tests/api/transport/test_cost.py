@@ -143,7 +143,7 @@ def test_a_mutation_that_asks_for_too_much_is_refused() -> None:
 def test_the_setting_reaches_the_engine(tmp_path: Path) -> None:
     server = Server(settings_for(tmp_path, max_query_objects=100))
     query = "{ conversations(first: 100) { nodes { id } } }"
-    answer = server.http._engine.prepare(query)
+    answer = server.http.engine.prepare(query)
     assert isinstance(answer, list)
     assert "the limit is 100." in answer[0]["message"]
 

@@ -158,7 +158,7 @@ async def test_multipart_streams_are_refused_as_requests_are() -> None:
 
 def test_the_setting_reaches_the_engine(tmp_path: Path) -> None:
     server = Server(settings_for(tmp_path, max_variable_values=100))
-    (error,) = server.http._engine.prepare("{ viewer { id } }", None, {"x": [0] * 100})
+    (error,) = server.http.engine.prepare("{ viewer { id } }", None, {"x": [0] * 100})
     assert error["message"].startswith(TOLD)
     assert server.http.max_values == 100
     assert Server(settings_for(tmp_path)).http.max_values == 10_000
