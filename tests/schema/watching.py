@@ -14,7 +14,7 @@ from schema.execution import Engine, ErrorDict, Event, Prepared, Result, Stream
 from services.base import Viewer, work
 from services.conversations import messages
 from services.streams import Position
-from tests.services.test_streams import Author, Written
+from tests.services.streams.authors import Author, Written
 
 OPEN = ("PENDING", "STREAMING")
 _EVERY = """

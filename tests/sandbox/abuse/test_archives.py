@@ -17,8 +17,8 @@ from sandbox.archives import ArchiveFormat, ArchiveLimits
 from sandbox.errors import FileError, SandboxError
 from tests.sandbox.abuse.attack import PROLOGUE, tries
 from tests.sandbox.abuse.conftest import Site
+from tests.sandbox.archives.packing import hard, link, pieces, tar, zipped
 from tests.sandbox.conftest import MIB, Box
-from tests.sandbox.test_archives import hard, link, pieces, tar, zipped
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

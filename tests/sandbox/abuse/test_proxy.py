@@ -10,7 +10,7 @@ from sandbox.proxy import Proxy
 from sandbox.tunnels import Listener
 from tests.sandbox.abuse.attack import tries
 from tests.sandbox.abuse.conftest import Site
-from tests.sandbox.test_proxy import ORG, PUBLIC, World, serving
+from tests.sandbox.proxy.conftest import ORG, PUBLIC, World, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
