@@ -227,7 +227,7 @@ class _End:
         if not self.reading.done():
             return None
         done, self.reading = self.reading, None
-        return done.result()
+        return _outcome(done)
 
     async def push(self, at: int, data: bytes, *, is_last: bool) -> Json:
         """Write bytes that belong at position `at`; what was written already is not again."""
@@ -243,10 +243,20 @@ class _End:
                 if not self.writing.done():
                     return {"is_waiting": True}
                 done, self.writing = self.writing, None
-                done.result()
+                _outcome(done)
                 self.pushed += len(data)
                 self.is_ended = self.is_ended or is_last
         return {"is_waiting": False}
+
+
+def _outcome(done: asyncio.Task[T]) -> T:
+    """Give what was waited for. Raises UserError where the pipe was closed meanwhile.
+
+    Who waits for that was not cancelled itself, and must hear of it.
+    """
+    if done.cancelled():
+        raise _broken()
+    return done.result()
 
 
 async def _read(pipe: Pipe) -> bytes:

@@ -36,6 +36,7 @@ class Echo:
         self.room.set()
         self.closed = asyncio.Event()
         self.asked = asyncio.Event()
+        self.waits = asyncio.Event()
 
     async def read(self) -> bytes:
         self.asked.set()
@@ -45,6 +46,7 @@ class Echo:
         return data
 
     async def write(self, data: bytes) -> None:
+        self.waits.set()
         await self.room.wait()
         self.received += data
         self.queue.put_nowait(data)
@@ -212,6 +214,29 @@ async def test_what_goes_into_a_sandbox_ends_with_it(launch: Launch, far: list[E
     with pytest.raises(UserError, match="was lost"):
         await pipe.write(b"y")
     await pipe.aclose()
+
+
+async def test_who_waits_when_a_sandbox_ends_is_told_at_once(
+    launch: Launch, far: list[Echo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody is asked again, and no call is given up, before the test is.
+    monkeypatch.setattr(relay, "WAIT_S", 600.0)
+    monkeypatch.setattr(relay, "CALL_S", 600.0)
+    server = await launch()
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    reader = await relay.open_remote(server.deps, box, "test-echo", size=1)
+    writer = await relay.open_remote(server.deps, box, "test-echo", size=1)
+    far[1].room.clear()
+    waiting = [asyncio.ensure_future(reader.read()), asyncio.ensure_future(writer.write(b"x"))]
+    async with asyncio.timeout(60):
+        await far[0].asked.wait()
+        await far[1].waits.wait()
+        await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+        for ended in waiting:
+            with pytest.raises(UserError, match="was lost") as caught:
+                await ended
+            assert caught.value.code is UserErrorCode.UNAVAILABLE
 
 
 async def test_a_pipe_nobody_uses_is_closed(launch: Launch, far: list[Echo]) -> None:
