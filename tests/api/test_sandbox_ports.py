@@ -18,7 +18,7 @@ from tests.api import operations as op
 from tests.api.test_many_processes import Redis
 from tests.product import Client, Product
 from tests.servers import require
-from tests.services.sandboxes.test_ports import INSIDE
+from tests.services.sandboxes.ports.conftest import INSIDE
 
 pytestmark = [
     pytest.mark.mysql,

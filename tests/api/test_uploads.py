@@ -15,8 +15,8 @@ from app.graphql_request import BadRequestError
 from app.graphql_upload import Upload
 from resolvers.uploads import UploadedFile
 from services.errors import RequestError
+from tests.api.sandbox_files.conftest import MIB, Site, site
 from tests.api.serving import served
-from tests.api.test_sandbox_files import MIB, Site, site
 
 __all__ = ["site"]
 

@@ -15,7 +15,7 @@ from services.sandboxes.counts import TOTALS
 from tests.servers.clamd import EICAR
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Server, ran
 from tests.services.sandboxes.test_graph import ask, engine
-from tests.services.sandboxes.test_watching import indexed
+from tests.services.sandboxes.watching.conftest import indexed
 
 pytestmark = pytest.mark.bubblewrap
 __all__ = ["engine"]  # A fixture.
