@@ -215,11 +215,10 @@ def _migrate(settings: "Settings", arguments: argparse.Namespace) -> int:
 
 def _seed(settings: "Settings", _arguments: argparse.Namespace) -> int:
     async def go() -> int:
-        from app.runtime import running
+        from app.beside import seed
 
-        # Opening everything seeds; nothing else is to be done.
-        async with running(settings):
-            sys.stdout.write("Built-in roles, tools and templates are there.\n")
+        await seed(settings)
+        sys.stdout.write("Built-in roles, tools and templates are there.\n")
         return 0
 
     return int(_run(go()))

@@ -1,15 +1,13 @@
 """`python -m app explain`: the plan of an operation, its cost, and the statements it sends."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, select
 
 import schema
+from app.beside import looking
 from app.config import Settings
 from app.errors import ConfigurationError
-from app.runtime import running
 from models.accounts import User
 from resolvers.base import Context
 from schema.execution import Engine, Limits, Prepared
@@ -59,20 +57,9 @@ async def _statements(
     settings: Settings, engine: Engine, prepared: Prepared, username: str
 ) -> list[str]:
     if prepared.type != "query":
-        raise ConfigurationError("--as runs queries alone: a mutation would change something")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        # A server may be at work on the same data: nothing but its database is touched.
-        apart = settings.model_copy(
-            update={
-                "database_url": settings.database,
-                "data_dir": Path(folder),
-                "redis_url": "",
-                "sandbox_driver": "off",
-            }
-        )
-        async with running(apart) as deps:
-            return await _sent(deps, engine, prepared, username)
+        raise ConfigurationError(f"--as runs queries alone, and this is a {prepared.type}")
+    async with looking(settings) as deps:
+        return await _sent(deps, engine, prepared, username)
 
 
 async def _sent(deps: Deps, engine: Engine, prepared: Prepared, username: str) -> list[str]:

@@ -42,8 +42,8 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
     Raises ConfigurationError when the data directory cannot be used or belongs to a running server,
     and when the database is not up to date and may not be migrated.
     """
-    _prepare(settings.data_dir)
-    with _sole_owner(settings):
+    prepare(settings.data_dir)
+    with sole_owner(settings):
         database = Database(
             settings.database,
             pool_size=settings.database_pool_size,
@@ -53,7 +53,7 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
         )
         bus = open_bus(settings.redis_url or None, settings.data_dir, settings.node)
         embedder = Embedder()
-        provider = _provider(settings, embedder)
+        provider = provider_of(settings, embedder)
         host = SandboxHost(
             driver=settings.sandbox_driver,
             docker_url=settings.docker_url or None,
@@ -62,8 +62,8 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
         options = dataclasses.replace(settings.options(), link_secret=_link_secret(settings))
         deps = Deps(options, database, bus, provider, embedder, host)
         try:
-            async with _sole_user(database, settings):
-                await _bring_up_to_date(database, may_migrate=settings.migrate_on_start)
+            async with sole_user(database, settings):
+                await bring_up_to_date(database, may_migrate=settings.migrate_on_start)
                 await _start(bus, settings)
                 await system.seed(deps)
                 await host.start(deps)
@@ -76,7 +76,7 @@ async def running(settings: Settings) -> AsyncIterator[Deps]:
                     warming.cancel()
                     await asyncio.gather(warming, return_exceptions=True)
         finally:
-            await _close(deps)
+            await close(deps)
 
 
 def _link_secret(settings: Settings) -> bytes:
@@ -109,7 +109,8 @@ def _link_secret(settings: Settings) -> bytes:
     return found
 
 
-async def _close(deps: Deps) -> None:
+async def close(deps: Deps) -> None:
+    """Close everything, the last opened first; what fails is logged."""
     for name, close in (
         ("sandboxes", deps.sandboxes.aclose),
         ("provider", deps.provider.aclose),
@@ -133,7 +134,8 @@ async def _warm(embedder: Embedder, is_working: bool) -> None:
         log.exception("sentence embeddings could not be loaded")
 
 
-def _provider(settings: Settings, embedder: Embedder) -> Provider:
+def provider_of(settings: Settings, embedder: Embedder) -> Provider:
+    """Open what answers people, as configured."""
     return open_provider(
         base_url=settings.llm_base_url or None,
         api_key=settings.llm_api_key.get_secret_value() or None,
@@ -150,7 +152,8 @@ def _provider(settings: Settings, embedder: Embedder) -> Provider:
     )
 
 
-def _prepare(data_dir: Path) -> None:
+def prepare(data_dir: Path) -> None:
+    """Make the data directory. Raises ConfigurationError when it cannot be written."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # Database and logs hold what people said; nobody else on the machine needs to read them.
@@ -163,7 +166,7 @@ def _prepare(data_dir: Path) -> None:
 
 
 @contextmanager
-def _sole_owner(settings: Settings) -> Iterator[None]:
+def sole_owner(settings: Settings) -> Iterator[None]:
     """Hold the data directory while the in-process bus is used: it serves one process only."""
     if settings.redis_url:
         yield
@@ -181,7 +184,7 @@ def _sole_owner(settings: Settings) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _sole_user(database: Database, settings: Settings) -> AsyncIterator[None]:
+async def sole_user(database: Database, settings: Settings) -> AsyncIterator[None]:
     """Hold a shared database while the in-process bus is used.
 
     Two servers without Redis would both take themselves for the only one, and run every task twice.
@@ -218,7 +221,8 @@ async def _start(bus: Bus, settings: Settings) -> None:
         ) from error
 
 
-async def _bring_up_to_date(database: Database, *, may_migrate: bool) -> None:
+async def bring_up_to_date(database: Database, *, may_migrate: bool) -> None:
+    """Migrate a database, or find it at the newest revision; raises ConfigurationError if not."""
     try:
         if may_migrate:
             await migrate(database)

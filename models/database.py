@@ -29,7 +29,7 @@ class Database:
     On SQLite writes of this process queue behind a lock, because the file has one writer at a time
     and queueing is fairer and cheaper than retrying on `SQLITE_BUSY`. On MySQL a statement waits
     `lock_wait_s` seconds at most for the locks of others: less than a request may take, so that
-    there is time left to say so.
+    there is time left to say so. One that `is_read_only` refuses every change.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Database:
         pool_timeout_s: float = 30.0,
         pool_recycle_s: int = 1800,
         lock_wait_s: int = 10,
+        is_read_only: bool = False,
     ) -> None:
         self.url = make_url(url)
         if self.url.drivername not in SUPPORTED_DRIVERS:
@@ -74,6 +75,9 @@ class Database:
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
         else:
             event.listen(self.engine.sync_engine, "do_connect", _connect_mysql)
+        if is_read_only:
+            refuse = _refuse_writes_sqlite if self.is_sqlite else _refuse_writes_mysql
+            event.listen(self.engine.sync_engine, "connect", refuse)
         self._write_engine = self.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
         self._read_engine = self.engine.execution_options(noosphere_begin="")
         # Connections outside the pool, with when they were used last; they count as its own.
@@ -191,6 +195,18 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         "cache_size=-2000",
     ):
         cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _refuse_writes_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.close()
+
+
+def _refuse_writes_mysql(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SET SESSION TRANSACTION READ ONLY")
     cursor.close()
 
 

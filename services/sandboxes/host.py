@@ -28,6 +28,7 @@ _READY_S = 20.0
 _CALL_S = 150.0
 _LEAVE_S = 10.0
 _OFF = "Sandboxes are not available: the server is still looking for a driver; try again soon."
+_ASIDE = "This process only reads: it reaches no sandbox."
 
 
 class SandboxHost:
@@ -51,6 +52,7 @@ class SandboxHost:
         self._why = _OFF
         self._is_ready = asyncio.Event()
         self._is_closed = False
+        self._is_aside = False
         self._tasks = TaskSet()
         self._attending = TaskSet()
         self._is_leaving = asyncio.Event()
@@ -74,6 +76,14 @@ class SandboxHost:
                 await self._is_ready.wait()
         except TimeoutError:
             log.info("sandboxes are being prepared")
+
+    def stand_aside(self, deps: Deps) -> None:
+        """Serve a process that only reads, in place of `start`.
+
+        Nothing is taken up, asked or ended: what needs a host raises UserError UNAVAILABLE.
+        """
+        self._deps, self._why, self._is_aside = deps, _ASIDE, True
+        self._is_ready.set()
 
     async def _prepare(self, deps: Deps) -> None:
         """Become ready; what fails, such as a database that is away, is tried again."""
@@ -217,6 +227,8 @@ class SandboxHost:
         Raises UserError, UNAVAILABLE when the host does not answer; when the host is gone the
         sandbox is taken over, or FAILED.
         """
+        if self._is_aside:
+            raise UserError(UserErrorCode.UNAVAILABLE, _ASIDE)
         bus = self.deps.bus
         request = {"operation": operation, "sandbox_id": sandbox.id, **arguments}
         try:

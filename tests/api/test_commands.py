@@ -194,8 +194,13 @@ async def test_explain_tells_plan_points_and_statements_beside_a_server(tmp_path
         ("{ nothing }", [], "Cannot query field"),
         ("{ viewer { id } }", ["--variables", "{"], "no JSON"),
         ("{ viewer { id } }", ["--variables", "[]"], "object of names"),
-        ("{ viewer { id } }", ["--as", "nobody"], "no such user"),
-        ("mutation { sessionRevoke { errors { code } } }", ["--as", "nobody"], "queries alone"),
+        ("{ viewer { id } }", ["--as", "nobody"], "there is no database"),
+        ("mutation { sessionRevoke { errors { code } } }", ["--as", "nobody"], "is a mutation"),
+        (
+            'subscription { conversationEvents(conversationId: "x") { __typename } }',
+            ["--as", "nobody"],
+            "is a subscription",
+        ),
     ],
 )
 def test_explain_says_what_it_cannot_explain(
@@ -207,3 +212,4 @@ def test_explain_says_what_it_cannot_explain(
     assert told.returncode == 2
     assert expected in told.stderr
     assert told.stdout == ""
+    assert not (tmp_path / "data").exists()
