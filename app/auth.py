@@ -14,7 +14,6 @@ from app.graphql_protocol import ConnectionState
 from app.graphql_request import RequestInfo, client_host, is_origin_trusted
 from app.session_watch import EXPIRED, OnEnd, SessionWatches
 from resolvers.base import Context
-from services.accounts import sessions
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer
 from services.errors import ForbiddenError, UnauthenticatedError
@@ -92,9 +91,8 @@ async def context_of_request(
 
 
 async def _viewer(deps: Deps, token: str, info: RequestInfo) -> Viewer:
-    if info.is_stream:
-        return await watches(deps).authenticate(token)
-    return await sessions.authenticate(deps, token)
+    known = watches(deps)
+    return await (known.authenticate(token) if info.is_stream else known.sign_in(token))
 
 
 def hold(context: Context, on_end: OnEnd) -> Callable[[], None]:

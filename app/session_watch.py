@@ -2,16 +2,17 @@
 
 A watch attaches to what is announced about a session and only then reads how the session stands, so
 that nothing that happens later can escape it. From then on it knows whom the session's token signs
-in, and further connections with that token need no database; any doubt takes that back until the
-session was read again. Every connection that holds a watch hears of the end of its sign-in at once:
-when the session is revoked (by any process, and within two seconds even if the bus is away), when
-its token expires unrenewed, and when the rights of its user change, for what is running was begun
-with the old ones.
+in, and further connections and requests with that token need no database; any doubt takes that back
+until the session was read again. Every connection that holds a watch hears of the end of its
+sign-in at once: when the session is revoked (by any process, and within two seconds even if the bus
+is away), when its token expires unrenewed, and when the rights of its user change, for what is
+running was begun with the old ones.
 """
 
 import asyncio
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -37,7 +38,10 @@ _READ_TIMEOUT_S = 10.0
 _SETTLE_S = 2.0
 _CLOSE_TIMEOUT_S = 5.0
 _LINGER_S = 15.0
-"""How long a watch outlives its last connection, which often comes back."""
+"""How long a watch outlives its last connection or request, which often comes back."""
+_AGAIN_S = 10.0
+"""A token that comes twice in this time is watched; for one that comes once that is too dear."""
+_SEEN_MAX = 10_000
 
 OnEnd = Callable[[str], None]
 
@@ -48,8 +52,10 @@ class SessionWatch:
     def __init__(self, deps: Deps, viewer: Viewer) -> None:
         self.viewer = viewer
         self.ended: str | None = None
-        # For the register of watches: the token it is found by, and what to do without holders.
+        # For the register of watches: the token it is found by, whether a request came with it
+        # since somebody looked, and what to do without holders.
         self.token_noted: str | None = None
+        self.is_used = False
         self.on_idle: Callable[[], None] = _nothing
         self._deps = deps
         self._holders: dict[object, OnEnd] = {}
@@ -57,6 +63,7 @@ class SessionWatch:
         self._settled = asyncio.Event()
         self._tap: Tap | None = None
         self._is_stopping = False
+        self._has_been_active = False
 
     @property
     def session_id(self) -> str:
@@ -76,6 +83,11 @@ class SessionWatch:
     def knows(self, token_hash: str) -> bool:
         """Tell whether this token is known to be good right now."""
         return self._token_hash == token_hash and self.expires_at > datetime.now(UTC)
+
+    def use(self) -> Viewer:
+        """Give the viewer to a request; what keeps the watch, and its session's last activity."""
+        self.is_used = self._has_been_active = True
+        return self.viewer
 
     def hold(self, on_end: OnEnd) -> Callable[[], None]:
         """Have `on_end` called once with the reason when the sign-in ends; gives what lets go.
@@ -154,7 +166,10 @@ class SessionWatch:
     async def _follow(self, tap: Tap) -> None:
         while self.ended is None:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                standing = await sessions.standing(self._deps, self.session_id)
+                standing = await sessions.standing(
+                    self._deps, self.session_id, is_active=self._has_been_active
+                )
+            self._has_been_active = False
             self._judge(standing)
             if self.ended is not None or self._is_stopping:
                 return
@@ -206,6 +221,8 @@ class SessionWatches:
         self._lingering: dict[SessionWatch, asyncio.TimerHandle] = {}
         # Which session a token was last seen to sign in; its watch knows whether it still does.
         self._sessions: dict[str, str] = {}
+        # Tokens of requests that are not watched, and when each came last.
+        self._seen: OrderedDict[str, float] = OrderedDict()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._looking: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -241,6 +258,29 @@ class SessionWatches:
                 raise UnauthenticatedError("The token is unknown or revoked; sign in again.")
             self._note(token_hash, watch)
             return viewer
+
+    async def sign_in(self, token: str) -> Viewer:
+        """Give the viewer of a request's token, without the database if a watch knows it.
+
+        Raises UnauthenticatedError as `sessions.authenticate` does. Whoever comes again soon is
+        watched from then on, as long as that goes on; nobody waits for the watch to begin.
+        """
+        token_hash = hash_token(token)
+        watch = self._watches.get(self._sessions.get(token_hash, ""))
+        if watch is not None and watch.knows(token_hash):
+            return watch.use()
+        viewer = await sessions.authenticate(self._deps, token)
+        if self._comes_again(token_hash) and not self._is_closing:
+            self._note(token_hash, self.watch(viewer))
+        return viewer
+
+    def _comes_again(self, token_hash: str) -> bool:
+        at = asyncio.get_running_loop().time()
+        before = self._seen.pop(token_hash, None)
+        self._seen[token_hash] = at
+        if len(self._seen) > _SEEN_MAX:
+            self._seen.popitem(last=False)
+        return before is not None and at - before < _AGAIN_S
 
     def known(self, token: str) -> Viewer | None:
         """Give the viewer of a token that a watch knows to be good right now."""
@@ -326,7 +366,10 @@ class SessionWatches:
 
     def _leave(self, watch: SessionWatch) -> None:
         del self._lingering[watch]
-        if not watch.is_held:
+        if watch.is_used and not watch.is_held:
+            watch.is_used = False
+            self._linger(watch)
+        elif not watch.is_held:
             self._forget(watch)
             watch.stop()
 

@@ -10,17 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
+from models.lanes import Lanes
 from models.sqlite import Driver
-from models.statements import fetch
 
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
-# Connections kept at hand for selects, and how long one may have been idle: a server that closed it
-# in that time was restarted.
-_SPARES, _SPARE_S = 4, 15.0
+_SQLITE_LANES = 4
 
 
 class Database:
@@ -80,9 +77,11 @@ class Database:
             event.listen(self.engine.sync_engine, "connect", refuse)
         self._write_engine = self.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
         self._read_engine = self.engine.execution_options(noosphere_begin="")
-        # Connections outside the pool, with when they were used last; they count as its own.
-        self._spares: list[tuple[AsyncConnection, float]] = []
-        self._most_spares = min(_SPARES, pool_size // 2)
+        # Of the connections there may be, half at most are for selects. On SQLite each has a
+        # thread, and more than a few only wait for the interpreter.
+        most = max(1, pool_size if max_overflow >= pool_size else (pool_size + max_overflow) // 2)
+        most = min(most, _SQLITE_LANES) if self.is_sqlite else most
+        self._lanes = Lanes(self._read_engine, most, pool_timeout_s)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -96,58 +95,11 @@ class Database:
     @property
     def at_hand(self) -> int:
         """How many of the pool's connections are kept open for selects, and idle."""
-        return len(self._spares)
+        return len(self._lanes)
 
     async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
         """Run one select of `models.statements`, outside any transaction. Raises DBAPIError."""
-        try:
-            async with self._asking() as connection:
-                return await fetch(connection, text, values)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-        # It had been closed while nobody used it; what only reads may be asked again.
-        async with self._asking() as connection:
-            return await fetch(connection, text, values)
-
-    @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for a select.
-
-        A few are kept open and at hand, so that a select costs neither a look at the pool nor, on
-        MySQL, a ping before and a rollback after it.
-        """
-        connection = await self._spare() or await self._open_spare()
-        try:
-            yield connection
-        finally:
-            if (
-                connection.invalidated
-                or connection.closed
-                or len(self._spares) >= self._most_spares
-            ):
-                await connection.close()
-            else:
-                self._spares.append((connection, asyncio.get_running_loop().time()))
-
-    async def _spare(self) -> AsyncConnection | None:
-        """Take the one used last, if it was used just now; close those that were not."""
-        while self._spares:
-            connection, used_at = self._spares.pop()
-            if asyncio.get_running_loop().time() - used_at < _SPARE_S:
-                return connection
-            await connection.close()
-        return None
-
-    async def _open_spare(self) -> AsyncConnection:
-        connection = await self._read_engine.connect()
-        if not self.is_sqlite:
-            try:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-            except BaseException:
-                await connection.close()
-                raise
-        return connection
+        return await self._lanes.select(text, values)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -176,9 +128,7 @@ class Database:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        while self._spares:
-            connection, _ = self._spares.pop()
-            await connection.close()
+        await self._lanes.aclose()
         await self.engine.dispose()
 
 

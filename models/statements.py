@@ -34,6 +34,8 @@ class Statement:
         self.make = _row_maker(select, dialect, row)
         self._text = compiled.string
         self._mark = "?" if dialect.paramstyle == "qmark" else "%s"
+        # SQLite takes no parentheses there; on MySQL a derived table each takes twice as long.
+        self._part = "SELECT * FROM ({})" if dialect.name == "sqlite" else "({})"
         self._fixed = compiled.params
         self._lists = {
             name: f"(__[POSTCOMPILE_{name}])"
@@ -70,9 +72,9 @@ class Statement:
         if len(runs) == 1:
             return self.bound(runs[0])
         texts, values = [], []
-        for number, parameters in enumerate(runs):
+        for parameters in runs:
             text, own = self.bound(parameters)
-            texts.append(f"SELECT * FROM ({text}) AS part{number}")  # noqa: S608 - texts of ours.
+            texts.append(self._part.format(text))
             values += own
         return " UNION ALL ".join(texts), values
 

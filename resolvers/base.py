@@ -50,6 +50,8 @@ class Context:
     # Sent with the answer.
     extensions: dict[str, Any] = field(default_factory=dict)
     load: Loads = field(init=False)
+    # Ids of rows read by the viewer's rights, of tables that others follow; see `access.follows`.
+    seen: dict[type[Record], set[str]] = field(default_factory=dict)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(_CONNECTIONS_PER_OPERATION)
@@ -86,10 +88,12 @@ class Context:
         viewer = await viewer_of(self.deps, session.user_id, session.id)
         if viewer is not None:
             self.viewer = viewer
+            self.seen.clear()
 
     def begin_event(self) -> None:
         """Forget earlier loads, so that the next event is answered from the present state."""
         self._loaders.clear()
+        self.seen.clear()
 
     async def end_event(self) -> None:
         """Return the snapshot the event was answered from, if there was one."""

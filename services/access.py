@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, false, select, true
+from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import Record
 from services.base import Deps, Viewer
@@ -31,6 +32,33 @@ def rule(record: type[Record]) -> Callable[[Rule], Rule]:
         return predicate
 
     return register
+
+
+def follows(column: InstrumentedAttribute[Any], parent: type[Record]) -> None:
+    """Say that whoever may see a row of `parent` may see the rows whose `column` is its id."""
+    record = cast("type[Record]", column.class_)
+
+    def predicate(viewer: Viewer) -> ColumnElement[bool]:
+        return column.in_(select(parent.id).where(visible(parent, viewer)))  # type: ignore[attr-defined]
+
+    rule(record)(predicate)
+    _parents[record] = column.key, parent
+    _followed.add(parent)
+
+
+_parents: dict[type[Record], tuple[str, type[Record]]] = {}
+_followed: set[type[Record]] = set()
+
+
+def parent_of(record: type[Record], column: str) -> type[Record] | None:
+    """Give the table whose visible rows' ids, in this column, make rows of `record` visible."""
+    known = _parents.get(record)
+    return known[1] if known is not None and known[0] == column else None
+
+
+def is_followed(record: type[Record]) -> bool:
+    """Tell whether rows of another table are visible because those of `record` are."""
+    return record in _followed
 
 
 def visible(record: type[Record], viewer: Viewer) -> ColumnElement[bool]:

@@ -242,11 +242,16 @@ async def authenticate(deps: Deps, token: str) -> Viewer:
     return _viewer(rows)
 
 
-async def standing(deps: Deps, session_id: str) -> Standing | None:
-    """Give how a sign-in stands, though its token may have expired; None if revoked or gone."""
+async def standing(deps: Deps, session_id: str, *, is_active: bool = False) -> Standing | None:
+    """Give how a sign-in stands, though its token may have expired; None if revoked or gone.
+
+    `is_active` tells that it was used since somebody last asked.
+    """
     rows = await _read(deps, AuthSession.id, session_id)
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         return None
+    if is_active and now() - rows[0].last_active_at > _ACTIVITY_STEP:
+        await _touch(deps, session_id)
     return Standing(_viewer(rows), rows[0].token_hash)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import now
@@ -25,21 +24,9 @@ def _conversations(viewer: Viewer) -> ColumnElement[bool]:
     )
 
 
-@access.rule(Message)
-def _messages(viewer: Viewer) -> ColumnElement[bool]:
-    return Message.conversation_id.in_(
-        select(Conversation.id).where(access.visible(Conversation, viewer))
-    )
-
-
-@access.rule(MessageToolCall)
-def _tool_calls(viewer: Viewer) -> ColumnElement[bool]:
-    return MessageToolCall.message_id.in_(select(Message.id).where(access.visible(Message, viewer)))
-
-
-@access.rule(Context)
-def _contexts(viewer: Viewer) -> ColumnElement[bool]:
-    return Context.message_id.in_(select(Message.id).where(access.visible(Message, viewer)))
+access.follows(Message.conversation_id, Conversation)
+access.follows(MessageToolCall.message_id, Message)
+access.follows(Context.message_id, Message)
 
 
 def topic(conversation_id: str) -> str:

@@ -46,11 +46,7 @@ def _memories(viewer: Viewer) -> ColumnElement[bool]:
     return Memory.user_id == viewer.user_id
 
 
-@access.rule(MemoryRelation)
-def _relations(viewer: Viewer) -> ColumnElement[bool]:
-    return MemoryRelation.source_memory_id.in_(
-        select(Memory.id).where(access.visible(Memory, viewer))
-    )
+access.follows(MemoryRelation.source_memory_id, Memory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import new_id
@@ -39,28 +38,14 @@ def _plans(viewer: Viewer) -> ColumnElement[bool]:
     return Plan.user_id == viewer.user_id
 
 
-@access.rule(PlanStep)
-def _steps(viewer: Viewer) -> ColumnElement[bool]:
-    return PlanStep.plan_id.in_(select(Plan.id).where(access.visible(Plan, viewer)))
-
-
-@access.rule(PlanStepDependency)
-def _dependencies(viewer: Viewer) -> ColumnElement[bool]:
-    return PlanStepDependency.step_id.in_(
-        select(PlanStep.id).where(access.visible(PlanStep, viewer))
-    )
-
-
 @access.rule(PlanExecution)
 def _executions(viewer: Viewer) -> ColumnElement[bool]:
     return PlanExecution.user_id == viewer.user_id
 
 
-@access.rule(PlanStepExecution)
-def _step_executions(viewer: Viewer) -> ColumnElement[bool]:
-    return PlanStepExecution.execution_id.in_(
-        select(PlanExecution.id).where(access.visible(PlanExecution, viewer))
-    )
+access.follows(PlanStep.plan_id, Plan)
+access.follows(PlanStepDependency.step_id, PlanStep)
+access.follows(PlanStepExecution.execution_id, PlanExecution)
 
 
 @repeatable

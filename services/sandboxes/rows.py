@@ -42,61 +42,9 @@ def _sandboxes(viewer: Viewer) -> ColumnElement[bool]:
     return Sandbox.user_id == viewer.user_id
 
 
-@access.rule(SandboxExecution)
-def _executions(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxExecution.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxWorkspace)
-def _workspaces(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxWorkspace.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxResources)
-def _resources(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxResources.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxSecurityPolicy)
-def _policies(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxSecurityPolicy.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxFile)
-def _files(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxFile.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxPort)
-def _ports(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxPort.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxTemplateVersion)
-def _template_versions(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxTemplateVersion.template_id.in_(
-        select(SandboxTemplate.id).where(access.visible(SandboxTemplate, viewer))
-    )
-
-
 @access.rule(SandboxSnapshot)
 def _snapshots(viewer: Viewer) -> ColumnElement[bool]:
     return SandboxSnapshot.user_id == viewer.user_id
-
-
-@access.rule(SandboxConnection)
-def _connections(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxConnection.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxUsage)
-def _usage(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxUsage.sandbox_id.in_(_own(viewer))
-
-
-@access.rule(SandboxFinding)
-def _findings(viewer: Viewer) -> ColumnElement[bool]:
-    return SandboxFinding.sandbox_id.in_(_own(viewer))
 
 
 @access.rule(SandboxRemoval)
@@ -105,8 +53,19 @@ def _removals(viewer: Viewer) -> ColumnElement[bool]:
     return false()
 
 
-def _own(viewer: Viewer):  # type: ignore[no-untyped-def]  # a Select of ids; its full type says less.
-    return select(Sandbox.id).where(access.visible(Sandbox, viewer))
+for _column in (
+    SandboxExecution.sandbox_id,
+    SandboxWorkspace.sandbox_id,
+    SandboxResources.sandbox_id,
+    SandboxSecurityPolicy.sandbox_id,
+    SandboxFile.sandbox_id,
+    SandboxPort.sandbox_id,
+    SandboxConnection.sandbox_id,
+    SandboxUsage.sandbox_id,
+    SandboxFinding.sandbox_id,
+):
+    access.follows(_column, Sandbox)
+access.follows(SandboxTemplateVersion.template_id, SandboxTemplate)
 
 
 def topic(execution_id: str) -> str:
