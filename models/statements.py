@@ -67,16 +67,22 @@ class Statement:
                 values.append(value if process is None else process(value))
         return text, values
 
-    def together(self, runs: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
-        """Give the text and values of several runs as one UNION ALL of limited selects."""
-        if len(runs) == 1:
-            return self.bound(runs[0])
-        texts, values = [], []
-        for parameters in runs:
-            text, own = self.bound(parameters)
-            texts.append(self._part.format(text))
-            values += own
-        return " UNION ALL ".join(texts), values
+    def together(
+        self, parameters: Mapping[str, Any], name: str, keys: Sequence[Any]
+    ) -> tuple[str, list[Any]]:
+        """Give the text and values of runs that differ in one parameter, as one UNION ALL."""
+        text, fixed = self.bound({**parameters, name: keys[0]})
+        if len(keys) == 1:
+            return text, fixed
+        process = dict(self._names)[self._binds[name]]
+        places = [at for at, (bind, _) in enumerate(self._names) if bind == self._binds[name]]
+        values: list[Any] = []
+        for key in keys:
+            bound = key if process is None else process(key)
+            for at in places:
+                fixed[at] = bound
+            values += fixed
+        return " UNION ALL ".join([self._part.format(text)] * len(keys)), values
 
 
 async def fetch(connection: AsyncConnection, text: str, values: Sequence[Any]) -> Sequence[Any]:

@@ -1,7 +1,8 @@
 """Reading rows for resolvers: access rule applied, answers in order, one statement for all keys."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import (
@@ -30,6 +31,9 @@ _UNION_PARTS = 200
 # Statements kept; there are about as many shapes as fields of the graph.
 _STATEMENTS = 2_000
 _BY_ID = Order()
+_ID = attrgetter("id")
+# A text for the driver, and its values.
+Bound = tuple[str, list[Any]]
 Build = Callable[[Select[Any]], Select[Any]]
 
 
@@ -59,7 +63,7 @@ class Loads:
             where,
             lambda s: s.order_by(record.id).limit(bindparam("limit", type_=Integer)),  # type: ignore[attr-defined]
         )
-        return await self._run(record, statement, [values | {"limit": limit}])
+        return await self._run(record, statement, statement.bound(values | {"limit": limit}))
 
     async def one(
         self,
@@ -69,7 +73,9 @@ class Loads:
         *where: ColumnElement[bool],
     ) -> list[R | None]:
         """Give for each key the visible row whose unique `column` has it, or None."""
-        wanted = list(dict.fromkeys(key for key in keys if key is not None))
+        wanted = list(dict.fromkeys(keys))
+        if None in wanted:
+            wanted.remove(None)
         if not wanted:
             return [None] * len(keys)
         statement, values = self._statement(
@@ -81,9 +87,9 @@ class Loads:
             is_seen=self._are_seen(record, column, wanted),
         )
         name = column.key
-        rows = await self._run(record, statement, [values | {"keys": wanted}])
-        found = {getattr(row, name): row for row in rows}
-        return [found.get(key) for key in keys]
+        rows = await self._run(record, statement, statement.bound(values | {"keys": wanted}))
+        found = dict(zip(map(attrgetter(name), rows), rows, strict=True))
+        return list(map(found.get, keys))
 
     async def many(
         self,
@@ -107,7 +113,8 @@ class Loads:
             is_seen=self._are_seen(record, column, keys),
         )
         grouped: dict[Any, list[R]] = {key: [] for key in keys}
-        for row in await self._run(record, statement, [values | {"keys": list(grouped)}]):
+        bound = statement.bound(values | {"keys": list(grouped)})
+        for row in await self._run(record, statement, bound):
             grouped[getattr(row, column.key)].append(row)
         return [grouped[key] for key in keys]
 
@@ -145,7 +152,8 @@ class Loads:
         )
         grouped: dict[Any, list[R]] = {key: [] for key in keys}
         make = partial_row(record, self._names(record))._make  # type: ignore[attr-defined]
-        for *cells, key in await self._fetch(statement, [values | {"keys": list(grouped)}]):
+        bound = statement.bound(values | {"keys": list(grouped)})
+        for *cells, key in await self._fetch(statement, bound):
             grouped[key].append(make(cells))
         return [grouped[key] for key in keys]
 
@@ -167,10 +175,11 @@ class Loads:
         is_seen = self._are_seen(record, column, unique)
         statement, values = self._paged(record, page, order, where, column, is_seen=is_seen)
         grouped: dict[Any, list[R]] = {key: [] for key in unique}
+        of = attrgetter(column.key)
         for start in range(0, len(unique), _UNION_PARTS):
-            parts = [values | {"key": key} for key in unique[start : start + _UNION_PARTS]]
+            parts = statement.together(values, "key", unique[start : start + _UNION_PARTS])
             for row in await self._run(record, statement, parts):
-                grouped[getattr(row, column.key)].append(row)
+                grouped[of(row)].append(row)
         return [_page(grouped[key], page, order) for key in keys]
 
     async def list(
@@ -183,7 +192,7 @@ class Loads:
     ) -> Page[R]:
         """Give one page of all visible rows of a table."""
         statement, values = self._paged(record, page, order, where, None)
-        return _page(await self._run(record, statement, [values]), page, order)
+        return _page(await self._run(record, statement, statement.bound(values)), page, order)
 
     def _paged(
         self,
@@ -290,12 +299,10 @@ class Loads:
             name for name in every if name == "id" or name in self._columns or name in needs
         )
 
-    async def _run(
-        self, record: type[R], statement: Statement, parts: Sequence[Mapping[str, Any]]
-    ) -> Sequence[R]:
-        rows = await self._fetch(statement, parts)
+    async def _run(self, record: type[R], statement: Statement, bound: Bound) -> Sequence[R]:
+        rows: Sequence[R] = await self._fetch(statement, bound)
         if access.is_followed(record):
-            self._context.seen.setdefault(record, set()).update([row.id for row in rows])
+            self._context.seen.setdefault(record, set()).update(map(_ID, rows))
         return rows
 
     def _are_seen(
@@ -312,11 +319,8 @@ class Loads:
         seen = self._context.seen.get(parent)
         return seen is not None and seen.issuperset(keys)
 
-    async def _fetch(
-        self, statement: Statement, parts: Sequence[Mapping[str, Any]]
-    ) -> Sequence[Any]:
-        text, values = statement.together(parts)
-        return statement.make(await self._context.select(text, values))
+    async def _fetch(self, statement: Statement, bound: Bound) -> Sequence[Any]:
+        return statement.make(await self._context.select(*bound))
 
 
 def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:

@@ -12,7 +12,7 @@ from models import conversations as tables
 from models import states
 from models.base import is_row
 from resolvers import conversations, language, presence
-from resolvers.base import Info, Order, PageArgs
+from resolvers.base import Info, Order, PageArgs, reads
 from schema.accounts import User
 from schema.base import (
     After,
@@ -236,12 +236,14 @@ class ConversationOrder:
 @strawberry.type
 class ConversationsQuery:
     @strawberry.field(description="A conversation of yours; null when there is no such.")
+    @reads()
     async def conversation(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the conversation.")]
     ) -> Conversation | None:
         return await conversations.one(info, id)  # type: ignore[return-value]
 
     @strawberry.field(description="Your conversations, the last changed first.")
+    @reads()
     async def conversations(
         self,
         info: Info,
@@ -260,6 +262,7 @@ class ConversationsQuery:
         )
 
     @strawberry.field(description="A message of yours; null when there is no such.")
+    @reads()
     async def message(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the message.")]
     ) -> Message | None:

@@ -9,7 +9,7 @@ import strawberry
 from models import memories as tables
 from models.states import MemoryType
 from resolvers import memories
-from resolvers.base import Info, Order, PageArgs
+from resolvers.base import Info, Order, PageArgs, reads
 from schema.base import (
     After,
     Before,
@@ -119,12 +119,14 @@ _ORDERS = {
 @strawberry.type
 class MemoriesQuery:
     @strawberry.field(description="A memory of yours; null when there is no such.")
+    @reads()
     async def memory(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the memory.")]
     ) -> Memory | None:
         return await memories.one(info, id)  # type: ignore[return-value]
 
     @strawberry.field(description="Your memories; none when anonymous.")
+    @reads()
     async def memories(
         self,
         info: Info,

@@ -9,7 +9,7 @@ from strawberry.scalars import JSON
 
 from models import plans as tables
 from resolvers import plans
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.accounts import User
 from schema.base import (
     After,
@@ -102,12 +102,14 @@ class Plan(Node, row=tables.Plan):
 @strawberry.type
 class PlansQuery:
     @strawberry.field(description="A plan of yours; null when there is no such.")
+    @reads()
     async def plan(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the plan.")]
     ) -> Plan | None:
         return await plans.one(info, id)  # type: ignore[return-value]
 
     @strawberry.field(description="Your plans, newest first.")
+    @reads()
     async def plans(
         self,
         info: Info,

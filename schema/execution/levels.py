@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from graphql import (
-    FieldNode,
     GraphQLError,
     GraphQLObjectType,
     GraphQLResolveInfo,
@@ -16,7 +15,7 @@ from graphql import (
 from graphql.execution.execute import ExecutionContext, invalid_return_type_error
 from graphql.pyutils import Path, is_iterable
 
-from resolvers.base import Parents
+from resolvers.base import Info, Parents
 from schema.execution.failures import Failure, Settlement, null_failure
 from schema.execution.plan import Field, Plan, Selection, Shape, Source
 
@@ -26,22 +25,60 @@ Settled = tuple[dict[str, Any] | None, list[GraphQLError]]
 class _Objects:
     """The objects one field gave at one level: each once, and every place it belongs to."""
 
-    __slots__ = ("indexes", "places", "rows")
+    __slots__ = ("_columns", "_indexes", "_lists", "_places", "rows")
 
     def __init__(self) -> None:
         self.rows: list[Any] = []
-        self.indexes: dict[int, int] = {}
-        self.places: list[tuple[Any, Any, int]] = []
+        self._indexes: dict[int, int] = {}
+        self._places: list[tuple[Any, Any, int]] = []
+        # One key of many answers: the answers, and the identity of what each has there.
+        self._columns: list[tuple[Sequence[dict[str, Any]], str, list[int]]] = []
+        # Whole lists of objects: where each is, and from where to where, or at which indexes, its
+        # items are.
+        self._lists: list[tuple[Any, Any, slice | list[int]]] = []
 
     def add(self, value: Any, container: Any, key: Any) -> None:
-        index = self.indexes.setdefault(id(value), len(self.rows))
-        if index == len(self.rows):
-            self.rows.append(value)
-        self.places.append((container, key, index))
+        self._places.append((container, key, self._index(value)))
 
-    def fill(self, answers: Sequence[dict[str, Any]]) -> None:
-        for container, key, index in self.places:
+    def add_column(
+        self, values: Sequence[Any], containers: Sequence[dict[str, Any]], key: str
+    ) -> None:
+        """Add one value for each container; null stays what is there."""
+        ids = list(map(id, values))
+        for value in dict(zip(ids, values, strict=True)).values():
+            if value is not None:
+                self._index(value)
+        self._columns.append((containers, key, ids))
+
+    def add_list(self, values: list[Any], container: Any, key: Any) -> None:
+        ids, start = list(map(id, values)), len(self.rows)
+        if len(set(ids)) == len(ids) and self._indexes.keys().isdisjoint(ids):
+            # All of them new, as in most lists: they stay together.
+            self._indexes.update(zip(ids, range(start, start + len(ids)), strict=True))
+            self.rows += values
+            self._lists.append((container, key, slice(start, start + len(ids))))
+        else:
+            self._lists.append((container, key, [self._index(value) for value in values]))
+
+    def _index(self, value: Any) -> int:
+        index = self._indexes.get(id(value))
+        if index is None:
+            index = self._indexes[id(value)] = len(self.rows)
+            self.rows.append(value)
+        return index
+
+    def fill(self, answers: list[dict[str, Any]]) -> None:
+        for container, key, index in self._places:
             container[key] = answers[index]
+        for container, key, where in self._lists:
+            if isinstance(where, slice):
+                container[key] = answers[where]
+            else:
+                container[key] = [answers[index] for index in where]
+        for containers, key, ids in self._columns:
+            found: dict[int, Any] = {id_: answers[at] for id_, at in self._indexes.items()}
+            for container, answer in zip(containers, map(found.get, ids), strict=True):
+                container[key] = answer
 
 
 class Run:
@@ -98,8 +135,9 @@ class Run:
             values = await self._resolve(first, rows)
         for field in fields:
             objects: dict[Selection, _Objects] = {}
-            for answer, value in zip(answers, values, strict=True):
-                self._place(field, field.shape, value, answer, field.key, objects)
+            if not self._place_known(field, values, answers, objects):
+                for answer, value in zip(answers, values, strict=True):
+                    self._place(field, field.shape, value, answer, field.key, objects)
             for selection, found in objects.items():
                 below = await self._level(selection, found.rows)
                 if field.selection is None:
@@ -108,18 +146,16 @@ class Run:
 
     async def _resolve(self, field: Field, rows: Sequence[Any]) -> Sequence[Any]:
         """Give a value, or a Failure, for each row."""
-        resolve: Callable[..., Any] = field.definition.resolve  # type: ignore[assignment]
-        info = self._info(field, narrow=field.wanted)
         try:
-            arguments = self._arguments(field)
+            resolve, arguments = self._resolver(field)
             if field.source is Source.BATCH:
-                found: Sequence[Any] = await resolve(Parents(rows), info, **arguments)
+                found: Sequence[Any] = await resolve(Parents(rows), **arguments)
                 if len(found) != len(rows):
                     raise ValueError(f"{field.place}: {len(found)} answers for {len(rows)} parents")
                 return found
         except Exception as error:  # noqa: BLE001 - told at its places in the answer.
             return [Failure(error)] * len(rows)
-        values = [_called(resolve, row, info, arguments) for row in rows]
+        values = [_called(resolve, row, arguments) for row in rows]
         if not field.is_awaited and not any(map(inspect.isawaitable, values)):
             return values
         if len(values) == 1:
@@ -128,11 +164,19 @@ class Run:
             tasks = [group.create_task(_awaited(value)) for value in values]
         return [task.result() for task in tasks]
 
-    def _arguments(self, field: Field) -> Any:
-        if field.arguments is not None:
-            return field.arguments
-        node: FieldNode = field.nodes[0]
-        return get_argument_values(field.definition, node, self._variables)
+    def _resolver(self, field: Field) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Give what to call with each parent, and with which arguments. Raises GraphQLError."""
+        call = field.call
+        arguments = None if call is None else call.arguments(self._variables)
+        if call is not None and arguments is not None:
+            if call.info_name is not None:
+                info = self._info(field, narrow=field.wanted)
+                arguments[call.info_name] = Info(_raw_info=info, _field=call.declared)
+            return call.function, arguments
+        raw = get_argument_values(field.definition, field.nodes[0], self._variables)
+        info = self._info(field, narrow=field.wanted)
+        resolve: Any = field.definition.resolve
+        return (lambda parent, **given: resolve(parent, info, **given)), raw
 
     def _info(
         self, field: Field, *, narrow: tuple[type[Any], frozenset[str]] | None = None
@@ -191,6 +235,28 @@ class Run:
                 gathered = objects[selection] = _Objects()
             gathered.add(value, container, key)
 
+    def _place_known(
+        self,
+        field: Field,
+        values: Sequence[Any],
+        answers: Sequence[dict[str, Any]],
+        objects: dict[Selection, _Objects],
+    ) -> bool:
+        """Place what nearly all fields give, objects of one type met before, or null.
+
+        False, with nothing placed, where there is anything else.
+        """
+        selection, shape = field.selection, field.shape
+        if selection is None or shape.item is not None or shape.complete is not None:
+            return False
+        classes = set(map(type, values))
+        if not shape.is_required:
+            classes.discard(type(None))
+        if not all(map(selection.known.get, classes)):
+            return False
+        objects.setdefault(selection, _Objects()).add_column(values, answers, field.key)
+        return True
+
     def _place_list(
         self,
         field: Field,
@@ -205,6 +271,16 @@ class Run:
             self._fail(container, key, Failure(GraphQLError(found)))
             return
         values = list(values)
+        selection = field.selection
+        if selection is not None and item.item is None:
+            classes = set(map(type, values))
+            if len(classes) == 1 and selection.known.get(classes.pop()):
+                # As most lists are: objects of the one type, none of them null.
+                gathered = objects.get(selection)
+                if gathered is None:
+                    gathered = objects[selection] = _Objects()
+                gathered.add_list(values, container, key)
+                return
         parts = container[key] = [None] * len(values)
         for index, value in enumerate(values):
             self._place(field, item, value, parts, index, objects)
@@ -248,9 +324,9 @@ def _attribute(row: Any, name: str) -> Any:
         return Failure(error)
 
 
-def _called(resolve: Callable[..., Any], row: Any, info: Any, arguments: Any) -> Any:
+def _called(resolve: Callable[..., Any], row: Any, arguments: dict[str, Any]) -> Any:
     try:
-        return resolve(row, info, **arguments)
+        return resolve(row, **arguments)
     except Exception as error:  # noqa: BLE001 - told at its place in the answer.
         return Failure(error)
 

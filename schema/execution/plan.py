@@ -31,6 +31,7 @@ from graphql import (
 )
 from graphql.execution.collect_fields import collect_fields, collect_sub_fields
 
+from schema.execution.calls import Call, direct
 from schema.execution.leaves import Complete, Leaf, Make, completion, makers
 
 Wanted = tuple[type[Any], frozenset[str]]
@@ -87,8 +88,8 @@ class Field:
     selections: dict[type, "Selection"] = field(default_factory=dict)
     # The table whose rows it gives, and all that is needed of them, where that is known.
     wanted: Wanted | None = None
-    # The arguments, where no variable has a say in them.
-    arguments: Mapping[str, Any] | None = None
+    # How its resolver's function is called; None where that is left to Strawberry.
+    call: Call | None = None
 
     @property
     def place(self) -> str:
@@ -222,7 +223,7 @@ class Planner:
             source,
             shape,
             is_awaited,
-            arguments=None if definition.args else {},
+            call=None if source is Source.ATTRIBUTE else direct(definition, nodes[0]),
         )
         named = shape.type
         if isinstance(named, GraphQLObjectType):
@@ -254,8 +255,8 @@ def _resolver(planned: Field) -> Any:
 
 
 def _wanted(planned: Field) -> Wanted | None:
-    """Tell what is needed of the rows that a batch field gives; None if all of it may be."""
-    if planned.source is not Source.BATCH or not hasattr(_resolver(planned), "reads_rows"):
+    """Tell what is needed of the rows that a field gives; None if all of it may be."""
+    if planned.source is Source.ATTRIBUTE or not hasattr(_resolver(planned), "reads_rows"):
         return None
     objects = _entries(planned)
     needed = set(_resolver(planned).reads_rows)
