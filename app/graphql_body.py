@@ -8,7 +8,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from app.graphql_request import BadRequestError
+from app.graphql_request import BadRequestError, has_arrived
 
 _DISCONNECT_PATIENCE_S = 0.05
 """Quick queries end before it pays to watch their connection."""
@@ -27,11 +27,14 @@ class Body:
 
     async def json(self, headers: Headers, receive: Receive) -> Any:
         """Give the body as JSON. Raises BadRequestError and ClientGoneError."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                body = await self._whole(headers, receive)
-        except TimeoutError:
-            raise BadRequestError("The body did not arrive in time.", status=408) from None
+        if has_arrived(receive):
+            body = await self._whole(headers, receive)
+        else:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._whole(headers, receive)
+            except TimeoutError:
+                raise BadRequestError("The body did not arrive in time.", status=408) from None
         if not body:
             raise BadRequestError("The body is empty: send JSON with the entry `query`.")
         try:
@@ -70,27 +73,35 @@ class Body:
 class CancelOnDisconnect:
     """Cancels the block when the client disconnects, raising ClientGoneError.
 
-    Starts watching after a moment only, so that quick queries cost no task.
+    And after `timeout_s` seconds, if that is given, raising TimeoutError. Starts watching after a
+    moment only, so that quick queries cost no task.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, timeout_s: float | None = None) -> None:
         self._receive = receive
-        self._gone = asyncio.timeout(None)
+        self._timeout_s = timeout_s
+        self._is_gone = False
+        self._over = asyncio.timeout(None)
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._start = self._loop.call_later(_DISCONNECT_PATIENCE_S, self._begin)
-        await self._gone.__aenter__()
+        await self._over.__aenter__()
         return self
 
     def _begin(self) -> None:
         self._watcher = self._loop.create_task(self._watch())
+        if self._timeout_s is not None:
+            left_s = max(0.0, self._timeout_s - _DISCONNECT_PATIENCE_S)
+            self._over.reschedule(self._loop.time() + left_s)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone.reschedule(self._loop.time())
+        if not self._over.expired():
+            self._is_gone = True
+            self._over.reschedule(self._loop.time())
 
     async def __aexit__(
         self,
@@ -100,9 +111,11 @@ class CancelOnDisconnect:
     ) -> None:
         self._start.cancel()
         try:
-            await self._gone.__aexit__(kind, error, traceback)
+            await self._over.__aexit__(kind, error, traceback)
         except TimeoutError:
-            raise ClientGoneError from None
+            if self._is_gone:
+                raise ClientGoneError from None
+            raise
         finally:
             if self._watcher is not None:
                 self._watcher.cancel()

@@ -30,6 +30,7 @@ from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
     BadRequestError,
     Params,
+    RequestHeaders,
     RequestInfo,
     is_origin_allowed,
     query_parameters,
@@ -61,6 +62,10 @@ _NOT_ACCEPTABLE = (
 )
 
 
+def _nobody(_info: RequestInfo) -> Any:
+    return None
+
+
 class GraphQLHTTP:
     """ASGI endpoint for `Route`: POST and GET of operations, and GraphiQL for browsers.
 
@@ -69,10 +74,10 @@ class GraphQLHTTP:
     (0: none). Forms may carry a file to a mutation, `max_uploads` of them at once (0: none).
     Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
     `make_context` gives the context of each operation; a RequestError it raises refuses the
-    request (401, 403, 429 or 503). `max_body_bytes` bounds the body while it is read. A query
-    whose client leaves is cancelled; a mutation is finished. After `timeout_s` seconds either is
-    cancelled with the error TIMED_OUT. Streams for many operations (`app.graphql_single`) run at
-    most `max_operations` each.
+    request (401, 403, 429 or 503). `known_context` is asked first: it gives one where that takes
+    no waiting, None otherwise, and raises the same. `max_body_bytes` bounds the body while it is
+    read. A query whose client leaves is cancelled; a mutation is finished. After `timeout_s`
+    seconds either is cancelled with the error TIMED_OUT.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class GraphQLHTTP:
         max_body_bytes: int = 1024 * 1024,
         timeout_s: float = 30.0,
         body_timeout_s: float = 30.0,
+        known_context: Callable[[RequestInfo], Any] = _nobody,
         graphiql_html: Callable[[], bytes] | None = None,
         graphiql_headers: Mapping[str, str] | None = None,
         allowed_origins: Collection[str] = (),
@@ -102,6 +108,7 @@ class GraphQLHTTP:
         self.timeout_s = timeout_s
         self.single = SingleConnections(self, max_operations=max_operations)
         self._make_context = make_context
+        self._known_context = known_context
         self._max_body_bytes = max_body_bytes
         self._max_uploads = max_uploads
         self._uploads = 0
@@ -113,7 +120,7 @@ class GraphQLHTTP:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = Headers(scope=scope)
+        headers = RequestHeaders(scope)
         id_ = request_id(headers)
         reply = Reply(send, id_)
         try:
@@ -247,8 +254,7 @@ class GraphQLHTTP:
             # Half a mutation helps nobody: it is finished whether or not its client waits.
             result = await self.execute(prepared, context)
         else:
-            async with CancelOnDisconnect(receive):
-                result = await self.execute(prepared, context)
+            result = await self.execute(prepared, context, receive=receive)
         if info.scope["method"] == "GET" and not media.prefers_stream:
             kept = self._max_age_s
             if graphql_caching.describe(result, context, info.headers, reply, kept):
@@ -295,6 +301,9 @@ class GraphQLHTTP:
     async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
         try:
+            known = self._known_context(info)
+            if known is not None:
+                return known
             async with asyncio.timeout(self.timeout_s):
                 return await self._make_context(info)
         except TimeoutError:
@@ -303,12 +312,26 @@ class GraphQLHTTP:
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             return Result.refused([request_failure(error, info.request_id)])
 
-    async def execute(self, prepared: Prepared, context: Any, *, has_file: bool = False) -> Result:
-        """Run a query or mutation."""
+    async def execute(
+        self,
+        prepared: Prepared,
+        context: Any,
+        *,
+        has_file: bool = False,
+        receive: Receive | None = None,
+    ) -> Result:
+        """Run a query or mutation; with `receive`, as long as the client is there."""
         timeout_s = None if has_file else self.timeout_s
         started, outcome = time.perf_counter(), "canceled"
         try:
-            result = await self.engine.execute(prepared, context, timeout_s=timeout_s)
+            if receive is None:
+                result = await self.engine.execute(prepared, context, timeout_s=timeout_s)
+            else:
+                try:
+                    async with CancelOnDisconnect(receive, timeout_s):
+                        result = await self.engine.execute(prepared, context)
+                except TimeoutError:
+                    result = self.engine.timed_out(context, self.timeout_s)
             outcome = graphql_metrics.outcome(result)
         finally:
             graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)

@@ -18,6 +18,14 @@ _REQUEST_STATUS = {
 """Statuses of requests of which nothing was executed, whatever media type was asked for."""
 
 
+_ALWAYS = {
+    "cache-control": (b"cache-control", b"no-store"),
+    "vary": (b"vary", b"Accept, Origin"),
+    "x-content-type-options": (b"x-content-type-options", b"nosniff"),
+}
+"""Headers of answers that say nothing else."""
+
+
 class Reply:
     """The one answer to a request."""
 
@@ -77,15 +85,9 @@ class Reply:
 
     def head(self, status: int, more: dict[str, str]) -> Message:
         """Give the message that begins the answer; whoever asks for it sends it."""
-        headers = {
-            "x-request-id": self.request_id,
-            "cache-control": "no-store",
-            "vary": "Accept, Origin",
-            "x-content-type-options": "nosniff",
-            **self.headers,
-            **more,
-        }
+        headers = {"x-request-id": self.request_id, **self.headers, **more}
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        raw += [header for name, header in _ALWAYS.items() if name not in headers]
         self.is_started = True
         return {"type": "http.response.start", "status": status, "headers": raw}
 

@@ -1,8 +1,8 @@
 """What HTTP and WebSocket requests have in common: parameters, ids, origins."""
 
 import asyncio
+import random
 import re
-import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,23 @@ class BadRequestError(Exception):
         self.message = message
         self.status = status
         self.code = code
+
+
+class RequestHeaders(Headers):
+    """Headers that are looked up by name a dozen times, not searched as often."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope=scope)
+        # The first of a name counts.
+        self._by_name: dict[bytes, bytes] = dict(reversed(self._list))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Give the first header of a name."""
+        value = self._by_name.get(key.lower().encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def __contains__(self, key: Any) -> bool:
+        return key.lower().encode("latin-1") in self._by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +127,7 @@ def _optional(data: dict[str, Any], name: str, type_: type, what: str) -> Any:
 def request_id(headers: Headers) -> str:
     """Give the caller's X-Request-Id if it is fit to be logged, else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def request_info(
@@ -155,6 +172,11 @@ def is_origin_trusted(origin: str, host: str | None, allowed: Collection[str]) -
     if origin in allowed:
         return True
     return bool(host) and urlsplit(origin).netloc.lower() == (host or "").lower()
+
+
+def has_arrived(receive: Receive) -> bool:
+    """Tell whether the body of a request is all there, if the server can tell."""
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
 def abort(receive: Receive) -> bool:

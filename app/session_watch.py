@@ -265,14 +265,20 @@ class SessionWatches:
         Raises UnauthenticatedError as `sessions.authenticate` does. Whoever comes again soon is
         watched from then on, as long as that goes on; nobody waits for the watch to begin.
         """
+        known = self.signed_in(token)
+        if known is not None:
+            return known
         token_hash = hash_token(token)
-        watch = self._watches.get(self._sessions.get(token_hash, ""))
-        if watch is not None and watch.knows(token_hash):
-            return watch.use()
         viewer = await sessions.authenticate(self._deps, token)
         if self._comes_again(token_hash) and not self._is_closing:
             self._note(token_hash, self.watch(viewer))
         return viewer
+
+    def signed_in(self, token: str) -> Viewer | None:
+        """Do as `sign_in` where that takes no waiting; None where it does."""
+        token_hash = hash_token(token)
+        watch = self._watches.get(self._sessions.get(token_hash, ""))
+        return watch.use() if watch is not None and watch.knows(token_hash) else None
 
     def _comes_again(self, token_hash: str) -> bool:
         at = asyncio.get_running_loop().time()

@@ -219,15 +219,20 @@ class Engine:
         refusal = await self._admitted(prepared, context)
         if refusal is not None:
             return refusal
+        execution = _execution(self.schema, prepared, context, None)
+        if timeout_s is None:
+            return await self._run(prepared, execution, context)
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                return await self._run(
-                    prepared, _execution(self.schema, prepared, context, None), context
-                )
+                return await self._run(prepared, execution, context)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            return Result(None, [_timed_out(timeout_s)], _extensions(context))
+            return self.timed_out(context, timeout_s)
+
+    def timed_out(self, context: Any, timeout_s: float | None) -> Result:
+        """Give the answer to an operation that took longer than it may."""
+        return Result(None, [_timed_out(timeout_s)], _extensions(context))
 
     async def subscribe(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
