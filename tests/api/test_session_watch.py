@@ -366,7 +366,7 @@ async def test_a_bus_or_database_that_is_away_drops_nobody_and_is_waited_for(
     monkeypatch.setattr(deps.bus, "attach", attach)
     read, failed = sessions.standing, asyncio.Event()
 
-    async def broken(deps: Deps, session_id: str) -> Any:
+    async def broken(deps: Deps, session_id: str, *, is_active: bool = False) -> Any:
         failed.set()
         raise OSError("The database is away.")
 
@@ -385,7 +385,7 @@ async def test_a_token_ends_even_while_nothing_can_be_read(
     ann = await sign_up(deps, "ann")
     await in_database(deps, ann, expires_at=now() + timedelta(seconds=3))
 
-    async def broken(deps: Deps, session_id: str) -> Any:
+    async def broken(deps: Deps, session_id: str, *, is_active: bool = False) -> Any:
         raise OSError("The database is away.")
 
     monkeypatch.setattr(sessions, "standing", broken)
