@@ -69,7 +69,8 @@ def direct(definition: GraphQLField, node: FieldNode) -> Call | None:
     if not isinstance(declared, StrawberryField) or declared.base_resolver is None:
         return None
     resolver = declared.base_resolver
-    if declared.extensions or resolver.self_parameter is None:
+    # What a subscription resolves is the event; its resolver gave the stream.
+    if declared.is_subscription or declared.extensions or resolver.self_parameter is None:
         return None
     if not isfunction(resolver.wrapped_func):
         return None
