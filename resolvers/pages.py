@@ -83,6 +83,46 @@ class Page(Generic[R]):
     has_previous: bool
 
 
+@dataclass(slots=True)
+class Entry(Generic[R]):
+    """One entry of a page, which knows its place: an edge. Its cursor is made when it is read."""
+
+    node: R
+    order: Order
+
+    @property
+    def cursor(self) -> str:
+        """The place of the entry in the connection's order."""
+        return self.order.cursor(self.node)
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Where a page lies in its list; the cursors are made when they are read."""
+
+    page: Page[Any]
+
+    @property
+    def has_next_page(self) -> bool:
+        """Whether there is more after the page."""
+        return self.page.has_next
+
+    @property
+    def has_previous_page(self) -> bool:
+        """Whether there is more before the page."""
+        return self.page.has_previous
+
+    @property
+    def start_cursor(self) -> str | None:
+        """The cursor of the first row."""
+        return self.page.order.cursor(self.page.rows[0]) if self.page.rows else None
+
+    @property
+    def end_cursor(self) -> str | None:
+        """The cursor of the last row."""
+        return self.page.order.cursor(self.page.rows[-1]) if self.page.rows else None
+
+
 def decode_cursor(cursor: str, size: int) -> list[Any]:
     """Read a page cursor. Raises RequestError BAD_USER_INPUT when it is not one of this list's."""
     try:

@@ -12,6 +12,7 @@ from strawberry.types.base import StrawberryObjectDefinition
 from models import states
 from models.base import Record, is_row
 from resolvers.base import NODE_RECORDS, BatchResolver, Info, Page, PageArgs, Parents
+from resolvers.pages import Bounds, Entry
 from resolvers.uploads import UploadedFile
 from services.errors import UserError as ServiceError
 from services.errors import UserErrorCode as ServiceErrorCode
@@ -179,6 +180,11 @@ class PageInfo:
     start_cursor: str | None = attr("The cursor of the first edge.")
     end_cursor: str | None = attr("The cursor of the last edge.")
 
+    @classmethod
+    def is_type_of(cls, value: Any, _info: Any) -> bool:
+        """The bounds of a page are its information."""
+        return isinstance(value, Bounds | PageInfo)
+
 
 @strawberry.type(description="One entry of a list, with its place in it.")
 class Edge(Generic[N]):
@@ -186,6 +192,11 @@ class Edge(Generic[N]):
 
     cursor: str = attr("The place of the entry; valid for `after` and `before`.")
     node: N = attr("The entry.")
+
+    @classmethod
+    def is_type_of(cls, value: Any, _info: Any) -> bool:
+        """An entry of a page is an edge."""
+        return isinstance(value, Entry | Edge)
 
 
 @strawberry.type(description="One page of a list.")
@@ -195,10 +206,7 @@ class Connection(Generic[N]):
     @strawberry.field(description="The entries with their cursors.")
     def edges(self) -> list[Edge[N]]:
         page = cast("Page[Any]", self)
-        return [
-            Edge(cursor=page.order.cursor(row), node=row)  # type: ignore[type-var]
-            for row in page.rows
-        ]
+        return [Entry(row, page.order) for row in page.rows]  # type: ignore[misc]
 
     @strawberry.field(description="The entries alone.")
     def nodes(self) -> list[N]:
@@ -206,13 +214,7 @@ class Connection(Generic[N]):
 
     @strawberry.field(description="Where the page lies.")
     def page_info(self) -> PageInfo:
-        page = cast("Page[Any]", self)
-        return PageInfo(
-            has_next_page=page.has_next,
-            has_previous_page=page.has_previous,
-            start_cursor=page.order.cursor(page.rows[0]) if page.rows else None,
-            end_cursor=page.order.cursor(page.rows[-1]) if page.rows else None,
-        )
+        return Bounds(cast("Page[Any]", self))  # type: ignore[return-value]
 
     @classmethod
     def is_type_of(cls, value: Any, _info: Any) -> bool:

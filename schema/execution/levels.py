@@ -14,8 +14,9 @@ from graphql import (
 )
 from graphql.execution.execute import ExecutionContext, invalid_return_type_error
 from graphql.pyutils import Path, is_iterable
+from strawberry.types import Info
 
-from resolvers.base import Info, Parents
+from resolvers.base import Parents
 from schema.execution.failures import Failure, Settlement, null_failure
 from schema.execution.plan import Field, Plan, Selection, Shape, Source
 
