@@ -47,6 +47,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return _sqlite_url(place)
 
 
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
+def shared_database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Such a database that the tests of a module share."""
+    if request.param == "mysql":
+        return str(request.getfixturevalue("migrated_mysql_module_url"))
+    place = tmp_path_factory.mktemp("shared") / "noosphere.sqlite3"
+    shutil.copyfile(request.getfixturevalue("migrated_sqlite"), place)
+    return _sqlite_url(place)
+
+
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database at the newest revision, to be copied."""

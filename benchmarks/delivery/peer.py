@@ -1,7 +1,5 @@
 """The Node server with graphql-ws that delivery is measured against."""
 
-import fcntl
-import hashlib
 import json
 import os
 import select
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.delivery.subscribers import Subscription
+from tests.servers.installed import npm_packages
 
 SOURCE = Path(__file__).resolve().parents[1] / "peers" / "graphql-ws"
 _INSTALL_S = 300
@@ -29,23 +28,7 @@ def install(cache: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise AssertionError("the peer needs node and npm")
-    lock = (SOURCE / "package-lock.json").read_bytes()
-    folder = cache / f"graphql-ws-{hashlib.sha256(lock).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (folder / ".complete").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(SOURCE / name, folder / name)
-            subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=folder,
-                check=True,
-                capture_output=True,
-                timeout=_INSTALL_S,
-            )
-            (folder / ".complete").touch()
-    return folder
+    return npm_packages(SOURCE, "graphql-ws", npm=npm, base=cache, timeout_s=_INSTALL_S)
 
 
 class Peer:

@@ -5,7 +5,6 @@ in front of them.
 """
 
 import os
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,30 +12,12 @@ from typing import Any
 
 import pymysql  # type: ignore[import-untyped, unused-ignore]
 
-from tests.servers import packages
+from tests.servers import mysql, packages
 from tests.servers.base import Place, UnavailableError, free_port, program, run_once
 
 _TIMEOUT_S = 600.0
 _BUFFER = "1G"
-_OPTIONS = """\
-[mariadbd]
-datadir={directory}/data
-socket={directory}/mysql.sock
-pid-file={directory}/mysql.pid
-tmpdir={directory}
-bind-address=127.0.0.1
-init-file={directory}/users.sql
-skip-name-resolve
-skip-log-bin
-character-set-server=utf8mb4
-max-connections=400
-local-infile=ON
-innodb-buffer-pool-size={buffer}
-innodb-flush-log-at-trx-commit=0
-innodb-flush-method=nosync
-innodb-doublewrite=OFF
-{user}
-"""
+_OPTIONS = f"local-infile=ON\ninnodb-buffer-pool-size={_BUFFER}\n"
 
 
 class MariaDb:
@@ -44,39 +25,13 @@ class MariaDb:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._password = secrets.token_hex(8)
-        self.port = free_port()
+        self._password = ""
+        self.port = 0
 
     async def start(self) -> "MariaDb":
         """Start it. Raises UnavailableError where it cannot be had."""
-        names = {"mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
-        programs = await packages.find(self._place, names)
-        directory = self._place.directory
-        options, is_root = directory / "my.cnf", os.geteuid() == 0
-        (directory / "users.sql").write_text(
-            f"CREATE USER IF NOT EXISTS 'noosphere'@'127.0.0.1' IDENTIFIED BY '{self._password}';\n"
-            "GRANT ALL PRIVILEGES ON *.* TO 'noosphere'@'127.0.0.1';\n"
-        )
-        user = "user=root" if is_root else ""
-        options.write_text(_OPTIONS.format(directory=directory, user=user, buffer=_BUFFER))
-        await _done(
-            programs["mariadb-install-db"],
-            *(f"--defaults-file={options}", f"--datadir={directory}/data", "--skip-test-db"),
-            *("--auth-root-authentication-method=normal", "--skip-name-resolve"),
-            *(("--user=root",) if is_root else ()),
-        )
-        process = await self._place.run(
-            "mariadbd", programs["mariadbd"], f"--defaults-file={options}", f"--port={self.port}"
-        )
-        await process.answer(self._answers)
+        self.port, self._password = await mysql.launch(self._place, _OPTIONS)
         return self
-
-    async def _answers(self) -> bool:
-        try:
-            self.connect().close()
-        except pymysql.err.OperationalError:
-            return False
-        return True
 
     def create(self, database: str) -> None:
         """Create a database."""
@@ -85,14 +40,14 @@ class MariaDb:
 
     def url(self, driver: str, database: str) -> str:
         """Give the URL of a database for a driver of SQLAlchemy, or for `mysql2` of Node."""
-        return f"{driver}://noosphere:{self._password}@127.0.0.1:{self.port}/{database}"
+        return f"{driver}://{mysql.USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str | None = None) -> Any:
         """Open a connection of the benchmark's own."""
         return pymysql.connect(
             host="127.0.0.1",
             port=self.port,
-            user="noosphere",
+            user=mysql.USER,
             password=self._password,
             database=database,
             local_infile=True,

@@ -12,16 +12,6 @@ from tests.api.access.world import World, build
 from tests.fixtures import settings_for
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
-def shared_database_url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """A database that the tests of a module share."""
-    if request.param == "mysql":
-        return str(request.getfixturevalue("migrated_mysql_module_url"))
-    return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('shared') / 'noosphere.sqlite3'}"
-
-
 @pytest.fixture(scope="module")
 def quick_passwords() -> Iterator[None]:
     """Hash passwords with argon2id as ever, at the least cost it takes."""

@@ -52,16 +52,6 @@ class Crowd:
             event.remove(engine, "before_cursor_execute", note)
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("mysql", marks=pytest.mark.mysql)])
-def shared_database_url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """A database that the tests of a module share."""
-    if request.param == "mysql":
-        return str(request.getfixturevalue("migrated_mysql_module_url"))
-    return f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('shared') / 'noosphere.sqlite3'}"
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def crowd(
     shared_database_url: str, tmp_path_factory: pytest.TempPathFactory

@@ -21,29 +21,41 @@ init-file={directory}/users.sql
 skip-name-resolve
 skip-log-bin
 debug-no-sync
-performance-schema=OFF
 character-set-server=utf8mb4
 max-connections=400
+innodb-flush-log-at-trx-commit=0
+innodb-flush-method=nosync
+innodb-doublewrite=OFF
+{more}
+"""
+_SMALL = """\
+performance-schema=OFF
 table-open-cache=400
 innodb-buffer-pool-size=64M
 innodb-log-file-size=16M
 innodb-log-buffer-size=4M
-innodb-flush-log-at-trx-commit=0
-innodb-flush-method=nosync
-innodb-doublewrite=OFF
-{user}
 """
+USER = "noosphere"
 
 
 async def start(place: Place) -> dict[str, str]:
     """Give the URL of a server whose user may create databases. No database is named in it."""
+    port, password = await launch(place, _SMALL)
+    return {"NOOSPHERE_TEST_MYSQL_URL": f"mysql+aiomysql://{USER}:{password}@127.0.0.1:{port}"}
+
+
+async def launch(place: Place, options: str) -> tuple[int, str]:
+    """Start a server with more options; give its port and the password of `USER`.
+
+    Raises UnavailableError where it cannot be had.
+    """
     names = {"mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server"}
     programs = await find(place, names)
     password = secrets.token_hex(8)
-    options = _configure(place.directory, password)
+    file = _configure(place.directory, password, options)
     code, output = await run_once(
         programs["mariadb-install-db"],
-        *(f"--defaults-file={options}", f"--datadir={place.directory}/data"),
+        *(f"--defaults-file={file}", f"--datadir={place.directory}/data"),
         *("--skip-test-db", "--auth-root-authentication-method=normal", "--skip-name-resolve"),
         *(("--user=root",) if os.geteuid() == 0 else ()),
         timeout_s=120,
@@ -52,22 +64,23 @@ async def start(place: Place) -> dict[str, str]:
         raise UnavailableError(f"mariadb-install-db failed: {output[-2000:].strip()}")
     port = free_port()
     process = await place.run(
-        "mariadbd", programs["mariadbd"], f"--defaults-file={options}", f"--port={port}"
+        "mariadbd", programs["mariadbd"], f"--defaults-file={file}", f"--port={port}"
     )
     await process.answer(lambda: _greets(port))
-    return {"NOOSPHERE_TEST_MYSQL_URL": f"mysql+aiomysql://noosphere:{password}@127.0.0.1:{port}"}
+    return port, password
 
 
-def _configure(directory: Path, password: str) -> Path:
+def _configure(directory: Path, password: str, more: str) -> Path:
     # Names are not resolved, so the address has to be named.
     (directory / "users.sql").write_text(
-        f"CREATE USER IF NOT EXISTS 'noosphere'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
-        "GRANT ALL PRIVILEGES ON *.* TO 'noosphere'@'127.0.0.1' WITH GRANT OPTION;\n"
+        f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+        f"GRANT ALL PRIVILEGES ON *.* TO '{USER}'@'127.0.0.1' WITH GRANT OPTION;\n"
     )
-    user = "user=root" if os.geteuid() == 0 else ""
-    options = directory / "my.cnf"
-    options.write_text(_OPTIONS.format(directory=directory, user=user))
-    return options
+    if os.geteuid() == 0:
+        more += "user=root\n"
+    file = directory / "my.cnf"
+    file.write_text(_OPTIONS.format(directory=directory, more=more))
+    return file
 
 
 async def _greets(port: int) -> bool:

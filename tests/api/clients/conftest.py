@@ -1,8 +1,6 @@
 """A frontend made of the documented code, in a browser, before the product and a paced model."""
 
 import asyncio
-import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -24,6 +22,7 @@ from tests.api.following import ConversationFollower
 from tests.product import Client, Product
 from tests.servers import require
 from tests.servers.chromium import open_chromium
+from tests.servers.installed import npm_packages
 
 HERE = Path(__file__).parent
 PASSWORD = "correct horse"
@@ -37,25 +36,7 @@ def node_modules() -> Path:
         if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
             pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no node or npm.")
         pytest.skip("no node or npm on this machine: the clients of frontends did not run")
-    lock = (HERE / "package-lock.json").read_bytes()
-    default = Path.home() / ".cache" / "noosphere-tests"
-    cache = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default))
-    folder = cache / f"clients-{hashlib.sha256(lock).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (folder / ".complete").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / name, folder / name)
-            subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=folder,
-                check=True,
-                capture_output=True,
-                timeout=150,
-            )
-            (folder / ".complete").touch()
-    return folder / "node_modules"
+    return npm_packages(HERE, "clients", npm=npm) / "node_modules"
 
 
 @pytest.fixture(scope="module")

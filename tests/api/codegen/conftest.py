@@ -1,20 +1,18 @@
 """Generators of clients, installed once, and the operations that clients are generated from."""
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.api import operations
+from tests.servers.installed import cache, npm_packages, once
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -24,25 +22,6 @@ CREATE_MEMORY = """
 mutation CreateMemory($input: MemoryCreateInput!) { memoryCreate(input: $input) {
   memory { id content createdAt } errors { code message path } } }
 """
-
-
-def _cached(name: str, install: Callable[[Path], None]) -> Path:
-    """Install something once per machine; give its folder."""
-    default = Path.home() / ".cache" / "noosphere-tests"
-    folder = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default)) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        if not (folder / ".complete").exists():
-            install(folder)
-            (folder / ".complete").touch()
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        yield
 
 
 def _absent(what: str, why: str) -> None:
@@ -58,15 +37,7 @@ def node_modules() -> Path:
     if not npm or not shutil.which("node"):
         _absent("TypeScript", "there is no node or npm")
 
-    def install(folder: Path) -> None:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, folder / name)
-        command = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=150)
-
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = _cached(f"codegen-{hashlib.sha256(lock).hexdigest()[:16]}", install)
-    return folder / "node_modules"
+    return npm_packages(HERE, "codegen", npm=str(npm)) / "node_modules"
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +53,7 @@ def ariadne() -> Path:
 
     digest = hashlib.sha256(f"{sys.version} {ARIADNE}".encode()).hexdigest()[:16]
     try:
-        folder = _cached(f"ariadne-{digest}", install)
+        folder = once(cache() / f"ariadne-{digest}", install)
     except subprocess.CalledProcessError:
         _absent("Python", "ariadne-codegen cannot be installed here")
     return folder / "venv" / "bin" / "python"

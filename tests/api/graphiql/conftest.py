@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from tests.api.graphiql.driver import GraphiQL
 from tests.api.graphiql.standin import State, create, cut_sockets
 from tests.product import Product
 from tests.servers.chromium import OpenChromium
+from tests.servers.installed import npm_packages
 
 
 class _Server(uvicorn.Server):
@@ -115,24 +113,7 @@ def npm_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
             pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no npm.")
         pytest.skip("no npm on this machine: the GraphiQL bundle was not rebuilt")
-    lock = (ROOT / "package-lock.json").read_bytes()
-    default = Path.home() / ".cache" / "noosphere-tests"
-    cache = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default))
-    packages = cache / f"graphiql-{hashlib.sha256(lock).hexdigest()[:16]}"
-    packages.mkdir(parents=True, exist_ok=True)
-    with (packages / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (packages / ".complete").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(ROOT / name, packages / name)
-            subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=packages,
-                check=True,
-                capture_output=True,
-                timeout=150,
-            )
-            (packages / ".complete").touch()
+    packages = npm_packages(ROOT, "graphiql", npm=npm)
     project = tmp_path_factory.mktemp("graphiql")
     for name in SOURCES:
         source = ROOT / name

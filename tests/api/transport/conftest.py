@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +29,7 @@ from app.graphql_ws import ConnectionState, GraphQLWebSocket, SocketOptions
 from schema.execution import Engine
 from services.errors import RateLimitedError, UnauthenticatedError
 from tests.api.transport.sample import Context, Probe, graphql_schema
+from tests.servers.installed import npm_packages
 
 HERE = Path(__file__).parent
 
@@ -214,25 +212,7 @@ def node_modules() -> Path:
         if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
             pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no node or npm.")
         pytest.skip("no node or npm on this machine: the audits of other clients did not run")
-    lock = (HERE / "package-lock.json").read_bytes()
-    default = Path.home() / ".cache" / "noosphere-tests"
-    cache = Path(os.environ.get("NOOSPHERE_TEST_CACHE", default))
-    folder = cache / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (folder / ".complete").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / name, folder / name)
-            subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=folder,
-                check=True,
-                capture_output=True,
-                timeout=150,
-            )
-            (folder / ".complete").touch()
-    return folder
+    return npm_packages(HERE, "node", npm=npm)
 
 
 async def run_node(folder: Path, script: str, *arguments: str) -> Any:
