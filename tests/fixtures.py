@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import event
 
 import schema
@@ -20,7 +21,7 @@ from app.worker import working
 from models.database import Database
 from resolvers.base import Context
 from schema.execution import Engine, Prepared, Result
-from services.accounts import sessions, users
+from services.accounts import passwords, sessions, users
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer, work
 from tests.schema.differential.comparing import difference
@@ -104,6 +105,20 @@ def _migrate(url: str) -> None:
     # A loop may run in this thread already.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, run()).result()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasher() -> Iterator[PasswordHasher]:
+    """Hash passwords with argon2id as ever, at the least cost it takes; give the product's hasher.
+
+    Its tenth of a second for each password would be the most that many tests take.
+    """
+    own = passwords._hasher
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", PasswordHasher(1, 8, 1))
+        passwords._unknown.cache_clear()
+        yield own
+    passwords._unknown.cache_clear()
 
 
 def settings_for(tmp_path: Path, **values: Any) -> Settings:

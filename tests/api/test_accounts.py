@@ -21,8 +21,6 @@ from tests.api import operations as op
 from tests.api.people import sign_up
 from tests.fixtures import Api, Person, settings_for
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 REGISTER = """
 mutation($input: UserRegisterInput!) { userRegister(input: $input) {
   session { id token refreshToken expiresAt refreshExpiresAt }

@@ -7,8 +7,6 @@ import pytest
 from tests.api.people import everything_stored
 from tests.fixtures import Api
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 AMOUNT = "{ count cpuMillis memoryBytes diskBytes }"
 OWN = f"{{ viewer {{ sandboxQuota {{ limit {AMOUNT} used {AMOUNT} }} }} }}"
 ROLES = f"{{ roles {{ id name description sandboxQuota {AMOUNT} }} }}"
