@@ -11,6 +11,7 @@ from services import access
 from services.base import Deps, Viewer, Work, work
 from services.contention import repeatable
 from services.errors import UserError, UserErrorCode
+from services.sandboxes import rows
 from services.text import clean
 
 TITLE_MAX_CHARS = 200
@@ -99,13 +100,17 @@ async def update(
 
 @repeatable
 async def delete(deps: Deps, viewer: Viewer, *, conversation_id: str) -> Conversation:
-    """Take a conversation out of sight. Answers under way are stopped."""
+    """Take a conversation out of sight. Answers under way are stopped.
+
+    So are the sandboxes made to run its code.
+    """
     viewer.require("conversations:write")
     async with work(deps) as unit:
         conversation = await owned(unit, viewer, conversation_id, path="id")
         conversation.status = ConversationStatus.DELETED
         conversation.updated_at = now()
         await unit.session.flush()
+        await rows.release(unit, conversation_id)
         unit.record(topic(conversation_id), "ConversationDeleted", {})
         bus = deps.bus
         unit.after_commit(lambda: bus.publish(f"control:{conversation_id}", {"stop": "all"}))

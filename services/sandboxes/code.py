@@ -14,13 +14,12 @@ from models.base import now, row_columns, rows_of
 from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, SandboxStatus
 from services.base import Deps, Viewer
-from services.errors import UserError, UserErrorCode
+from services.errors import UserError, UserErrorCode, UserErrors
 from services.sandboxes import executions, lifecycle, output, rows, wishes
 from services.text import clean
 
 log = logging.getLogger("noosphere.sandboxes")
 CODE_BYTES = executions.STDIN_BYTES
-PURPOSE = "tools"
 Locks = weakref.WeakValueDictionary[str, asyncio.Lock]
 _COMMANDS = {"python": "python3 -", "bash": "bash -s", "sh": "/bin/sh -s"}
 _NAMES = {
@@ -160,25 +159,25 @@ async def _sandbox(
         deps,
         viewer,
         conversation_id=conversation_id,
-        purpose=PURPOSE,
+        purpose=rows.FOR_TOOLS,
         timeout_s=life_s,
     )
-    try:
-        return await make()
-    except UserError as error:
-        if error.code is not UserErrorCode.QUOTA or not await _make_room(deps, viewer):
-            raise
-    return await make()
+    while True:
+        try:
+            return await make()
+        except (UserError, UserErrors) as error:
+            # Too many sandboxes, and too much of what they have: each of them alone, or together.
+            errors = error.errors if isinstance(error, UserErrors) else (error,)
+            if any(one.code is not UserErrorCode.QUOTA for one in errors):
+                raise
+            if not await _make_room(deps, viewer):
+                raise
 
 
 def _serves(row: Sandbox, conversation_id: str | None) -> bool:
     if conversation_id is None:
-        return row.conversation_id is None and _is_for_tools(row)
+        return row.conversation_id is None and rows.is_for_tools(row.config)
     return row.conversation_id == conversation_id
-
-
-def _is_for_tools(row: Sandbox) -> bool:
-    return (row.config or {}).get("purpose") == PURPOSE
 
 
 async def _running(deps: Deps, viewer: Viewer) -> list[Sandbox]:
@@ -202,7 +201,7 @@ async def _make_room(deps: Deps, viewer: Viewer) -> bool:
     What people made for themselves is left to them.
     """
     for row in reversed(await _running(deps, viewer)):
-        if _is_for_tools(row) and not await rows.unfinished(deps, sandbox_id=row.id):
+        if rows.is_for_tools(row.config) and not await rows.unfinished(deps, sandbox_id=row.id):
             log.info("a sandbox for tools makes room", extra={"sandbox_id": row.id})
             await lifecycle.stop(deps, viewer, sandbox_id=row.id)
             return True

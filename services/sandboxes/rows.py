@@ -1,9 +1,10 @@
 """Who sees which rows of sandboxes, and how verbs find the rows they work on."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import false, select
+from sqlalchemy import false, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.base import now, row_columns, rows_of
@@ -29,6 +30,8 @@ from services.base import Deps, Viewer, Work
 from services.errors import UserError, UserErrorCode
 
 MANAGE_EVERYTHING = "everything:manage"
+# `config.purpose` of what was made to run code of the assistant's and of plans.
+FOR_TOOLS = "tools"
 LIVE = (SandboxStatus.CREATING, SandboxStatus.RUNNING, SandboxStatus.PAUSED)
 
 
@@ -195,3 +198,28 @@ def require_running(found: Sandbox, *, path: str) -> None:
         SandboxStatus.DELETED: "is deleted; create another one.",
     }
     raise UserError(UserErrorCode.CONFLICT, f"The sandbox {advice[found.status]}", (path,))
+
+
+def is_for_tools(config: Mapping[str, Any] | None) -> bool:
+    """Tell by its `config` whether nobody made a sandbox but code that had to run."""
+    return (config or {}).get("purpose") == FOR_TOOLS
+
+
+async def release(unit: Work, conversation_id: str) -> None:
+    """Let the sandboxes made for the code of a conversation end, which is over.
+
+    What people made for themselves is left to them.
+    """
+    found = await unit.session.execute(
+        select(Sandbox.id, Sandbox.config).where(
+            Sandbox.conversation_id == conversation_id, Sandbox.status.in_(LIVE)
+        )
+    )
+    ids = [row.id for row in found if is_for_tools(row.config)]
+    if ids:
+        # Whoever hosts them brings it about.
+        await unit.session.execute(
+            update(Sandbox)
+            .where(Sandbox.id.in_(ids), Sandbox.stop_requested_at.is_(None))
+            .values(stop_requested_at=now())
+        )

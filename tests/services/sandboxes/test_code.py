@@ -1,6 +1,7 @@
 """Code of conversations and plans."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,8 +12,9 @@ from models.conversations import Conversation
 from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState, SandboxStatus
 from services.base import Viewer, work
+from services.conversations import threads
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import lifecycle, rows
+from services.sandboxes import housekeeping, lifecycle, rows
 from tests.services.sandboxes.conftest import Launch, Server, finished
 
 pytestmark = pytest.mark.bubblewrap
@@ -118,8 +120,19 @@ async def test_a_private_sandbox_is_not_taken_for_tools(server: Server, ada: Vie
         assert await connection.scalar(select(func.count()).select_from(Sandbox)) == 2
 
 
-async def test_the_longest_unused_sandbox_of_tools_makes_room(launch: Launch) -> None:
-    server = await launch(sandboxes_per_user=3)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sandboxes_per_user": 3},
+        # As by default: as many sandboxes have all the memory as well.
+        {"sandboxes_per_user": 3, "sandbox_user_memory_bytes": 3 * 512 * 2**20},
+    ],
+    ids=["count", "count and memory"],
+)
+async def test_the_longest_unused_sandbox_of_tools_makes_room(
+    launch: Launch, options: dict[str, int]
+) -> None:
+    server = await launch(**options)
     ada = await server.person("ada")
     mine = await lifecycle.create(server.deps, ada)
     talks = [await conversation(server, ada) for _ in range(3)]
@@ -141,6 +154,26 @@ async def test_the_longest_unused_sandbox_of_tools_makes_room(launch: Launch) ->
         second.sandbox_id: SandboxStatus.STOPPED,
         third.sandbox_id: SandboxStatus.RUNNING,
     }
+
+
+async def test_a_deleted_conversation_leaves_no_sandbox_of_its_own(
+    server: Server, ada: Viewer
+) -> None:
+    talk = await conversation(server, ada)
+    ran = await server.host.run_code(ada, code="print(1)", conversation_id=talk)
+    mine = await lifecycle.create(server.deps, ada, conversation_id=talk)
+    owner = replace(ada, permissions=ada.permissions | {"conversations:write"})
+    await threads.delete(server.deps, owner, conversation_id=talk)
+    node = await server.host.node()
+    await housekeeping._expire(node)
+    # Housekeeping may have been about it by itself.
+    async with asyncio.timeout(60), node.lock(ran.sandbox_id):
+        ended = await rows.sandbox(server.deps, ran.sandbox_id)
+    assert ended is not None
+    assert (ended.status, ended.failure) == (SandboxStatus.STOPPED, None)
+    left = await rows.sandbox(server.deps, mine.id)
+    assert left is not None
+    assert (left.status, left.stop_requested_at) == (SandboxStatus.RUNNING, None)
 
 
 async def test_a_sandbox_in_use_lives_longer(launch: Launch) -> None:
