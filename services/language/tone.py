@@ -80,7 +80,8 @@ def words(text: str) -> Words:
     text = re.sub(r"마음에\s*안\s*[들드]", "안 마음에들", text)
     text = re.sub(r"마음에\s*(?=[들드])", "마음에들", text)
     text = re.sub(r"화가\s*(?:너무\s*|정말\s*)?(?=[나났])", "화", text)
-    tokens = [token.replace("'", "") for token in _TOKEN.findall(text)]
+    # An apostrophe alone, as around '2024', is no word.
+    tokens = [word for token in _TOKEN.findall(text) if (word := token.replace("'", ""))]
     positive = negative = 0.0
     for index, token in enumerate(tokens):
         weight = _weight(tokens, index, token)

@@ -20,6 +20,11 @@ async def analyzer():
     await embedder.aclose()
 
 
+@pytest.mark.parametrize("text", ["I love this. The year is '2024'.", "' '' ’", "'", "don't '"])
+def test_an_apostrophe_alone_is_no_word(text: str) -> None:
+    assert tone.words(text) == tone.words(text.replace("' ", " ").replace("'2024'", "2024"))
+
+
 async def wrong(analyzer: Analyzer, lines: Lines) -> list[tuple[str, str, str]]:
     read = [
         (label, (await analyzer.analyze(line)).sentiment.label, line)
