@@ -18,6 +18,8 @@ from services.language.memories import extract
 from services.memories.keeping import Remembered, create
 
 EXTRACT_MEMORIES = "extract_memories"
+# What is wrong with one fact alone.
+_UNFIT = (UserErrorCode.LIMIT, UserErrorCode.INVALID, UserErrorCode.REQUIRED)
 log = logging.getLogger("noosphere.memories")
 
 
@@ -27,8 +29,8 @@ async def remember_from_message(
     """Keep the facts about the viewer that a message of theirs states, in its order.
 
     Repeating it changes nothing. Messages may be read in any order: `told_at`, the time of the
-    message (now by default), decides which of two contradicting facts holds. A full quota ends
-    it early.
+    message (now by default), decides which of two contradicting facts holds. What cannot be a
+    memory, such as a fact that is too long, is passed over; a full quota ends it early.
     """
     kept: list[Remembered] = []
     for candidate in await asyncio.to_thread(extract, content):
@@ -45,10 +47,12 @@ async def remember_from_message(
                 )
             )
         except UserError as error:
-            if error.code is not UserErrorCode.QUOTA:
+            if error.code is UserErrorCode.QUOTA:
+                log.info("memories are full", extra={"user_id": viewer.user_id})
+                break
+            if error.code not in _UNFIT:
                 raise
-            log.info("memories are full", extra={"user_id": viewer.user_id})
-            break
+            log.info("a fact cannot be kept: %s", error.code, extra={"message_id": message_id})
     return kept
 
 

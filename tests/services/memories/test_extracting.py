@@ -39,6 +39,14 @@ async def test_facts_are_kept_with_the_message_they_were_told_in(deps, ann):
     assert {row.valid_from for row in rows} == {told.created_at}
 
 
+async def test_a_fact_that_is_too_long_leaves_the_others(deps, ann):
+    long = "Remember that " + "my cat likes fish and " * 200 + "milk."
+    told = await message(deps, ann, f"I prefer metric units.\n{long}\nMy dog is called Max.")
+    await run_task(deps, told.id)
+    contents = [row.content for row in await kept(deps)]
+    assert contents == ["I prefer metric units", "My dog is called Max"]
+
+
 async def test_reading_a_message_again_changes_nothing(deps, ann):
     told = await message(deps, ann, TEXT)
     first = await run_task(deps, told.id)
