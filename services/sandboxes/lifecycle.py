@@ -69,7 +69,7 @@ async def create(
         is_networked=rules.network.lower() != wishes.NO_NETWORK,
     )
     policy = wishes.policy(deps.options, rules, driver=driver.name)
-    source = await snapshots.own(deps, viewer, snapshot_id) if snapshot_id else None
+    source = None if snapshot_id is None else await snapshots.own(deps, viewer, snapshot_id)
     node_id = await keeping.host_of(deps, source) if source is not None else deps.bus.node_id
     async with work(deps) as unit:
         await quotas.require(unit, user_id, _wanted(limits))

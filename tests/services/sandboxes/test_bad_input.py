@@ -98,6 +98,15 @@ async def test_commands_that_cannot_be_are_refused(
     assert (await ran(place.deps, eve, box.id, "ls -a")).stdout == ".\n..\n"
 
 
+@pytest.mark.parametrize("snapshot_id", ["", " ", "ssn_"])
+async def test_a_snapshot_that_is_none_makes_no_empty_sandbox(
+    place: Server, eve: Viewer, snapshot_id: str
+) -> None:
+    refused = lifecycle.create(place.deps, eve, snapshot_id=snapshot_id)
+    assert await refusal(refused) == [(NOT_FOUND, ("snapshot_id",))]
+    assert await count(place, Sandbox) == 0
+
+
 async def test_a_command_of_exactly_64_kb_runs(place: Server, eve: Viewer, box: Sandbox) -> None:
     command = "echo whole #" + "x" * (65_536 - 12)
     assert (await ran(place.deps, eve, box.id, command)).stdout == "whole\n"
