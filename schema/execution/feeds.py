@@ -158,6 +158,9 @@ class Feed:
         # A reader with a cursor that is given a snapshot is reset; one without asked for it.
         self._has_given = has_cursor
         self._accepted: list[Any] = []
+        # Those who would give it their readers once it stands still, and being called by it.
+        self._joining: set[Feed] = set()
+        self._is_called = False
 
     def stop(self) -> None:
         """End, once the event under way is executed: nothing can be taken back in its middle."""
@@ -189,6 +192,7 @@ class Feed:
             end = Result.refused([request_failure(error, request_id)])
         finally:
             self._feeds.forget(self)
+            self._call_joining()
             for stream in self.streams:
                 stream.feed = None
         for stream in tuple(self.streams):
@@ -247,11 +251,14 @@ class Feed:
             if self._follower.is_over or (not len(tap) and self._moves_over()):
                 return True
             self._is_idle = not len(tap)
+            if self._is_idle:
+                self._call_joining()
+            self._is_called = False
             try:
                 news = await tap.get(idle_s())
             finally:
                 self._is_idle = False
-            is_quiet = news is None and not self._accepted
+            is_quiet = news is None and not self._accepted and not self._is_called
             # The follower has passed what it accepted: it comes before the news, lost or not.
             accepted, self._accepted = self._accepted, []
             await self._answer_all(accepted)
@@ -346,6 +353,14 @@ class Feed:
         for stream in streams:
             stream.offer(event)
 
+    def _call_joining(self) -> None:
+        """Let those who waited for this feed to stand still look again whether they can join."""
+        joining, self._joining = self._joining, set()
+        for feed in joining:
+            feed._is_called = True
+            if feed._tap is not None:
+                feed._tap.wake()
+
     def _moves_over(self) -> bool:
         """Become the shared feed, or give the readers to it if it stands at the same place."""
         shared = self._feeds.shared(self)
@@ -353,6 +368,8 @@ class Feed:
             self._is_shared = True
             return False
         stands_still = shared._is_idle and shared._tap is not None and not len(shared._tap)
+        if not stands_still:
+            shared._joining.add(self)
         if (
             not stands_still
             or shared._follower.place() != self._follower.place()

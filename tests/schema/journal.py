@@ -318,6 +318,6 @@ async def opened(
 
 async def until(condition: Callable[[], object]) -> None:
     """Let others run until something has come about."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what it asks about tells nobody when it changes.
             await asyncio.sleep(0)
