@@ -1,7 +1,7 @@
 """How often a growing text is sent: at a steady pace, and less often while the process is late."""
 
-_LATE_S = 0.005
-"""Lateness that says nothing yet: timers fire a little late on any loop."""
+_LATE_S = 0.02
+"""Lateness that says nothing yet: a loop that serves many is a little late with each of them."""
 
 _STRETCH = 8.0
 _MEMORY = 0.3
@@ -12,10 +12,10 @@ LONGEST_S = 0.3
 class Pace:
     """The window in which the pieces of one text are gathered: `base_s` seconds, or longer.
 
-    A loop with more to do than it can wakes its sleepers late. The window then grows by eight times
-    what they were late of late, up to 0.3 s: each sending gathers more, so that all together cost
-    less, and what was late becomes slower instead of later and later. A single late wake-up (a
-    collection of garbage, say) changes nothing, only one that follows another.
+    A loop with more to do than it can wakes its sleepers late. Beyond 20 ms the window grows by
+    eight times what they were late of late, up to 0.3 s: each sending gathers more, so that all
+    together cost less, and what was late becomes coarser instead of later and later. A single late
+    wake-up (a collection of garbage, say) changes nothing, only one that follows another.
     """
 
     __slots__ = ("_base_s", "_before_s", "_late_s")
