@@ -1,6 +1,7 @@
 """One request to a server inside a sandbox over one connection, and its answer."""
 
 import asyncio
+import re
 from collections import deque
 from typing import Any
 
@@ -15,6 +16,11 @@ from services.sandboxes.relay import Pipe
 HEAD_S = 120.0
 IDLE_S = 600.0
 _HEAD_BYTES = 64 * 1024
+_STATUSES = range(200, 600)
+_BODILESS = (204, 304)
+# What our server refuses to send.
+_NO_NAME = re.compile(rb"[\x00-\x20\x7f()<>@,;:\[\]={}\\\"]|^$")
+_NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class GoneError(Exception):
@@ -41,22 +47,44 @@ class _Answer:
         self._is_head = is_head
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        # What comes after the head ends the body, or belongs to an answer nobody asked for.
+        if not self.has_head:
+            self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.has_head:
+            return
         status = self.parser.get_status_code()
         if status < 200:
             self.fields.clear()  # More is to come.
             return
         self.status, self.has_head = status, True
-        self.is_complete = self._is_head
+        self.is_complete = not self.has_body
 
     def on_body(self, data: bytes) -> None:
-        if not self._is_head:
+        if not self.is_complete:
             self.body.append(data)
 
     def on_message_complete(self) -> None:
         self.is_complete = self.has_head
+
+    @property
+    def has_body(self) -> bool:
+        """Whether what comes after the head belongs to the answer (RFC 9112, 6.3)."""
+        return not self._is_head and self.status not in _BODILESS
+
+    def outward(self, place: Place) -> list[tuple[bytes, bytes]]:
+        """Give the head's fields for the client. Raises UpstreamError for what cannot be sent."""
+        if self.status not in _STATUSES:
+            told = f"The server inside answered with the status {self.status}, which is none."
+            raise UpstreamError(502, told)
+        fields = outward(self.fields, place)
+        if any(_NO_NAME.search(name) or _NO_VALUE.search(value) for name, value in fields):
+            raise UpstreamError(502, "The head of the server's answer has characters it may not.")
+        if self.status in _BODILESS:
+            # Its length would be that of a body which does not come.
+            fields = [field for field in fields if field[0] != b"content-length"]
+        return fields
 
     @property
     def ends_with_connection(self) -> bool:
@@ -187,7 +215,7 @@ class Exchange:
                 raise UpstreamError(502, "The head of the server's answer is too long.")
 
     async def _start(self, answer: _Answer) -> None:
-        headers: list[Any] = outward(answer.fields, self._place)
+        headers: list[Any] = answer.outward(self._place)
         await self._send(
             {"type": "http.response.start", "status": answer.status, "headers": headers}
         )
