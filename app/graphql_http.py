@@ -26,6 +26,7 @@ from app.graphql_media import (
     check_content,
     choose,
 )
+from app.graphql_register import Register
 from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
     BadRequestError,
@@ -71,8 +72,8 @@ class GraphQLHTTP:
 
     Subscriptions answer as a stream, to whoever accepts one; `streams` bounds and ends those.
     `documents` are those known by name. A body may hold a list of at most `max_batch` operations
-    (0: none). Forms may carry a file to a mutation, `max_uploads` of them at once (0: none).
-    Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
+    (0: none). Forms may carry a file to a mutation, `max_uploads` of each viewer
+    at once (0: none). Answers to GET that are nobody's own may be kept for `max_age_s` seconds.
     `make_context` gives the context of each operation; a RequestError it raises refuses the
     request (401, 403, 429 or 503). `known_context` is asked first: it gives one where that takes
     no waiting, None otherwise, and raises the same. `max_body_bytes` bounds the body while it is
@@ -111,7 +112,7 @@ class GraphQLHTTP:
         self._known_context = known_context
         self._max_body_bytes = max_body_bytes
         self._max_uploads = max_uploads
-        self._uploads = 0
+        self._uploads = Register(max_per_viewer=max_uploads, max_per_address=max_uploads)
         self._max_batch = max_batch
         self._max_age_s = max_age_s
         self._graphiql_html = graphiql_html
@@ -199,31 +200,30 @@ class GraphQLHTTP:
         self, upload: Upload, params: Params, info: RequestInfo, reply: Reply
     ) -> None:
         """Run a mutation while its file comes."""
-        if self._uploads >= self._max_uploads:
-            busy = "Too many files are on their way at once: try again shortly."
-            refused = Result.refused([failure("UNAVAILABLE", busy, retryAfter=1)])
-            await reply.result(refused)
-            return
-        self._uploads += 1
-        try:
-            context = await self.context(info)
-            prepared = (
-                context
-                if isinstance(context, Result)
-                else await self.prepare(params, context, info.request_id)
-            )
-            if isinstance(prepared, Result):
-                result = prepared
-            elif prepared.type != "mutation":
-                told = "A file goes with a mutation alone."
-                result = Result.refused([failure("BAD_REQUEST", told)])
+        context = await self.context(info)
+        if isinstance(context, Result):
+            result = context
+        else:
+            place = self._uploads.enter(self.streams.viewer_id(context), info.client_host)
+            if place is None:
+                many = f"You have {self._max_uploads} files on their way, which is the limit."
+                result = Result.refused([failure("RATE_LIMITED", many, retryAfter=1)])
             else:
-                # However long the file takes: what bounds it is that it must not stop.
-                result = await self.execute(prepared, context, has_file=True)
-            await upload.linger()
-        finally:
-            self._uploads -= 1
+                try:
+                    result = await self._run_with_file(params, info, context)
+                finally:
+                    self._uploads.leave(place)
+        await upload.linger()
         await reply.result(result)
+
+    async def _run_with_file(self, params: Params, info: RequestInfo, context: Any) -> Result:
+        prepared = await self.prepare(params, context, info.request_id)
+        if isinstance(prepared, Result):
+            return prepared
+        if prepared.type != "mutation":
+            return Result.refused([failure("BAD_REQUEST", "A file goes with a mutation alone.")])
+        # However long the file takes: what bounds it is that it must keep coming.
+        return await self.execute(prepared, context, has_file=True)
 
     async def _operate(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply

@@ -239,7 +239,7 @@ class Streams:
         self.options = options or StreamOptions()
         self.who = who or viewer_id
         self.hold = hold
-        self._viewer_id = viewer_id
+        self.viewer_id = viewer_id
         self._open: set[HttpStream] = set()
         self._is_draining = False
         self._empty = asyncio.Event()
@@ -264,7 +264,7 @@ class Streams:
         """
         if self._is_draining:
             raise UnavailableError("The server is restarting. Try again in a moment.", 1.0)
-        place = self.register.enter(self._viewer_id(context), address)
+        place = self.register.enter(self.viewer_id(context), address)
         if place is None:
             raise RateLimitedError("Too many open streams and sockets. Close some first.", 5.0)
         return partial(self.register.leave, place)

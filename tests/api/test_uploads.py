@@ -11,9 +11,14 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.graphql_request import BadRequestError
+import schema
+from app import graphql_upload
+from app.graphql_http import GraphQLHTTP
+from app.graphql_request import BadRequestError, Params, RequestInfo
+from app.graphql_stream import Streams
 from app.graphql_upload import Upload
 from resolvers.uploads import UploadedFile
+from schema.execution import Engine, Result
 from services.errors import RequestError
 from tests.api.sandbox_files.conftest import MIB, Site, site
 from tests.api.serving import served
@@ -209,3 +214,81 @@ async def test_the_parts_before_the_file_are_bounded() -> None:
     head = b"--boundary\r\n" + b"x: y\r\n" * 3000
     with pytest.raises(BadRequestError, match="larger than 8,192 bytes"):
         await upload_of(received(head, 64, ends=False)).operation()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+async def test_a_form_of_a_byte_now_and_then_ends(
+    monkeypatch: pytest.MonkeyPatch, is_file: bool
+) -> None:
+    monkeypatch.setattr(graphql_upload, "_PACE_S", 0.3)
+    whole_form = body_of(b"")
+    cut = whole_form.index(b"\r\n--boundary--") if is_file else 30
+    read = received(whole_form[:cut], 100_000, ends=False)
+    begun = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if not begun.is_set():
+            begun.set()
+            return await read()
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async with asyncio.timeout(60):
+        if is_file:
+            data = await upload_of(receive).operation()
+            with pytest.raises(RequestError, match="did not come to its end"):
+                await whole(data["variables"]["f"][0].chunks)
+        else:
+            with pytest.raises(BadRequestError, match="did not arrive in time"):
+                await upload_of(receive).operation()
+
+
+async def test_the_files_of_one_viewer_keep_nobody_else_waiting() -> None:
+    release = asyncio.Event()
+    begun: asyncio.Queue[str] = asyncio.Queue()
+
+    async def make_context(info: RequestInfo) -> str:
+        return info.headers["authorization"]
+
+    class Held(GraphQLHTTP):
+        async def _run_with_file(self, params: Params, info: RequestInfo, context: Any) -> Result:
+            begun.put_nowait(context)
+            await release.wait()
+            return Result.refused([{"message": "ended"}])
+
+    streams = Streams(viewer_id=str)
+    http = Held(Engine(schema.build()._schema), make_context, streams=streams, max_uploads=1)
+
+    async def ask(who: str) -> dict[str, Any]:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = {
+            **GUARD,
+            "authorization": who,
+            "content-type": "multipart/form-data; boundary=boundary",
+        }
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/graphql",
+            "query_string": b"",
+            "client": ("127.0.0.1", 1),
+            "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+        }
+        body = body_of(b"").replace(b'{"variables', b'{"query": "mutation { x }", "variables')
+        await http(scope, received(body, 100_000), send)
+        return dict(json.loads(b"".join(m.get("body", b"") for m in sent))["errors"][0])
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        alice = group.create_task(ask("alice"))
+        assert await begun.get() == "alice"
+        refused = await ask("alice")
+        assert refused["extensions"]["code"] == "RATE_LIMITED"
+        bob = group.create_task(ask("bob"))
+        assert await begun.get() == "bob"
+        release.set()
+    assert alice.result()["message"] == bob.result()["message"] == "ended"
+    assert (await ask("alice"))["message"] == "ended"
