@@ -284,6 +284,26 @@ async def test_conversations_are_listed_in_order_and_page_by_page(api: Api, ann:
         assert found == whole
 
 
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ("ärger ÜBER öl", True),
+        ("ПРИВЕТ", True),
+        ("ΣΟΦΊΑ", True),
+        ("100%_a\\B", True),
+        ("arger", False),
+        ("100__a", False),
+        ("Öl%", False),
+    ],
+)
+async def test_a_part_of_a_title_is_found_whatever_the_case(
+    api: Api, ann: Person, part: str, found: bool
+) -> None:
+    id_ = await begin(api, ann, "Ärger über Öl, привет, σοφία: 100%_A\\b/c")
+    listed = (await api.run(LIST, ann, filter={"titleContains": part}))["nodes"]
+    assert [c["id"] for c in listed] == ([id_] if found else [])
+
+
 # ---- following
 
 
