@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
+from models.base import now
 from models.system import Task
 from services import system, tasks, tools, workflows
 from services.base import Deps, work
@@ -46,6 +47,7 @@ class Worker:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
         self._freed = asyncio.Event()
+        self._began_at = now()
 
     async def run(self) -> None:
         """Claim and run tasks until cancelled; returns after everything was given back."""
@@ -63,6 +65,7 @@ class Worker:
 
     async def _run_all(self) -> None:
         await tasks.free_own(self._deps)
+        await self._settle_lost_tools()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claim(group))
             renew_s = min(self._deps.options.task_lease_s / 3, _RENEW_S)
@@ -183,7 +186,10 @@ class Worker:
             log.info("old rows dropped", extra=dropped)
 
     async def _settle_lost_tools(self) -> None:
-        lost = await tools.settle_lost(self._deps)
+        # With no other process alive, what began before this one has lost its own.
+        is_alone = await self._deps.bus.nodes() <= {self._deps.bus.node_id}
+        began_at = self._began_at if is_alone else None
+        lost = await tools.settle_lost(self._deps, begun_before=began_at)
         if lost:
             log.warning("runs of tools settled whose process had ended: %d", lost)
 
@@ -200,6 +206,7 @@ class Worker:
         if confirmed:
             freed = await tasks.free_orphans(self._deps, confirmed)
             log.warning("tasks of dead nodes freed: %d", freed, extra={"nodes": sorted(confirmed)})
+            await self._settle_lost_tools()
 
     async def _every(self, interval_s: float, action: Action) -> None:
         while True:

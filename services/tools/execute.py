@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select, update
@@ -230,8 +230,12 @@ class _Run:
             )
 
 
-async def settle_lost(deps: Deps) -> int:
-    """Fail the runs whose process ended before them; gives how many. For a periodic task."""
+async def settle_lost(deps: Deps, *, begun_before: datetime | None = None) -> int:
+    """Fail the runs whose process ended before them; gives how many. For a periodic task.
+
+    They are those whose time is long over, and those that began before `begun_before`: a time since
+    when no process but the caller's lives.
+    """
     at = now()
     async with work(deps) as unit:
         rows = (
@@ -245,6 +249,7 @@ async def settle_lost(deps: Deps) -> int:
             row.id
             for row in rows
             if row.started_at is None
+            or (begun_before is not None and row.started_at < begun_before)
             or row.started_at + timedelta(seconds=row.timeout_s + _LOST_AFTER_S) < at
         ]
         if lost:

@@ -1,5 +1,6 @@
 """An answer whose writer was stopped in its middle, and another writer that goes on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from sqlalchemy import select, update
 
 from app.runtime import running
 from app.worker import working
+from models.base import now
 from models.conversations import Message, MessageToolCall
 from models.states import MessageStatus, RunState
-from models.tools import ToolExecution
+from models.tools import Tool, ToolExecution
+from services import tools
 from services.base import Deps, work
 from services.conversations import threads
 from tests.api import operations as op
@@ -163,3 +166,37 @@ async def test_a_round_whose_tools_were_killed_is_done_anew(tmp_path: Path) -> N
         (reply,) = [n for n in data["messages"]["nodes"] if n["role"] == "ASSISTANT"]
         assert reply["content"] == "Done."
         assert [call["status"] for call in reply["toolCalls"]] == ["COMPLETED"]
+
+
+async def test_runs_of_the_process_before_are_settled_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = asyncio.Event()
+    settle = tools.settle_lost
+
+    async def noted(deps: Deps, **options: Any) -> int:
+        count = await settle(deps, **options)
+        settled.set()
+        return count
+
+    monkeypatch.setattr(tools, "settle_lost", noted)
+    async with running(settings_for(tmp_path)) as deps:
+        ids = [await _begun(deps)]
+        async with asyncio.timeout(60), working(deps) as worker:
+            ids.append(await _begun(deps))
+            await settled.wait()
+            await worker._settle_lost_tools()
+        async with deps.db.reading() as connection:
+            found = await connection.execute(select(ToolExecution.id, ToolExecution.status))
+            statuses = {row.id: row.status for row in found}
+        # What began since may well be running.
+        assert [statuses[id_] for id_ in ids] == [RunState.FAILED, RunState.RUNNING]
+
+
+async def _begun(deps: Deps) -> str:
+    async with work(deps) as unit:
+        tool_id = (await unit.session.scalars(select(Tool.id).limit(1))).one()
+        run = ToolExecution(tool_id=tool_id, status=RunState.RUNNING, started_at=now())
+        unit.session.add(run)
+        await unit.session.flush()
+        return run.id
