@@ -71,12 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     add("schema", _schema, "Print the GraphQL schema.")
     explain = add("explain", _explain, "Tell the plan, points and statements of an operation.")
-    explain.add_argument(
-        "file", type=argparse.FileType(encoding="utf-8"), help="document; - reads standard input"
+    explain.epilog = (
+        "For example: python -m app explain list.graphql --variables '{\"first\": 10}' --as alice. "
+        "Nothing is run without --as, and nothing but queries with it."
     )
-    explain.add_argument("--operation", help="which operation, where there are several")
-    explain.add_argument("--variables", default="{}", help="its variables, as JSON")
-    explain.add_argument("--as", dest="username", help="run the query as this user")
+    explain.add_argument("file", metavar="FILE", help="document; - reads standard input")
+    explain.add_argument("--operation", metavar="NAME", help="which one, where there are several")
+    explain.add_argument(
+        "--variables", metavar="JSON", default="{}", help="its variables; @FILE reads a file"
+    )
+    explain.add_argument(
+        "--as", metavar="USER", dest="username", help="run the query as this user (a username)"
+    )
     return parser
 
 
@@ -242,7 +248,8 @@ def _explain(settings: "Settings", arguments: argparse.Namespace) -> int:
 
         told = await explain(
             settings,
-            arguments.file.read(),
+            _read(arguments.file),
+            source="standard input" if arguments.file == "-" else arguments.file,
             operation=arguments.operation,
             variables=_variables(arguments.variables),
             username=arguments.username,
@@ -253,9 +260,19 @@ def _explain(settings: "Settings", arguments: argparse.Namespace) -> int:
     return int(_run(go()))
 
 
+def _read(name: str) -> str:
+    """Give the text of a file, or of standard input. Raises ConfigurationError."""
+    try:
+        return (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode()
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{name} is not text in UTF-8") from error
+
+
 def _variables(text: str) -> dict[str, Any]:
     try:
-        variables = json.loads(text)
+        variables = json.loads(_read(text[1:]) if text.startswith("@") else text)
     except ValueError as error:
         raise ConfigurationError(f"--variables is no JSON: {error}") from error
     if not isinstance(variables, dict):

@@ -1,7 +1,9 @@
 """The command line: help, one clear line for what cannot work, and each command's work."""
 
 import asyncio
+import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,13 +16,16 @@ from tests.product import ROOT, Client, Product
 NEWEST = max(path.name for path in (ROOT / "migrations" / "versions").glob("0*.py"))[:4]
 
 
-def app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def app(
+    *arguments: str, given: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m app` to its end."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("NOOSPHERE_")}
     return subprocess.run(
         [sys.executable, "-m", "app", *arguments],
         cwd=ROOT,
         env={**clean, **environment},
+        input=given,
         capture_output=True,
         text=True,
         timeout=120,
@@ -184,14 +189,34 @@ async def test_explain_tells_plan_points_and_statements_beside_a_server(tmp_path
     assert "executor plan" in told.stdout
     assert "author (once for all, columns id username)" in told.stdout
     # There is no conversation, so there are no messages to read.
-    assert "statements 1" in told.stdout
-    assert "FROM conversations" in told.stdout
+    assert re.search(r"^statements 1 in \d+\.\d ms$", told.stdout, re.MULTILINE)
+    assert re.search(r"^ +\d+\.\d ms  SELECT .* FROM conversations", told.stdout, re.MULTILINE)
+
+
+def test_explain_reads_a_document_and_variables_from_anywhere(tmp_path: Path) -> None:
+    document = "query One($n: Int!) { conversations(first: $n) { nodes { id } } } query Two { "
+    document += "viewer { id } }"
+    (tmp_path / "variables.json").write_text('{"n": 40}')
+    arguments = ["--operation", "One", "--variables", f"@{tmp_path / 'variables.json'}"]
+    told = app("explain", "-", *arguments, given=document, NOOSPHERE_DATA_DIR=str(tmp_path / "d"))
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[0] == "operation query One"
+    assert lines[1] == f"document sha256:{hashlib.sha256(document.encode()).hexdigest()}"
+    assert "(at most 45 objects)" in lines[2]
+    assert lines[3:6] == ["executor plan", "", "Query { }"]
+    assert lines[-1].startswith("statements are told with --as USER")
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
     ("document", "arguments", "expected"),
     [
-        ("{ nothing }", [], "Cannot query field"),
+        ("{\n  nothing }", [], "some.graphql:2:3: Cannot query field 'nothing'"),
+        ("query A { viewer { id } } query B { viewer { id } }", [], "Name it with --operation."),
+        ("{ viewer { id } }", ["--operation", "C"], "Unknown operation named 'C'"),
+        ("{ viewer { id } }", ["--variables", "@missing.json"], "missing.json cannot be read"),
+        ("\udcff", [], "some.graphql is not text in UTF-8"),
         ("{ viewer { id } }", ["--variables", "{"], "no JSON"),
         ("{ viewer { id } }", ["--variables", "[]"], "object of names"),
         ("{ viewer { id } }", ["--as", "nobody"], "there is no database"),
@@ -207,7 +232,7 @@ def test_explain_says_what_it_cannot_explain(
     document: str, arguments: list[str], expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "some.graphql"
-    path.write_text(document)
+    path.write_bytes(document.encode(errors="surrogateescape"))
     told = app("explain", str(path), *arguments, NOOSPHERE_DATA_DIR=str(tmp_path / "data"))
     assert told.returncode == 2
     assert expected in told.stderr
