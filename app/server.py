@@ -300,6 +300,8 @@ def create_app(settings: Settings) -> Application:
                     "Last-Event-ID",
                     "Range",
                     TOKEN_HEADER,
+                    "Traceparent",
+                    "Tracestate",
                     "X-GraphQL-Preflight",
                     "X-Request-Id",
                 ],

@@ -194,23 +194,26 @@ class Tracing:
 
         An event begins a trace of its own, linked with the subscription: that may last for days.
         """
-        is_event = prepared.type == "subscription"
-        if is_event:
-            attributes = {**_described(prepared, context), "noosphere.event": True}
-            span = self._apart(prepared.type, SpanKind.INTERNAL, attributes)
-        else:
+        if prepared.type != "subscription":
             span = trace.get_current_span()
+            yield self._noted(span, plan)
+            return
+        attributes = {**_described(prepared, context), "noosphere.event": True}
+        span = self._apart(prepared.type, SpanKind.INTERNAL, attributes)
+        try:
+            with _current(span):
+                yield self._noted(span, plan)
+        finally:
+            span.end()
+
+    def _noted(self, span: Span, plan: Plan | str) -> tuple[Noted, MakeRun]:
+        if not span.is_recording():
+            return Noted(self, span), Run
         if isinstance(plan, Plan):
             span.set_attribute("noosphere.executor", "plan")
         else:
             span.set_attributes({"noosphere.executor": "graphql-core", "noosphere.reason": plan})
-        run: MakeRun = partial(Levels, self._tracer) if span.is_recording() else Run
-        try:
-            with _current(span):
-                yield Noted(self, span), run
-        finally:
-            if is_event:
-                span.end()
+        return Noted(self, span), partial(Levels, self._tracer)
 
     def statement(self, dialect: Dialect, text: str) -> Span:
         """Begin the span of a statement, below the one under way."""

@@ -388,7 +388,7 @@ async def test_other_pages_may_send_what_streams_need(server: Product) -> None:
             headers={
                 "origin": PAGE,
                 "access-control-request-method": "POST",
-                "access-control-request-headers": "last-event-id, x-graphql-preflight",
+                "access-control-request-headers": "last-event-id, traceparent, x-graphql-preflight",
             },
         )
         for method in ("PUT", "DELETE"):
