@@ -68,7 +68,9 @@ async def test_what_is_slow_is_logged_with_its_plan_and_without_values(tmp_path:
     assert query["points"] > 1
     assert query["executor"] == "plan"
     assert query["outcome"] == "ok"
-    assert query["plan"].splitlines()[:2] == ["Query { }", "  conversations (once for each)"]
+    root, field, *_ = query["plan"].splitlines()
+    assert root == "Query { }"
+    assert field.startswith("  conversations (once for each")
     # No messages, so nobody wrote any.
     assert query["statements"]["count"] == 2
     (conversations,) = (
