@@ -6,13 +6,14 @@ import time
 from sandbox.inside.core import Agent
 from sandbox.inside.inputs import Input
 from sandbox.inside.processes import Request
+from sandbox.inside.shims import Shim
 from sandbox.inside.wire import EXEC_BACKGROUND, EXEC_PTY, EXITED
 
 
 class Execution:
     """One command and what is known of it."""
 
-    def __init__(self, agent: Agent, op: int, request: Request) -> None:
+    def __init__(self, agent: Agent, op: int, request: Request, shim: Shim) -> None:
         self.op = op
         self.limit = request.limit
         self.credit = request.credit
@@ -21,9 +22,9 @@ class Execution:
         self.started = time.monotonic()
         timeout_s = request.timeout_ms / 1000 if request.timeout_ms else math.inf
         self.deadline = self.started + timeout_s
-        self.shim = 0
+        self.shim = shim
         self.main = 0
-        self.report = -1
+        self.report = shim.report
         self.reports = 0
         self.reported = False  # The shim said itself that nothing is left.
         self.failed = 0  # The errno for which the program did not start.

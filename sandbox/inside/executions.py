@@ -14,10 +14,11 @@ from sandbox.inside.processes import (
     Request,
     end_below,
     end_orphans,
+    is_childless,
     send_signal,
 )
 from sandbox.inside.results import Ooms, result
-from sandbox.inside.shims import Shims
+from sandbox.inside.shims import Shim, Shims
 from sandbox.inside.terminals import set_size
 from sandbox.inside.wire import (
     AMOUNT,
@@ -49,7 +50,7 @@ class Executions:
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.starting = Shims(agent)
+        self.starting = Shims(agent, self.on_gone)
         self.ooms = Ooms(agent.options.get("oom", ""))
         self.running: dict[int, Execution] = {}
         self.shims: dict[int, Execution] = {}
@@ -76,20 +77,18 @@ class Executions:
 
     def on_exec(self, op: int, body: bytes) -> None:
         request = Request(body)
-        execution = Execution(self.agent, op, request)
-        execution.oom_before = self.ooms.count()
-        pid, ours = self.starting.start(request)
-        execution.shim = pid
-        self.shims[pid] = execution
-        self.agent.children[pid] = lambda status: self.bury(execution, status)
+        oom_before = self.ooms.count()
+        shim, ours = self.starting.start(request)
+        execution = Execution(self.agent, op, request, shim)
+        execution.oom_before = oom_before
+        self.shims[shim.pid] = execution
         self.running[op] = execution
         if execution.terminal or request.flags & EXEC_STDIN:
             execution.input.fd = ours[0]
         else:
             os.close(ours[0])
-        for index, fd in enumerate(ours[1:-1]):
+        for index, fd in enumerate(ours[1:]):
             execution.streams[fd] = index
-        execution.report = ours[-1]
         self.agent.cancel_hooks[op] = lambda: self.on_cancel(execution)
         self.agent.credit_hooks[op] = lambda amount: self.on_credit(execution, amount)
         self.agent.watch(
@@ -230,6 +229,8 @@ class Executions:
         if forged or not data:
             self.agent.close(execution.report)
             execution.report = -1
+        elif execution.reported and self.shims.get(execution.shim.pid) is execution:
+            self.release(execution)
         return execution.report >= 0
 
     def take_report(
@@ -289,14 +290,16 @@ class Executions:
         self.sweep(execution)
 
     def sweep(self, execution: Execution) -> None:
-        if execution.shim not in self.shims:
+        pid = execution.shim.pid
+        if self.shims.get(pid) is not execution:
             return  # Reaped: its number may be another's by now.
+        execution.shim.dismiss()
         now = time.monotonic()
-        end_below({execution.shim})
+        end_below({pid})
         # Code of the same uid may have stopped the shim.
-        send_signal(execution.shim, signal.SIGCONT)
+        send_signal(pid, signal.SIGCONT)
         if now - execution.ending > 1.0:
-            send_signal(execution.shim, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
         execution.next_sweep = now + 0.005
 
     def settle(self, execution: Execution, overdue: bool = False) -> None:
@@ -335,12 +338,34 @@ class Executions:
         if not execution.silent:
             self.agent.send(RESULT, execution.op, result(execution, self.ooms, not self.running))
 
+    def release(self, execution: Execution) -> None:
+        """The shim says that nothing is left: if the kernel says so too, the execution is over.
+
+        Otherwise, and where it had to be ended, the end of the shim will tell.
+        """
+        shim = execution.shim
+        if execution.ending or not is_childless(shim.pid):
+            shim.dismiss()
+            return
+        del self.shims[shim.pid]
+        self.agent.unwatch(shim.report)
+        execution.report = -1
+        self.starting.take_back(shim)
+        self.over(execution)
+
+    def on_gone(self, shim: Shim, status: int) -> bool:
+        """A shim is gone; False if it had served what it served to the end."""
+        execution = self.shims.pop(shim.pid, None)
+        if execution is not None:
+            self.bury(execution, status)
+        return execution is not None
+
     def bury(self, execution: Execution, status: int) -> None:
         """The shim is gone, and with what it left behind the execution is over.
 
         The kernel tells its status, so nobody forges it: with 0 it had waited for all below it.
         """
-        del self.shims[execution.shim]
+        execution.shim.dismiss()
         while execution.report >= 0 and self.on_report(execution):
             continue
         if execution.report >= 0:
@@ -357,6 +382,10 @@ class Executions:
         if not execution.reported and not execution.ending:
             execution.reason = KILLED
             execution.ending = time.monotonic()
+        self.over(execution)
+
+    def over(self, execution: Execution) -> None:
+        """Nothing is left of its processes."""
         execution.empty = True
         self.set_unheld(execution, False)
         self.settle(execution)

@@ -43,7 +43,7 @@ def function(name: str) -> Function:
 
 libc_prctl = function("prctl")
 libc_syscall = function("syscall")
-libc_getrusage = function("getrusage")
+libc_wait4 = function("wait4")
 libc_inotify_init1 = function("inotify_init1")
 libc_inotify_add_watch = function("inotify_add_watch")
 libc_inotify_rm_watch = function("inotify_rm_watch")

@@ -1,8 +1,8 @@
 """Processes inside: what there is, how a tree of them ends, and the shim above each execution.
 
-A shim is the subreaper of one execution, so that ending one execution ends its own daemons and
-not another's. What it reports is advice alone: an execution is over when the kernel says that its
-shim is gone and nothing is left below.
+A shim is the subreaper of one execution at a time, so that ending one execution ends its own
+daemons and not another's. What it reports is advice alone: an execution is over when the kernel
+says that nothing is left below its shim.
 """
 
 import errno
@@ -12,19 +12,20 @@ import struct
 from typing import TYPE_CHECKING
 
 from sandbox.inside.barriers import obey
-from sandbox.inside.native import Memory, errno_of_last, libc_getrusage, libc_prctl
+from sandbox.inside.native import Memory, errno_of_last, libc_prctl, libc_wait4
 from sandbox.inside.wire import EXEC_HEAD, EXEC_PTY, SIZE, Refused, unpack
 
 if TYPE_CHECKING:
     Order = tuple[bytes, list[bytes], dict[bytes, bytes], bool]
 
+MAX_ORDER = 4096  # Bytes that any pipe takes at once, and gives at once.
 REPORT = struct.Struct(">cIQQ")  # kind, value, CPU microseconds, peak bytes
 SIGNALS = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP)]
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
-RUSAGE_CHILDREN = -1
 RUSAGE = struct.Struct("5l")  # Its beginning: user and system time, peak of memory in KiB.
-CHILDREN_USED = Memory()
+WAIT_STATUS, WAIT_USAGE = Memory(), Memory()  # What wait4 writes.
+STATUS = struct.Struct("i")
 # Whom the kernel ends first when memory runs out: what user code started, last of all the agent,
 # whose score is 0. Barriers see to it that nobody changes a score of his own.
 USER_SCORE, WORKER_SCORE, SHIM_SCORE = b"1000", b"700", b"500"
@@ -182,70 +183,109 @@ def read_all(fd: int) -> bytes:
         data += part
 
 
-def leave_agent(pipes: list[int]) -> None:
-    """In a forked child: hold nothing but these, as 0, 1, 2 and so on, in a session of its own."""
+def tells_children() -> bool:
+    """Whether this kernel lists the children of a process."""
+    pid = os.getpid()
+    return os.path.exists("/proc/%d/task/%d/children" % (pid, pid))  # noqa: UP031 - brief.
+
+
+def is_childless(pid: int) -> bool:
+    """Whether the kernel says that a process has no child; False where it does not say.
+
+    A subreaper without a child has nothing below it, for whatever loses its parent becomes one.
+    """
+    try:
+        fd = os.open("/proc/%d/task/%d/children" % (pid, pid), os.O_RDONLY)  # noqa: UP031 - brief.
+    except OSError:
+        return False
+    try:
+        return not os.read(fd, 1)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def leave_agent(pipes: list[int], kept: "tuple[int, ...]" = ()) -> None:
+    """In a forked child: hold nothing but the pipes, as 0, 1, 2 and so on, and what is kept as it
+    is (in ascending order, above those), in a session of its own."""
     for target, fd in enumerate(pipes):
         os.dup2(fd, target, target < 3)
-    os.closerange(len(pipes), 1024)
+    at = len(pipes)
+    for fd in kept:
+        os.closerange(at, fd)
+        at = fd + 1
+    os.closerange(at, 1024)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
 
 
-def shim(pipes: list[int], order: "Order | None", rules: int) -> None:
+def shim(pipes: list[int], later: list[int], order: "Order | None", rules: int) -> None:
     """Become the reaper of one execution: start it, outlive all its descendants, report.
 
     A spare shim has no order yet: it waits for one on the fifth pipe, and ends when that closes
-    without. Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains),
-    and returns when none remains. `rules` are those of `write_rules`, which hold for all that it
-    starts.
+    without. In `later` are the ends of standard input, output and error of the executions that it
+    serves afterwards, one after the other, once nothing is left of the one before. `rules` are
+    those of `write_rules`, which hold for all that it starts.
 
     Every page that a shim touches is copied for it: what it does here is little, and in few places.
     """
-    leave_agent([*pipes, rules] if rules >= 0 else pipes)
+    leave_agent([*pipes, rules] if rules >= 0 else pipes, tuple(later))
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     score = open_oom_score()
     set_oom_score(score, SHIM_SCORE)
     obey(len(pipes) if rules >= 0 else -1)
     null = os.open("/dev/null", os.O_RDWR)
-    if order is None:
-        sent = read_all(4)
-        os.close(4)
-        if not sent:
+    while True:
+        if order is None:
+            sent = os.read(4, MAX_ORDER)
+            if not sent:
+                return
+            order = unpack_order(sent)
+        if not guard(order, score, null) or not later:
             return
-        order = unpack_order(sent)
+        order = None
+        for target in (0, 1, 2):
+            fd = later.pop(0)
+            os.dup2(fd, target)
+            os.close(fd)
+
+
+def guard(order: "Order", score: int, null: int) -> bool:
+    """In a shim, see one execution through; False if it did not start.
+
+    Reports S (pid), X (errno), M (main process ended, others remain) and E (none remains), and
+    returns when none remains.
+    """
     set_oom_score(score, USER_SCORE)
     try:
         main = spawn(*order)
     except OSError as error:
         os.write(3, REPORT.pack(b"X", error.errno or errno.EIO, 0, 0))
-        return
+        return False
     os.write(3, REPORT.pack(b"S", main, 0, 0))
     set_oom_score(score, SHIM_SCORE)
     for target in (0, 1, 2):
         os.dup2(null, target)
-    status = 0
-    flags = 0
+    status = flags = cpu = peak = 0
     while True:
-        try:
-            pid, ended = os.waitpid(-1, flags)
-        except ChildProcessError:
-            break
-        if pid == main:
-            status = ended
-            flags = os.WNOHANG
+        pid = libc_wait4(-1, WAIT_STATUS, flags, WAIT_USAGE)
+        if pid > 0:
+            # CPU of all, peak of one: those that it had waited for itself are counted in.
+            user_s, user_us, system_s, system_us, peak_kib = RUSAGE.unpack_from(WAIT_USAGE)
+            cpu += (user_s + system_s) * 1000000 + user_us + system_us
+            peak = max(peak, peak_kib * 1024)
+            if pid == main:
+                (status,) = STATUS.unpack_from(WAIT_STATUS)
+                flags = os.WNOHANG
         elif pid == 0:
             os.write(3, REPORT.pack(b"M", status, 0, 0))
             flags = 0
-    os.write(3, REPORT.pack(b"E", status, *used_by_children()))
-
-
-def used_by_children() -> tuple[int, int]:
-    """CPU microseconds of all, peak bytes of one. The module `resource` is much to load for it."""
-    if libc_getrusage(RUSAGE_CHILDREN, CHILDREN_USED) != 0:
-        return 0, 0
-    user_s, user_us, system_s, system_us, peak_kib = RUSAGE.unpack_from(CHILDREN_USED)
-    return (user_s + system_s) * 1000000 + user_us + system_us, peak_kib * 1024
+        elif errno_of_last() == errno.ECHILD:
+            break
+    os.write(3, REPORT.pack(b"E", status, cpu, peak))
+    return True
 
 
 def spawn(folder: bytes, argv: list[bytes], env: dict[bytes, bytes], on_terminal: bool) -> int:

@@ -1,0 +1,90 @@
+"""What guards executions, and serves several of them where they come one upon the other."""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from sandbox.client import ExecutionResult, Reason
+from tests.sandbox.conftest import MIB, Box, Boxes
+
+WAIT_S = 60
+
+
+async def guarded(box: Box, command: str, **options: object) -> tuple[int, ExecutionResult]:
+    """The guardian of an execution, whose command may say no more than that, and its result."""
+    result, out, _ = await box.run(f"echo $PPID; {command}", **options)
+    return int(out.split()[0]), result
+
+
+async def one_after_another(box: Box, first: str, then: str) -> tuple[ExecutionResult, ...]:
+    """Run both until the same guardian has served the one right after the other."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            before, result = await guarded(box, first)
+            after, second = await guarded(box, then)
+            if before == after:
+                return result, second
+
+
+async def test_one_serves_several_executions_one_after_the_other(box: Box) -> None:
+    seen: list[int] = []
+    async with asyncio.timeout(WAIT_S):
+        while len(set(seen)) == len(seen):
+            guardian, result = await guarded(box, "exit 7")
+            assert (result.exit_code, result.reason) == (7, Reason.EXITED)
+            seen.append(guardian)
+
+
+async def test_no_one_serves_two_executions_at_once(boxes: Boxes) -> None:
+    box = await boxes.make(limits=replace(boxes.spec().limits, pids=256))
+    await one_after_another(box, "true", "true")
+    # More than could all have pipes for others ahead of need.
+    started = [await box.start("echo $PPID; read n; exit $n", keep_stdin_open=True)
+               for _ in range(80)]  # fmt: skip
+    guardians = []
+    async with asyncio.timeout(WAIT_S):
+        for number, each in enumerate(started):
+            async with aclosing(each.output()) as output:
+                guardians.append(int((await anext(output)).data))
+            await each.write_stdin(b"%d\n" % number)
+    results = [await each.result() for each in started]
+    assert [result.exit_code for result in results] == list(range(80))
+    assert len(set(guardians)) == 80
+
+
+async def test_what_one_used_is_not_counted_for_the_next(box: Box) -> None:
+    much = "python3 -c 'x = bytearray(64 << 20); sum(range(3000000))'"
+    first, second = await one_after_another(box, much, "true")
+    assert (first.usage.memory_peak_bytes or 0) > 64 * MIB > (second.usage.memory_peak_bytes or 0)
+    assert first.usage.cpu_ms > second.usage.cpu_ms
+
+
+async def test_folder_and_environment_are_those_of_each(box: Box) -> None:
+    await box.run("mkdir deep")
+    seen: set[int] = set()
+    told = b""
+    async with asyncio.timeout(WAIT_S):
+        while not told:
+            _, out, _ = await box.run("echo $PPID", cwd="deep", env={"MINE": "1"})
+            seen.add(int(out))
+            _, out, _ = await box.run("echo $PPID; pwd; echo -${MINE-}-")
+            guardian, _, rest = out.partition(b"\n")
+            told = rest if int(guardian) in seen else b""
+    assert told == b"/workspace\n--\n"
+
+
+@pytest.mark.parametrize("left", ["setsid sleep 600 &", "sleep 600 &"])
+async def test_one_whose_execution_left_something_behind_serves_no_other(
+    box: Box, left: str
+) -> None:
+    avoided = set()
+    for _ in range(12):
+        # Others before it make what guards it one that could serve again.
+        await one_after_another(box, "true", "true")
+        guardian, result = await guarded(box, f"({left})")
+        assert (result.exit_code, result.reason) == (0, Reason.EXITED)
+        avoided.add(guardian)
+        assert (await guarded(box, "true"))[0] not in avoided
+    assert await box.client.processes() == []
