@@ -6,15 +6,17 @@ finds them. The agent travels in the command line: no bind mount, so the engine 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 import aiodocker
 from aiodocker.containers import DockerContainer
 
 from sandbox import docker_config, docker_engine, docker_images, docker_start, docker_stats
+from sandbox.agent_file import TEXT_BOOT, code_arguments
 from sandbox.base import (
     CHANGEABLE,
     Capabilities,
@@ -77,6 +79,8 @@ class DockerDriver:
         self._listener: asyncio.Task[None] | None = None
         self._info: dict[str, Any] = {}
         self._starting = asyncio.Lock()
+        # The version of byte code that the Python of an image runs; b"" where the text is to go.
+        self._magic: dict[str, bytes] = {}
 
     # Life of the driver.
 
@@ -139,8 +143,18 @@ class DockerDriver:
         spec.check()
         require(await self.capabilities(), spec)
         image = await docker_images.resolve(self._engine, spec)
+        if self._magic.get(image) == MAGIC_NUMBER:
+            boot = await asyncio.to_thread(code_arguments, docker_config.SOURCE)
+            try:
+                return await self._create(spec, image, boot)
+            except TemplateError:
+                # The name is another image's by now, or its Python lacks what unpacks the code.
+                self._magic[image] = b""
+        return await self._create(spec, image, (TEXT_BOOT, docker_config.SOURCE))
+
+    async def _create(self, spec: SandboxSpec, image: str, boot: Sequence[str]) -> SandboxHandle:
         container = await docker_start.reserve(
-            self._engine, spec, image, runtime=self._runtime, has_own_uid=self._has_own_uids
+            self._engine, spec, image, boot, runtime=self._runtime, has_own_uid=self._has_own_uids
         )
         handle = SandboxHandle(
             spec.sandbox_id, self.name, spec.image, spec.limits, spec.policy,
@@ -150,12 +164,13 @@ class DockerDriver:
         sandbox = _Sandbox(handle, container, least)
         self._sandboxes[spec.sandbox_id] = sandbox
         try:
-            sandbox.fresh = await docker_start.launch(container, sandbox.channels)
+            sandbox.fresh, magic = await docker_start.launch(container, sandbox.channels)
         except BaseException:
             await docker_start.undo(self._engine, spec.sandbox_id)
             await self._close_channels(sandbox)
             self._sandboxes.pop(spec.sandbox_id, None)
             raise
+        self._magic.setdefault(image, magic)
         return handle
 
     @property

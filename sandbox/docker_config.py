@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
@@ -75,15 +75,23 @@ def random_uid() -> int:
 
 
 def config(
-    spec: SandboxSpec, *, image: str, uid: int | None = None, runtime: str = ""
+    spec: SandboxSpec,
+    *,
+    image: str,
+    boot: Sequence[str] = (TEXT_BOOT, SOURCE),
+    uid: int | None = None,
+    runtime: str = "",
 ) -> dict[str, Any]:
-    """The body of containers/create. Without a `uid` of its own the sandbox is nobody."""
+    """The body of containers/create. Without a `uid` of its own the sandbox is nobody.
+
+    `boot` is what its Python runs to become the agent, and its first arguments.
+    """
     # A user of its own: even a hole in the namespaces then opens on nobody else's things.
     user = INSIDE_ID if uid is None else uid
     options = [f"oom={OOM_FILES}", f"spares={wire.spares(spec.limits.pids)}"]
     return {
         "Image": image,
-        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", TEXT_BOOT, SOURCE, *options],
+        "Entrypoint": ["python3", "-I", "-S", "-B", "-c", *boot, *options],
         "Cmd": [],
         "User": f"{user}:{user}",
         "WorkingDir": "/workspace",

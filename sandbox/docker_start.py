@@ -22,13 +22,20 @@ from sandbox.errors import (
     TemplateError,
     TimeoutError_,
 )
+from sandbox.inside.wire import READY_BODY
 
 READY_TIMEOUT_S = 20.0
 UID_TRIES = 16
 
 
 async def reserve(
-    engine: aiodocker.Docker, spec: SandboxSpec, image: str, *, runtime: str, has_own_uid: bool
+    engine: aiodocker.Docker,
+    spec: SandboxSpec,
+    image: str,
+    boot: Sequence[str],
+    *,
+    runtime: str,
+    has_own_uid: bool,
 ) -> DockerContainer:
     """A container, not started, whose user no other container of the engine has.
 
@@ -37,11 +44,11 @@ async def reserve(
     TemplateError, ResourceExhaustedError, TimeoutError_, DriverUnavailableError.
     """
     if not has_own_uid:
-        body = docker_config.config(spec, image=image, runtime=runtime)
+        body = docker_config.config(spec, image=image, boot=boot, runtime=runtime)
         return await _make(engine, spec, body)
     for _ in range(UID_TRIES):
         uid = docker_config.random_uid()
-        body = docker_config.config(spec, image=image, uid=uid, runtime=runtime)
+        body = docker_config.config(spec, image=image, boot=boot, uid=uid, runtime=runtime)
         container = await _make(engine, spec, body)
         try:
             holders = await labelled(engine, [f"{docker_config.UID_LABEL}={uid}"])
@@ -83,11 +90,14 @@ async def _abandon(
     await discard(engine, name)
 
 
-async def launch(container: DockerContainer, channels: list[AttachChannel]) -> AttachChannel:
+async def launch(
+    container: DockerContainer, channels: list[AttachChannel]
+) -> tuple[AttachChannel, bytes]:
     """Attach, start, and hear the agent's first word, which the channel gives once more.
 
-    The channel is added to `channels` at once, for the caller to close whatever happens. Raises
-    TemplateError where the image has no Python that serves, TimeoutError_.
+    Gives the channel, and the version of byte code that the interpreter inside runs. The channel
+    is added to `channels` at once, for the caller to close whatever happens. Raises TemplateError
+    where the image has no Python that serves, TimeoutError_.
     """
     channel = await AttachChannel.open(container)
     channels.append(channel)
@@ -100,7 +110,7 @@ async def launch(container: DockerContainer, channels: list[AttachChannel]) -> A
                 "The image has no python3, which every template must have."
             ) from error
         raise
-    wanted = wire.HEADER.size + 2
+    wanted = wire.HEADER.size + READY_BODY.size
     heard = b""
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
@@ -116,7 +126,8 @@ async def launch(container: DockerContainer, channels: list[AttachChannel]) -> A
             engine=said[-1][:200] if said else "",
         )
     channel.put_back(heard)
-    return channel
+    _, magic = READY_BODY.unpack_from(heard, wire.HEADER.size)
+    return channel, magic
 
 
 async def labelled(engine: aiodocker.Docker, labels: Sequence[str]) -> Sequence[dict[str, Any]]:

@@ -17,6 +17,7 @@ A part is a class made once with the agent. It puts itself into
 Blocking work goes to `fork_worker`. `PARTS` lists the parts in the order they are made.
 """
 
+import _frozen_importlib_external
 import os
 import select
 import signal
@@ -40,6 +41,7 @@ from sandbox.inside.wire import (
     PING,
     PONG,
     READY,
+    READY_BODY,
     VERSION,
     WRITE_DATA,
     WRITE_END,
@@ -301,7 +303,7 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.poll.register(wake_read, select.EPOLLIN)
         self.poll.register(self.reading, select.EPOLLIN)
-        self.send(READY, 0, struct.pack(">H", VERSION))
+        self.send(READY, 0, READY_BODY.pack(VERSION, _frozen_importlib_external.MAGIC_NUMBER))
         self.flush()
         # What the first client needs, while it is still on its way here.
         self.features = features()

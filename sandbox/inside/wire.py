@@ -38,6 +38,7 @@ WRITE_CREDIT, OPENED, TUNNEL_ENDED, ACCEPTED = range(74, 78)
 
 HELLO_BODY = struct.Struct(">HI")  # version, features; behind the nonce that is answered.
 HAS_ZLIB = 1
+READY_BODY = struct.Struct(">H4s")  # version, and that of the interpreter's byte code
 
 EXEC_HEAD = struct.Struct(">QQIBHH")  # timeout ms (0: none), output limit, credit, flags, argv, env
 EXEC_STDIN, EXEC_PTY, EXEC_BACKGROUND = 1, 2, 4

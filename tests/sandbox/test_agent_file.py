@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
-from sandbox.agent_file import TEXT_BOOT, AgentFile, boot
+from sandbox import agent_file
+from sandbox.agent_file import TEXT_BOOT, AgentFile, boot, code_arguments
 
 PROGRAM = "import sys\nprint('ran', __name__, sys._getframe().f_code.co_filename)\n"
 
@@ -53,6 +55,29 @@ def test_text_is_compiled_aside_and_keeps_its_options() -> None:
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout == "ran __main__ agent\n['a=1']\n"
+
+
+def start(arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", *arguments, "a=1"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_code_goes_in_arguments_and_keeps_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_file, "MAX_ARGUMENT", 100)
+    program = PROGRAM + "print(sys.argv[1:])\n"
+    arguments = code_arguments(program)
+    assert len(arguments) > 5
+    assert max(map(len, arguments[3:])) <= 100
+    assert start(arguments).stdout == "ran __main__ agent\n['a=1']\n"
+
+
+def test_code_of_another_version_is_not_run() -> None:
+    boot, _, *code = code_arguments(PROGRAM)
+    done = start([boot, "00000000", *code])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "another version" in done.stderr
 
 
 def test_nobody_changes_it_and_another_text_makes_another_file() -> None:

@@ -8,6 +8,7 @@ import os
 import tarfile
 from contextlib import aclosing
 from dataclasses import replace
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import aiodocker
 import pytest
 
 from sandbox import docker_config, docker_engine, docker_images, docker_stats
+from sandbox.agent_file import code_arguments
 from sandbox.base import (
     DriverEventKind,
     Limits,
@@ -132,6 +134,40 @@ async def test_an_image_without_python_is_refused(docked: Boxes) -> None:
             assert await docked.driver.list(docked.run_label) == []
         finally:
             await docker.images.delete(name, force=True)
+
+
+async def command_line(box: Box) -> bytes:
+    """What the agent was started with."""
+    _, out, _ = await box.run("cat /proc/1/cmdline")
+    return out
+
+
+async def test_an_image_whose_python_is_of_our_version_gets_the_agent_compiled(
+    docked: Boxes,
+) -> None:
+    driver = docked.driver
+    assert isinstance(driver, DockerDriver)
+    text = docker_config.SOURCE.encode()
+    assert text in await command_line(await docked.make())
+    magic = driver._magic[docked.image]
+    assert len(magic) == len(MAGIC_NUMBER)
+    line = await command_line(await docked.make())
+    assert (text in line) is (magic != MAGIC_NUMBER)
+
+
+async def test_an_image_that_runs_no_compiled_agent_gets_its_text(
+    docked: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = docked.driver
+    assert isinstance(driver, DockerDriver)
+    driver._magic[docked.image] = MAGIC_NUMBER
+    boot, _, *code = code_arguments(docker_config.SOURCE)
+    monkeypatch.setattr("sandbox.docker.code_arguments", lambda _: (boot, "00000000", *code))
+    for _ in range(2):
+        box = await docked.make()
+        assert docker_config.SOURCE.encode() in await command_line(box)
+        assert driver._magic[docked.image] == b""
+    assert len(await driver.list(docked.run_label)) == 2
 
 
 async def test_an_image_has_a_digest(docked: Boxes) -> None:
