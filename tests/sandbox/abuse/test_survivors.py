@@ -99,22 +99,31 @@ ENDINGS = {
 async def test_nothing_survives_being_ended(box: Box, how: str) -> None:
     ending, reason = ENDINGS[how]
 
-    async def one(trick: str, number: int) -> Reason:
+    async def one(trick: str, number: int, timeout_s: float) -> Reason | None:
+        """How it ended; None where its time was over before it had hidden anything."""
         program = f"{PROLOGUE}{TOOLS}{trick}\n{HIDDEN}{ending}".replace("hidden", f"hid{number}")
-        timeout_s = 4.0 if how == "a timeout" else 30.0
         execution = await box.start(
             ["python3", "-c", program], timeout_s=timeout_s, output_limit_bytes=100_000
         )
         async with aclosing(execution.output()) as output, asyncio.timeout(60):
-            assert (await anext(output)).data.startswith(f"hid{number}".encode())
+            first = await anext(output, None)
             if how == "a cancellation":
                 await execution.cancel()
-        return (await execution.result()).reason
+        ended = (await execution.result()).reason
+        if first is None and ended is Reason.TIMED_OUT:
+            return None
+        assert first is not None
+        assert first.data.startswith(f"hid{number}".encode())
+        return ended
 
-    # All of them at once.
-    ended = await asyncio.gather(*(one(trick, n) for n, trick in enumerate(HIDING.values())))
+    # All of them at once. Time runs from the start: a busy machine needs more of it until all hide.
+    for timeout_s in (4.0, 8.0, 16.0, 32.0) if how == "a timeout" else (40.0,):
+        tricks = [one(trick, n, timeout_s) for n, trick in enumerate(HIDING.values())]
+        ended = await asyncio.gather(*tricks)
+        assert await survivors(box) == []
+        if None not in ended:
+            break
     assert dict(zip(HIDING, ended, strict=True)) == dict.fromkeys(HIDING, reason)
-    assert await survivors(box) == []
 
 
 @pytest.mark.parametrize("signal_name", ["KILL", "STOP"])
