@@ -39,7 +39,7 @@ from sandbox.base import (
 from sandbox.bubblewrap_box import Box, remove_group, send
 from sandbox.bubblewrap_change import change, usage
 from sandbox.bubblewrap_report import changeable, report
-from sandbox.bubblewrap_start import Means, launch, probe
+from sandbox.bubblewrap_start import Means, launch, probe, to_end
 from sandbox.changes import require_change
 from sandbox.errors import (
     ConflictError,
@@ -222,9 +222,9 @@ class BubblewrapDriver:
             raise ConflictError("The sandbox exists already.", state="exists")
         box = self._register(spec)
         try:
-            await asyncio.to_thread(self._records.write, box.record)
+            await to_end(self._records.write, box.record)
             await launch(box, spec, self._means, self._spawner, self._note_pid)
-            await asyncio.to_thread(self._records.write, box.record)
+            await to_end(self._records.write, box.record)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self.remove(spec.sandbox_id)))
             raise

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
@@ -20,6 +20,9 @@ from sandbox.channel import Wire
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError, TimeoutError_
 from sandbox.records import children
 from sandbox.spawning import Spawner
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 READY_TIMEOUT_S = 15.0
 RLIMITS = {
@@ -42,6 +45,21 @@ class Means:
     images: Path
 
 
+async def to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call in a thread. Cancelled, it waits for the end all the same before it raises.
+
+    Who undoes what was begun would otherwise be overtaken by it.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # Retrieved: the cancellation says more.
+        raise
+
+
 async def launch(
     box: Box,
     spec: SandboxSpec,
@@ -57,7 +75,7 @@ async def launch(
     procs: list[str] = []
     if box.group is not None:
         try:
-            procs = await asyncio.to_thread(box.group.create, spec.limits)
+            procs = await to_end(box.group.create, spec.limits)
         except OSError as error:
             raise ResourceExhaustedError(
                 "The host refused the limits.", resource=Resource.HOST, engine=str(error)

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import threading
 from contextlib import aclosing
 
 import pytest
 
 from sandbox.base import DriverEventKind, Limits, NetworkPolicy, Policy, SandboxState
+from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason, SandboxClient
 from sandbox.errors import (
     ConflictError,
@@ -17,6 +19,7 @@ from sandbox.errors import (
     SandboxLostError,
     TemplateError,
 )
+from sandbox.records import Record
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 
@@ -241,6 +244,35 @@ async def test_cancelled_creation_leaves_nothing(boxes: Boxes) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert await boxes.driver.list(boxes.run_label) == []
+
+
+async def test_a_creation_cancelled_while_it_writes_leaves_nothing(
+    wrapped: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(wrapped.driver, BubblewrapDriver)
+    records = wrapped.driver._records
+    write = records.write
+    loop = asyncio.get_running_loop()
+    begun, written, go = asyncio.Event(), asyncio.Event(), threading.Event()
+
+    def slowly(record: Record) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go.wait(60)
+        write(record)
+        loop.call_soon_threadsafe(written.set)
+
+    monkeypatch.setattr(records, "write", slowly)
+    async with asyncio.timeout(60):
+        task = asyncio.ensure_future(wrapped.driver.create(wrapped.spec()))
+        await begun.wait()
+        task.cancel()
+        # Whoever does not wait for the thread has removed everything by then.
+        await asyncio.wait({task}, timeout=0.5)
+        go.set()
+        await written.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await wrapped.driver.list(wrapped.run_label) == []
 
 
 async def test_cycles_leak_no_descriptor(boxes: Boxes) -> None:
