@@ -26,6 +26,7 @@ from sandbox.inside.wire import READY_BODY
 
 READY_TIMEOUT_S = 20.0
 UID_TRIES = 16
+REMOVE_TRIES = 3
 
 
 async def reserve(
@@ -148,7 +149,7 @@ async def undo(engine: aiodocker.Docker, sandbox_id: str) -> None:
 
 async def discard(engine: aiodocker.Docker, name: str) -> None:
     """Remove a container with its processes; absent ones are fine."""
-    for attempt in range(3):
+    for attempt in range(REMOVE_TRIES):
         try:
             async with answers("remove the sandbox"):
                 await engine.containers.container(name).delete(force=True, v=True)
@@ -156,6 +157,13 @@ async def discard(engine: aiodocker.Docker, name: str) -> None:
             return
         except ConflictError:
             # Someone else is removing it already: look again whether it is gone.
+            await asyncio.sleep(0.2 * (attempt + 1))
+            continue
+        except TemplateError:
+            # It still wrote to what it was to remove, and says so once: its programs were slow to
+            # end. What is left of the container is removed like a whole one.
+            if attempt == REMOVE_TRIES - 1:
+                raise
             await asyncio.sleep(0.2 * (attempt + 1))
             continue
         return

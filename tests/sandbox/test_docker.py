@@ -14,6 +14,7 @@ from typing import Any
 
 import aiodocker
 import pytest
+from aiodocker.containers import DockerContainer
 
 from sandbox import docker_config, docker_engine, docker_images, docker_stats
 from sandbox.agent_file import code_arguments
@@ -168,6 +169,30 @@ async def test_an_image_that_runs_no_compiled_agent_gets_its_text(
         assert docker_config.SOURCE.encode() in await command_line(box)
         assert driver._magic[docked.image] == b""
     assert len(await driver.list(docked.run_label)) == 2
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_a_removal_that_the_engine_did_not_finish_is_tried_again(
+    docked: Boxes, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    box = await docked.make()
+    delete = DockerContainer.delete
+    refused = [aiodocker.DockerError(500, "unable to remove filesystem: directory not empty")]
+    refused *= failures
+
+    async def failing(self: DockerContainer, **options: Any) -> None:
+        if refused:
+            raise refused.pop()
+        await delete(self, **options)
+
+    monkeypatch.setattr(DockerContainer, "delete", failing)
+    if failures == 1:
+        await docked.driver.remove(box.id)
+        assert await docked.driver.list(docked.run_label) == []
+    else:
+        with pytest.raises(TemplateError, match="refuses to remove"):
+            await docked.driver.remove(box.id)
+    assert refused == []
 
 
 async def test_an_image_has_a_digest(docked: Boxes) -> None:
