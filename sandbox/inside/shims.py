@@ -84,8 +84,19 @@ class Shims:
         order = request.order(self.root)
         if order[-1]:
             return self.fork_on_terminal(order, request.rows, request.columns)
-        uses = self.uses if len(self.lent) < MAX_LENT else 1
-        return self.hand_over(order) or self.lend(*self.fork_shim(order, uses))
+        return self.hand_over(order) or self.lend(*self.fork_now(order))
+
+    def fork_now(self, order: "Order") -> tuple[Shim, list[int]]:
+        """A new shim at work; where there is no room, what others have for later gives way."""
+        try:
+            return self.fork_shim(order, self.uses if len(self.lent) < MAX_LENT else 1)
+        except OSError:
+            if not self.lent:
+                raise
+        for one in self.lent:
+            one.dismiss()
+        self.lent.clear()
+        return self.fork_shim(order, 1)
 
     def fork_shim(self, order: "Order | None", uses: int) -> tuple[Shim, list[int]]:
         """A shim, and our ends of its first pipes: stdin, stdout, stderr."""
