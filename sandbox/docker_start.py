@@ -26,7 +26,7 @@ from sandbox.inside.wire import READY_BODY
 
 READY_TIMEOUT_S = 20.0
 UID_TRIES = 16
-REMOVE_TRIES = 3
+REMOVE_TRIES = 5
 
 
 async def reserve(

@@ -171,7 +171,7 @@ async def test_an_image_that_runs_no_compiled_agent_gets_its_text(
     assert len(await driver.list(docked.run_label)) == 2
 
 
-@pytest.mark.parametrize("failures", [1, 3])
+@pytest.mark.parametrize("failures", [1, 5])
 async def test_a_removal_that_the_engine_did_not_finish_is_tried_again(
     docked: Boxes, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
