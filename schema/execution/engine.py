@@ -55,7 +55,7 @@ from schema.execution.live import Live
 from schema.execution.plan import NotCoveredError, Plan, Planner, conditions
 from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
-from schema.execution.roots import ArgumentsError, Root, Texts
+from schema.execution.roots import ArgumentsError, PlainVariables, Root
 from schema.execution.selections import Selections
 from schema.execution.settling import settled
 from schema.execution.stream import Stream
@@ -195,8 +195,10 @@ class Engine:
     ) -> dict[str, Any] | list[GraphQLError]:
         if not operation.variable_definitions:
             return {}
-        texts = document.derived("texts", operation, partial(Texts.of, self.schema, operation))
-        values = None if texts is None else texts.coerced(given)
+        plain = document.derived(
+            "variables", operation, partial(PlainVariables.of, self.schema, operation)
+        )
+        values = None if plain is None else plain.coerced(given)
         if values is not None:
             return values
         return get_variable_values(

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from graphql import (
@@ -32,8 +32,9 @@ class _Objects:
         self.rows: list[Any] = []
         self._indexes: dict[int, int] = {}
         self._places: list[tuple[Any, Any, int]] = []
-        # One key of many answers: the answers, and the identity of what each has there.
-        self._columns: list[tuple[Sequence[dict[str, Any]], str, list[int]]] = []
+        # One key of many answers: the answers, and from where to where the objects are that they
+        # have there, or the identity of each.
+        self._columns: list[tuple[Sequence[dict[str, Any]], str, slice | list[int]]] = []
         # Whole lists of objects: where each is, and from where to where, or at which indexes, its
         # items are.
         self._lists: list[tuple[Any, Any, slice | list[int]]] = []
@@ -46,20 +47,33 @@ class _Objects:
     ) -> None:
         """Add one value for each container; null stays what is there."""
         ids = list(map(id, values))
-        for value in dict(zip(ids, values, strict=True)).values():
-            if value is not None:
-                self._index(value)
+        found = dict(zip(ids, values, strict=True))
+        found.pop(id(None), None)
+        if len(found) == len(ids) and self._are_new(found):
+            self._columns.append((containers, key, self._append(found)))
+            return
+        for value in found.values():
+            self._index(value)
         self._columns.append((containers, key, ids))
 
     def add_list(self, values: list[Any], container: Any, key: Any) -> None:
-        ids, start = list(map(id, values)), len(self.rows)
-        if len(set(ids)) == len(ids) and self._indexes.keys().isdisjoint(ids):
-            # All of them new, as in most lists: they stay together.
-            self._indexes.update(zip(ids, range(start, start + len(ids)), strict=True))
-            self.rows += values
-            self._lists.append((container, key, slice(start, start + len(ids))))
+        """Add a list of objects, none of them null."""
+        found = dict(zip(map(id, values), values, strict=True))
+        if len(found) == len(values) and self._are_new(found):
+            self._lists.append((container, key, self._append(found)))
         else:
             self._lists.append((container, key, [self._index(value) for value in values]))
+
+    def _are_new(self, found: dict[int, Any]) -> bool:
+        return not self._indexes or self._indexes.keys().isdisjoint(found)
+
+    def _append(self, found: dict[int, Any]) -> slice:
+        """Add objects that are new, as most are: they stay together."""
+        start = len(self.rows)
+        self.rows += found.values()
+        end = len(self.rows)
+        self._indexes.update(zip(found, range(start, end), strict=True))
+        return slice(start, end)
 
     def _index(self, value: Any) -> int:
         index = self._indexes.get(id(value))
@@ -77,8 +91,12 @@ class _Objects:
             else:
                 container[key] = [answers[index] for index in where]
         for containers, key, ids in self._columns:
-            found: dict[int, Any] = {id_: answers[at] for id_, at in self._indexes.items()}
-            for container, answer in zip(containers, map(found.get, ids), strict=True):
+            if isinstance(ids, slice):
+                given: Iterable[Any] = answers[ids]
+            else:
+                found: dict[int, Any] = {id_: answers[at] for id_, at in self._indexes.items()}
+                given = map(found.get, ids)
+            for container, answer in zip(containers, given, strict=True):
                 container[key] = answer
 
 

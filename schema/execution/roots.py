@@ -7,7 +7,7 @@ one root field, and variables and arguments that are strings, numbers or flags. 
 way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from graphql import (
@@ -31,7 +31,6 @@ from graphql import (
 from graphql.pyutils import Path, is_awaitable
 
 _PLAIN = (GraphQLString, GraphQLID, GraphQLInt, GraphQLFloat, GraphQLBoolean)
-_TEXTS = (GraphQLString, GraphQLID)
 
 
 class ArgumentsError(Exception):
@@ -55,32 +54,56 @@ def _unwrapped(type_: Any) -> tuple[Any, bool]:
     return type_, False
 
 
-class Texts:
-    """Coerces the variables of an operation whose variables are all strings or ids."""
+def _is_int(value: Any) -> bool:
+    return type(value) is int and -(2**31) <= value < 2**31
 
-    __slots__ = ("_required",)
 
-    def __init__(self, required: Mapping[str, bool]) -> None:
-        self._required = tuple(required.items())
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+# Values that are what graphql-core would make of them.
+_AS_THEY_ARE: dict[Any, Callable[[Any], bool]] = {
+    GraphQLString: _is_text,
+    GraphQLID: _is_text,
+    GraphQLInt: _is_int,
+    GraphQLBoolean: _is_flag,
+}
+
+
+class PlainVariables:
+    """Coerces the variables of an operation that are all texts, ids, whole numbers or flags."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self, known: Sequence[tuple[str, Callable[[Any], bool], bool]]) -> None:
+        self._known = tuple(known)
 
     @classmethod
-    def of(cls, schema: GraphQLSchema, operation: OperationDefinitionNode) -> "Texts | None":
+    def of(
+        cls, schema: GraphQLSchema, operation: OperationDefinitionNode
+    ) -> "PlainVariables | None":
         """Give what coerces an operation's variables; None if they are of other types."""
-        required = {}
+        known = []
         for definition in operation.variable_definitions:
             type_, is_required = _unwrapped(type_from_ast(schema, definition.type))
-            if type_ not in _TEXTS or definition.default_value is not None:
+            is_plain = _AS_THEY_ARE.get(type_)
+            if is_plain is None or definition.default_value is not None:
                 return None
-            required[definition.variable.name.value] = is_required
-        return cls(required)
+            known.append((definition.variable.name.value, is_plain, is_required))
+        return cls(known)
 
     def coerced(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
         """Give the values; None if anything is wrong with them, or not plain."""
         values: dict[str, Any] = {}
-        for name, is_required in self._required:
+        for name, is_plain, is_required in self._known:
             if name in given:
                 value = given[name]
-                if type(value) is not str and (value is not None or is_required):
+                if not is_plain(value) and (value is not None or is_required):
                     return None
                 values[name] = value
             elif is_required:

@@ -8,7 +8,7 @@ import strawberry
 from graphql import GraphQLSchema
 
 from schema.execution import Engine, Prepared, Result
-from schema.execution.roots import Root, Texts
+from schema.execution.roots import PlainVariables, Root
 from services.errors import RequestError
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -133,7 +133,7 @@ async def test_the_answer_is_that_of_the_executor(
 ) -> None:
     direct = await answer(query, variables)
     monkeypatch.setattr(Root, "of", lambda *_: None)
-    monkeypatch.setattr(Texts, "of", lambda *_: None)
+    monkeypatch.setattr(PlainVariables, "of", lambda *_: None)
     assert direct == await answer(query, variables)
 
 
