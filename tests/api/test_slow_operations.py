@@ -34,9 +34,9 @@ async def test_what_is_slow_is_logged_with_its_plan_and_without_values(tmp_path:
         NOOSPHERE_SANDBOX_DRIVER="off",
         NOOSPHERE_LOG_FORMAT="json",
     )
-    await asyncio.to_thread(product.start)
     client = Client(product.url)
     try:
+        await asyncio.to_thread(product.start)
         await client.register("asker")
         made = await client.run(CREATE_CONVERSATION, title="a title nobody else reads")
         id_ = made["conversationCreate"]["conversation"]["id"]

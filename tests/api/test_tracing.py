@@ -37,8 +37,8 @@ async def traced(tmp_path: Path, url: str, **environment: str) -> AsyncIterator[
         NOOSPHERE_LOG_FORMAT="json",
         **environment,
     )
-    await asyncio.to_thread(product.start)
     try:
+        await asyncio.to_thread(product.start)
         yield product
     finally:
         await asyncio.to_thread(product.close)
