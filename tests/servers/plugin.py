@@ -1,12 +1,13 @@
 """pytest's side of the servers: start what the collected tests are marked for, tell what lacked."""
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import Session, client, require, required
+from tests.servers import Session, client, installed, require, required
 from tests.servers.databases import empty_redis, fresh_database
 
 _MARKERS = ("mysql", "redis", "docker", "bubblewrap", "browser")
@@ -16,7 +17,21 @@ if TYPE_CHECKING:
     from tests.servers.chromium import OpenChromium
 
 
+def _keep_bytecode() -> None:
+    """Have this process and those it starts compile each module once per machine.
+
+    Where the environment says that no bytecode is to be written, it would be every process, for
+    longer than most of them live. Nothing is written beside the code.
+    """
+    folder = installed.cache() / "bytecode"
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+    sys.dont_write_bytecode = False
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _keep_bytecode()
     unknown = required() - client.VARIABLES.keys()
     if unknown:
         known = ", ".join(client.VARIABLES)
