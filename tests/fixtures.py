@@ -1,12 +1,15 @@
 """The application inside the test's own event loop: dependencies, people, and operations."""
 
 import asyncio
+import atexit
+import functools
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -44,7 +47,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "mysql":
         return str(request.getfixturevalue("migrated_mysql_url"))
     place = tmp_path / "noosphere.sqlite3"
-    shutil.copyfile(request.getfixturevalue("migrated_sqlite"), place)
+    shutil.copyfile(migrated_sqlite(), place)
     return _sqlite_url(place)
 
 
@@ -56,16 +59,8 @@ def shared_database_url(
     if request.param == "mysql":
         return str(request.getfixturevalue("migrated_mysql_module_url"))
     place = tmp_path_factory.mktemp("shared") / "noosphere.sqlite3"
-    shutil.copyfile(request.getfixturevalue("migrated_sqlite"), place)
+    shutil.copyfile(migrated_sqlite(), place)
     return _sqlite_url(place)
-
-
-@pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database at the newest revision, to be copied."""
-    place = tmp_path_factory.mktemp("migrated") / "noosphere.sqlite3"
-    _migrate(_sqlite_url(place))
-    return place
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +83,16 @@ def migrated_mysql_module_url(migrated_mysql: MadeDatabases) -> Iterator[str]:
     """The URL of such a database that the tests of a module share."""
     with migrated_mysql.one() as url:
         yield url
+
+
+@functools.cache
+def migrated_sqlite() -> Path:
+    """Give a database at the newest revision, to be copied."""
+    folder = TemporaryDirectory(prefix="noosphere-migrated-")
+    atexit.register(folder.cleanup)
+    place = Path(folder.name) / "noosphere.sqlite3"
+    _migrate(_sqlite_url(place))
+    return place
 
 
 def _sqlite_url(place: Path) -> str:
@@ -122,7 +127,15 @@ def hasher() -> Iterator[PasswordHasher]:
 
 
 def settings_for(tmp_path: Path, **values: Any) -> Settings:
-    """Give settings that touch nothing outside a directory: fast answers, no sandboxes."""
+    """Give settings that touch nothing outside a directory: fast answers, no sandboxes.
+
+    The embedded database is there already, at the newest revision, unless they say where data are.
+    """
+    if values.keys().isdisjoint(("data_dir", "database_url")):
+        place = tmp_path / "data" / "noosphere.sqlite3"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            shutil.copyfile(migrated_sqlite(), place)
     defaults: dict[str, Any] = {
         "data_dir": tmp_path / "data",
         "sandbox_driver": "off",
