@@ -26,6 +26,24 @@ class ExecutionMetrics(Collector):
             executor = "graphql-core" if reason else "plan"
             executions.add_metric([type_, executor, reason], count)
         yield executions
+        pieces = CounterMetricFamily(
+            "noosphere_pieces",
+            "Deferred fragments and streamed lists (kind: defer or stream) that were told later, "
+            "or broken by an error.",
+            labels=["kind", "outcome"],
+        )
+        for labels, count in list(self._engine.pieces.items()):
+            pieces.add_metric(list(labels), count)
+        yield pieces
+        undivided = CounterMetricFamily(
+            "noosphere_undivided",
+            "Operations with @defer or @stream that were answered whole, by reason: not accepted "
+            "(by the client), mutation, too many, no room, or why they had no plan.",
+            labels=["reason"],
+        )
+        for reason, count in list(self._engine.undivided.items()):
+            undivided.add_metric([reason], count)
+        yield undivided
         documents = self._engine.documents
         yield CounterMetricFamily(
             "noosphere_documents_hits", "Documents read before.", documents.hits

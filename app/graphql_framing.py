@@ -1,15 +1,15 @@
 """How answers are written into one response: as server-sent events, or in parts.
 
 Server-sent events follow the distinct connections mode of graphql-sse (its PROTOCOL.md), parts the
-multipart protocol of Apollo's router.
+multipart protocol of Apollo's router, and pieces of one answer the incremental delivery over HTTP.
 """
 
 import random
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from app.graphql_media import EVENT_STREAM, MULTIPART
-from schema.execution import ErrorDict, Result, encode
+from app.graphql_media import EVENT_STREAM, MULTIPART, Media
+from schema.execution import ErrorDict, Form, Result, encode
 
 
 class Answer(Protocol):
@@ -54,8 +54,8 @@ class Framing(Protocol):
         """Give why nothing follows, which `end` must follow."""
 
 
-def _part(body: bytes) -> bytes:
-    return b"\r\ncontent-type: application/json\r\n\r\n%b\r\n--graphql" % body
+def _part(body: bytes, boundary: bytes = b"graphql") -> bytes:
+    return b"\r\ncontent-type: application/json\r\n\r\n%b\r\n--%b" % (body, boundary)
 
 
 class EventStream:
@@ -104,6 +104,34 @@ class Parts:
         return _part(encode({"payload": None, "errors": errors}))
 
 
+class PieceParts:
+    """A multipart response with the pieces of one answer, each a part as it is."""
+
+    name = "multipart"
+    idle = _part(b'{"hasNext":true}', b"-")
+    end = b"--\r\n"
+
+    def __init__(self, form: Form) -> None:
+        self.headers: Mapping[str, str] = {
+            "content-type": f'multipart/mixed; boundary="-"; {form.value}'
+        }
+
+    def begin(self) -> bytes:
+        """Give the first boundary."""
+        return b"\r\n---"
+
+    def event(self, answer: Answer) -> bytes:
+        """Give a piece."""
+        return _part(answer.json(), b"-")
+
+    def failure(self, errors: list[ErrorDict]) -> bytes:
+        """Give errors after which no piece comes."""
+        return _part(encode({"errors": errors, "hasNext": False}), b"-")
+
+
+PIECES: Mapping[Form, Framing] = {form: PieceParts(form) for form in Form}
+"""By the form a client asks for."""
+
 FRAMINGS: Mapping[str, Framing] = {EVENT_STREAM: EventStream(), MULTIPART: Parts()}
 """By the media type a client asks for."""
 
@@ -112,6 +140,20 @@ HEADERS: Mapping[str, str] = {
     # Proxies of the nginx kind would keep events until they have enough of them.
     "x-accel-buffering": "no",
 }
+
+
+def framing_of(result: Result, media: Media) -> Framing | None:
+    """Give how one result is sent as a stream; None if it is sent as JSON.
+
+    Server-sent events carry GraphQL's own refusals too, for an EventSource sees no other body.
+    """
+    if media.stream is not None and media.prefers_stream:
+        if media.stream == EVENT_STREAM or (media.single is None and result.is_executed):
+            return FRAMINGS[media.stream]
+        return None
+    if media.pieces is not None and media.single is None and result.is_executed:
+        return PIECES[media.pieces]
+    return None
 
 
 def whole(framing: Framing, result: Result) -> bytes:

@@ -15,7 +15,7 @@ from app import graphql_budget, graphql_caching, graphql_metrics
 from app.graphql_batch import Batch
 from app.graphql_body import Body, CancelOnDisconnect, ClientGoneError
 from app.graphql_documents import Documents
-from app.graphql_framing import FRAMINGS, HEADERS, whole
+from app.graphql_framing import FRAMINGS, HEADERS, framing_of, whole
 from app.graphql_media import (
     EVENT_STREAM,
     HTML,
@@ -26,6 +26,7 @@ from app.graphql_media import (
     check_content,
     choose,
 )
+from app.graphql_pieces import PiecesEndpoint
 from app.graphql_register import Register
 from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
@@ -108,6 +109,7 @@ class GraphQLHTTP:
         self.body = Body(max_body_bytes, body_timeout_s)
         self.timeout_s = timeout_s
         self.single = SingleConnections(self, max_operations=max_operations)
+        self._pieces = PiecesEndpoint(engine, self.streams, timeout_s)
         self._make_context = make_context
         self._known_context = known_context
         self._max_body_bytes = max_body_bytes
@@ -158,7 +160,7 @@ class GraphQLHTTP:
         if media.single == HTML:
             await self._graphiql(reply)
             return
-        if media.single is None and media.stream is None:
+        if media.single is None and media.stream is None and media.pieces is None:
             raise BadRequestError(_NOT_ACCEPTABLE, status=406)
         reply.media_type = media.single or RESPONSE_JSON
         data: Any
@@ -253,6 +255,11 @@ class GraphQLHTTP:
         if prepared.type == "mutation":
             # Half a mutation helps nobody: it is finished whether or not its client waits.
             result = await self.execute(prepared, context)
+        elif prepared.document.is_divisible and media.pieces is not None:
+            told = await self._pieces.answer(prepared, context, info, media.pieces, receive, reply)
+            if told is None:
+                return
+            result = told
         else:
             result = await self.execute(prepared, context, receive=receive)
         if info.scope["method"] == "GET" and not media.prefers_stream:
@@ -415,17 +422,11 @@ class GraphQLHTTP:
 
 
 async def _tell(result: Result, media: Media, reply: Reply) -> None:
-    """Answer with one result, as the client prefers it.
-
-    Server-sent events carry GraphQL's own refusals too, for an EventSource sees no other body.
-    """
-    is_streamed = media.prefers_stream and (
-        media.stream == EVENT_STREAM or (media.single is None and result.is_executed)
-    )
-    if media.stream is None or not is_streamed or refuses_request(result):
+    """Answer with one result, as the client prefers it."""
+    framing = framing_of(result, media)
+    if framing is None or refuses_request(result):
         await reply.result(result)
         return
-    framing = FRAMINGS[media.stream]
     try:
         body = whole(framing, result)
     except TypeError as error:

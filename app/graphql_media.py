@@ -6,15 +6,29 @@ from functools import lru_cache
 from starlette.datastructures import Headers
 
 from app.graphql_request import BadRequestError
+from schema.execution import Form
 
 JSON = "application/json"
 RESPONSE_JSON = "application/graphql-response+json"
 HTML = "text/html"
 EVENT_STREAM = "text/event-stream"
 MULTIPART = "multipart/mixed;subscriptionSpec=1.0"
-"""Apollo's way to answer with more than one result; other uses of multipart/mixed are not ours."""
+"""Apollo's way to answer with more than one result."""
+PIECES = {
+    f"multipart/mixed;{Form.BY_PATH.value}": Form.BY_PATH,
+    f"multipart/mixed;{Form.BY_ID.value}": Form.BY_ID,
+    # Who names no form is urql mostly, which reads all of the older one, and half of the newer.
+    "multipart/mixed": Form.BY_PATH,
+}
+"""Ways to answer with one result in pieces, those that are named first."""
 
 _STREAMS = (EVENT_STREAM, MULTIPART)
+_SPECS = {
+    "subscriptionspec": {"1.0": MULTIPART},
+    "deferspec": {"20220824": f"multipart/mixed;{Form.BY_PATH.value}"},
+    "incrementalspec": {"v0.2": f"multipart/mixed;{Form.BY_ID.value}"},
+}
+"""Parameters of multipart/mixed by which clients tell what they mean by it."""
 
 
 def check_content(headers: Headers) -> None:
@@ -37,12 +51,13 @@ class Media:
 
     `single` answers with one result: a kind of JSON, a page, or None. `stream` answers with any
     number of them: EVENT_STREAM, MULTIPART or None. `prefers_stream` tells which of the two a
-    single result goes by.
+    single result goes by. `pieces` is how one result may come in pieces, or None.
     """
 
     single: str | None
     stream: str | None
     prefers_stream: bool
+    pieces: Form | None = None
 
 
 @lru_cache(maxsize=256)
@@ -64,7 +79,13 @@ def choose(accept: str, *, allows_html: bool) -> Media:
         return Media(HTML, None, prefers_stream=False)
     stream = _best({name: weights[name] for name in weights if name in _STREAMS})
     single = _best({name: weights[name] for name in weights if name not in _STREAMS})
-    return Media(single, stream, prefers_stream=stream is not None and best == stream)
+    pieces = _best({name: ranges[name] for name in PIECES if name in ranges})
+    return Media(
+        single,
+        stream,
+        prefers_stream=stream is not None and best == stream,
+        pieces=None if pieces is None else PIECES[pieces],
+    )
 
 
 def _best(weights: dict[str, float]) -> str | None:
@@ -82,6 +103,7 @@ def _media_range(part: str) -> tuple[str, float]:
                 weight = float(value)
             except ValueError:
                 weight = 0.0
-        elif name == "multipart/mixed" and key == "subscriptionspec" and value.strip('"') == "1.0":
-            name = MULTIPART
+        elif name == "multipart/mixed" and key in _SPECS:
+            # Of a way we do not know, nothing is sent.
+            name = _SPECS[key].get(value.strip('"'), f"{name};{parameter}")
     return name, weight

@@ -14,15 +14,16 @@ WEBSOCKETS_OPEN = Gauge("noosphere_websockets_open", "WebSocket connections open
 
 HTTP_STREAMS_OPEN = Gauge(
     "noosphere_http_streams_open",
-    "Streams over HTTP open now, by transport (sse, sse_single or multipart).",
+    "Streams and answers in pieces open over HTTP now, by transport (sse, sse_single or "
+    "multipart).",
     ["transport"],
 )
 
 OPERATIONS = Counter(
     "noosphere_operations",
     "GraphQL operations ended, by type (query, mutation, subscription or unknown), transport "
-    "(http, sse, sse_single, multipart or ws) and outcome (ok, error, refused, timed_out or "
-    "canceled).",
+    "(http, sse, sse_single, multipart or ws; a query by multipart came in pieces) and outcome "
+    "(ok, error, refused, timed_out or canceled).",
     ["type", "transport", "outcome"],
 )
 

@@ -11,6 +11,7 @@ from strawberry.tools import merge_types
 from strawberry.types.base import StrawberryObjectDefinition
 
 from schema.base import SCALARS
+from schema.execution import directives
 
 
 def _modules() -> list[ModuleType]:
@@ -53,10 +54,12 @@ def build() -> strawberry.Schema:
     )
     # Types behind an interface alone are reachable from nowhere else.
     behind_interfaces = [t for t in _types() if t.__strawberry_definition__.interfaces]  # type: ignore[attr-defined]
-    return strawberry.Schema(
+    schema = strawberry.Schema(
         query=merge_types("Query", queries),
         mutation=merge_types("Mutation", mutations),
         subscription=merge_types("Subscription", subscriptions),
         types=behind_interfaces,
         config=StrawberryConfig(scalar_map=SCALARS),
     )
+    directives.add_to(schema._schema)
+    return schema

@@ -3,6 +3,7 @@
 Knows graphql-core and a `GraphQLSchema`; knows no transport.
 """
 
+from schema.execution.divided import Divided, Divider, Form, Payload
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.encoding import encode
 from schema.execution.engine import Engine, Prepared
@@ -14,14 +15,18 @@ from schema.execution.result import Result
 from schema.execution.stream import Event, Room, Stream
 
 __all__ = [
+    "Divided",
+    "Divider",
     "DocumentCache",
     "Engine",
     "ErrorDict",
     "Event",
     "Feeds",
+    "Form",
     "Limits",
     "Live",
     "ParsedDocument",
+    "Payload",
     "Prepared",
     "Result",
     "Room",

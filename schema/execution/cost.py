@@ -57,6 +57,10 @@ class _Costs:
     known: dict[tuple[Any, ...], Cost] = dataclass_field(default_factory=dict)
 
 
+_PIECE = 10**15
+"""Weight of a piece where pieces are counted: all else together weighs less than one."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Weight:
     """Weight of a selection set: once, and again for each item of the connection it is on."""
@@ -97,6 +101,21 @@ def cost_of(
     if len(costs.known) < _KNOWN:
         costs.known[_sizes(costs.variables, variables)] = cost
     return cost
+
+
+def pieces_of(
+    schema: GraphQLSchema,
+    document: ParsedDocument,
+    operation: OperationDefinitionNode,
+    variables: Mapping[str, Any],
+    limits: Limits,
+) -> int:
+    """Give how many deferred fragments and streamed lists a valid operation may ask for."""
+    root = schema.get_root_type(operation.operation)
+    if root is None:
+        return 0
+    estimate = _PiecesEstimate(schema, document.fragments, variables, limits, {})
+    return estimate.of(operation.selection_set, root).once // _PIECE
 
 
 def _sizes(names: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -224,3 +243,16 @@ class _Estimate:
             case ListValueNode():
                 return list(node.values)
         return None
+
+
+class _PiecesEstimate(_Estimate):
+    """Weights that count deferred fragments and streamed lists."""
+
+    def of(self, node: SelectionSetNode, parent: GraphQLCompositeType) -> _Weight:
+        weight = super().of(node, parent)
+        pieces = sum(
+            directive.name.value in ("defer", "stream")
+            for selection in node.selections
+            for directive in selection.directives
+        )
+        return _Weight(weight.once + pieces * _PIECE, weight.per_item)

@@ -17,6 +17,8 @@ from graphql import (
     validate,
 )
 
+from schema.execution.directive_rules import RULES
+from schema.execution.directives import uses_any
 from schema.execution.errors import ErrorDict, refusals
 from schema.execution.limits import Limits, check_document, check_text, exceeded
 
@@ -30,13 +32,6 @@ _REFUSAL_CHARS = 4000
 """Invalid documents remembered, and characters the messages of each may have."""
 
 
-_INCREMENTAL = ("Unknown directive '@defer'.", "Unknown directive '@stream'.")
-_ADVICE = (
-    "Answers are not delivered in pieces here. Leave the directive out; ask for what takes long in "
-    "an operation of its own, or follow it by a subscription."
-)
-
-
 @dataclass(slots=True, eq=False)
 class ParsedDocument:
     """A valid document. `plans` holds what executors derive from it, by their own keys."""
@@ -46,6 +41,8 @@ class ParsedDocument:
     operations: tuple[OperationDefinitionNode, ...]
     fragments: dict[str, FragmentDefinitionNode]
     size_bytes: int
+    # Whether `@defer` or `@stream` stands in it.
+    is_divisible: bool = False
     plans: dict[Any, Any] = field(default_factory=dict)
 
     def derived(self, kind: str, operation: OperationDefinitionNode, make: Callable[[], T]) -> T:
@@ -168,6 +165,9 @@ def read_document(
         return refusals(errors, "LIMIT")
     try:
         errors = validate(schema, node, max_errors=10)
+        if not errors and uses_any(query, node):
+            # By themselves: they trust that no fragment stands in itself.
+            errors = validate(schema, node, RULES, max_errors=10)
     except GraphQLError as error:
         # Raised where graphql-core counts a subscription's fields before it knows any variable.
         skipped = "Whether a subscription has its field cannot depend on a variable."
@@ -191,6 +191,7 @@ def _document(query: str, node: DocumentNode) -> ParsedDocument:
             d.name.value: d for d in node.definitions if isinstance(d, FragmentDefinitionNode)
         },
         size_bytes=1000 + 2 * len(query.encode()) + _BYTES_PER_TOKEN * tokens,
+        is_divisible=uses_any(query, node),
     )
 
 
@@ -214,6 +215,4 @@ def _explained(error: GraphQLError) -> GraphQLError:
             "The introspection nests lists of fields, arguments or types too deeply. "
             "Use the standard introspection query, or select fewer levels."
         )
-    if error.message in _INCREMENTAL:
-        return GraphQLError(error.message, error.nodes, extensions={"advice": _ADVICE})
     return error

@@ -40,6 +40,7 @@ from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
 from schema.execution.cost import cost_of, over_budget
+from schema.execution.division import DividingPlanner
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
@@ -127,6 +128,9 @@ class Engine:
         # Whoever looks on while operations and events are executed.
         self.watch: Watch | None = None
         self.trace: Trace | None = None
+        # What became of deferred fragments and streamed lists; why answers with them were whole.
+        self.pieces: Counter[tuple[str, str]] = Counter()
+        self.undivided: Counter[str] = Counter()
         self.limits = limits or Limits()
         self.documents = DocumentCache(schema, self.limits, cache_bytes)
         self.feeds = Feeds()
@@ -206,19 +210,27 @@ class Engine:
         )
 
     async def execute(
-        self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
+        self,
+        prepared: Prepared,
+        context: Any,
+        *,
+        timeout_s: float | None = None,
+        undivided: str = "not accepted",
     ) -> Result:
         """Run a query or mutation. Failures are in the result; only cancellation rises.
 
         After `timeout_s` seconds the resolvers are cancelled and the error is TIMED_OUT.
+        `undivided` is why `@defer` and `@stream` are as if absent, for the metrics.
         """
+        if prepared.document.is_divisible:
+            self.undivided["mutation" if prepared.type == "mutation" else undivided] += 1
         if self.trace is not None:
             work = partial(self._execute, prepared, context, timeout_s)
             return await self.trace(prepared, context, work)  # type: ignore[no-any-return]
         return await self._execute(prepared, context, timeout_s)
 
     async def _execute(self, prepared: Prepared, context: Any, timeout_s: float | None) -> Result:
-        refusal = await self._admitted(prepared, context)
+        refusal = await self.admitted(prepared, context)
         if refusal is not None:
             return refusal
         execution = _execution(self.schema, prepared, context, None)
@@ -255,7 +267,7 @@ class Engine:
     async def _subscribe(
         self, prepared: Prepared, context: Any, timeout_s: float | None
     ) -> Stream | AsyncGenerator[Result, None] | Result:
-        refusal = await self._admitted(prepared, context)
+        refusal = await self.admitted(prepared, context)
         if refusal is not None:
             return refusal
         document, operation = prepared.document, prepared.operation
@@ -350,7 +362,8 @@ class Engine:
             if aclose is not None:
                 await aclose()
 
-    async def _admitted(self, prepared: Prepared, context: Any) -> Result | None:
+    async def admitted(self, prepared: Prepared, context: Any) -> Result | None:
+        """Spend what an operation costs; gives the refusal if it may not run."""
         if self._admit is None:
             return None
         try:
@@ -372,8 +385,13 @@ class Engine:
         ordered = execution.build_response(None, errors).errors
         return Result(data, execution_failures(ordered, _request_id(context)), _extensions(context))
 
-    def plan(self, prepared: Prepared) -> Plan | str:
-        """Give the plan of an operation, made once; or a word for why it has none."""
+    def plan(
+        self, prepared: Prepared, *, is_divided: bool = False, is_whole: bool = False
+    ) -> Plan | str:
+        """Give the plan of an operation, made once; or a word for why it has none.
+
+        `is_divided` and `is_whole`: see `division`.
+        """
         if not self._is_compiling:
             return "turned off"
         if prepared.type == "mutation":
@@ -384,10 +402,10 @@ class Engine:
             names = conditions(prepared.operation, document.fragments)
             document.plans["conditions", prepared.name] = names
         chosen = {name: prepared.variables[name] for name in names if name in prepared.variables}
-        key = ("plan", prepared.name, tuple(chosen.values()))
+        key = ("plan", prepared.name, is_divided, is_whole, tuple(chosen.values()))
         plan = document.plans.get(key)
         if plan is None:
-            plan = self._new_plan(prepared, chosen)
+            plan = self._new_plan(prepared, self._planner(prepared, chosen, is_divided, is_whole))
             if len(document.plans) > _PLANS:
                 # Conditions in every combination: what is made for them all is not kept.
                 return plan
@@ -396,9 +414,16 @@ class Engine:
                 self.documents.grew(document, plan.size_bytes)
         return plan  # type: ignore[no-any-return]
 
-    def _new_plan(self, prepared: Prepared, chosen: dict[str, Any]) -> Plan | str:
+    def _planner(
+        self, prepared: Prepared, chosen: dict[str, Any], is_divided: bool, is_whole: bool
+    ) -> Planner:
+        fragments = prepared.document.fragments
+        if is_divided:
+            return DividingPlanner(self.schema, fragments, chosen, is_whole=is_whole)
+        return Planner(self.schema, fragments, chosen)
+
+    def _new_plan(self, prepared: Prepared, planner: Planner) -> Plan | str:
         try:
-            planner = Planner(self.schema, prepared.document.fragments, chosen)
             return planner.plan(prepared.operation)
         except NotCoveredError as reason:
             return str(reason)

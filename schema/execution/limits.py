@@ -85,6 +85,8 @@ class Limits:
     """Values among an operation's variables, at every depth: each is coerced by itself."""
     max_objects: int = 50_000
     """Objects an operation may ask for, ten plain values counting as one (see `cost`)."""
+    max_pieces: int = 500
+    """Deferred fragments and streamed lists of one answer; with more of them it comes whole."""
     default_page: int = 20
     """Items of a connection when neither `first` nor `last` is given."""
     max_page: int = 100

@@ -9,7 +9,7 @@ they take. Selections under interfaces and unions are worked out when a type is 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from graphql import (
     FieldNode,
@@ -33,6 +33,10 @@ from graphql.execution.collect_fields import collect_fields, collect_sub_fields
 
 from schema.execution.calls import Call, direct
 from schema.execution.leaves import Complete, Leaf, Make, completion, makers
+
+if TYPE_CHECKING:
+    from schema.execution.directives import Streamed
+    from schema.execution.division import Part
 
 Wanted = tuple[type[Any], frozenset[str]]
 _BYTES_PER_FIELD = 2_000
@@ -90,6 +94,9 @@ class Field:
     wanted: Wanted | None = None
     # How its resolver's function is called; None where that is left to Strawberry.
     call: Call | None = None
+    # In answers given in pieces: how its items are, and what is equal where the same is asked.
+    stream: "Streamed | None" = None
+    question: Hashable = None
 
     @property
     def place(self) -> str:
@@ -120,6 +127,16 @@ class Selection:
     waits: bool
     # Whether values of a class are of the type, by class.
     known: dict[type, bool] = field(default_factory=dict)
+    # In answers given in pieces: what is told of the same objects later.
+    parts: "Sequence[Part]" = ()
+
+    @property
+    def all_fields(self) -> list[Field]:
+        """Every field that reads the objects, now or later."""
+        found = list(self.fields)
+        for part in self.parts:
+            found += part.selection.all_fields
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -284,11 +301,11 @@ def _entries(planned: Field) -> list[Selection]:
     if selection is None or not selection.object_type.name.endswith("Connection"):
         return [] if selection is None else [selection]
     found = []
-    for field_ in selection.fields:
+    for field_ in selection.all_fields:
         if field_.name == "nodes" and field_.selection is not None:
             found.append(field_.selection)
         elif field_.name == "edges" and field_.selection is not None:
-            below = field_.selection.fields
+            below = field_.selection.all_fields
             found += [edge.selection for edge in below if edge.selection is not None]
     return found
 
@@ -296,7 +313,7 @@ def _entries(planned: Field) -> list[Selection]:
 def _needed(selection: Selection) -> set[str] | None:
     """Name the attributes of rows that a selection takes; None if that cannot be told."""
     needed = set()
-    for field_ in selection.fields:
+    for field_ in selection.all_fields:
         if field_.source is Source.ATTRIBUTE:
             needed.add(field_.attribute)
         elif field_.source is Source.BATCH and hasattr(_resolver(field_), "reads"):

@@ -14,9 +14,11 @@ from app.graphql_framing import EventStream
 from app.graphql_media import EVENT_STREAM, JSON, MULTIPART, RESPONSE_JSON, Media, choose
 from app.graphql_register import Register
 from app.graphql_stream import StreamOptions, Streams
+from schema.execution import Form
 from tests.api.transport.conftest import Server, closing, hear, say, serving, until
 from tests.api.transport.streams import answers, deaf_request, events, read, reading
 
+BY_PATH, BY_ID = Form
 NUMBERED = (
     "subscription($to: Int! = 2, $after: String) { numbered(to: $to, after: $after) { number } }"
 )
@@ -213,14 +215,16 @@ async def test_subscriptions_are_refused_to_those_who_accept_no_stream(server: S
             Media(RESPONSE_JSON, MULTIPART, True),
         ),
         # What is deferred goes by other rules than subscriptions do.
-        (f"multipart/mixed;deferSpec=20220824,{JSON}", Media(JSON, None, False)),
-        ("multipart/mixed", Media(None, None, False)),
+        (f"multipart/mixed;deferSpec=20220824,{JSON}", Media(JSON, None, False, BY_PATH)),
+        (f"multipart/mixed;incrementalSpec=v0.2,{JSON}", Media(JSON, None, False, BY_ID)),
+        (f"multipart/mixed;incrementalSpec=v9,{JSON}", Media(JSON, None, False)),
+        ("multipart/mixed", Media(None, None, False, BY_PATH)),
         # urql: a subscription, and anything else.
-        ("text/event-stream, multipart/mixed", Media(None, EVENT_STREAM, True)),
+        ("text/event-stream, multipart/mixed", Media(None, EVENT_STREAM, True, BY_PATH)),
         (
             "application/graphql-response+json, application/graphql+json, application/json, "
             "text/event-stream, multipart/mixed",
-            Media(RESPONSE_JSON, EVENT_STREAM, False),
+            Media(RESPONSE_JSON, EVENT_STREAM, False, BY_PATH),
         ),
         (f"text/event-stream;q=0.5, {JSON}", Media(JSON, EVENT_STREAM, False)),
         (f"text/event-stream;q=0, {JSON}", Media(JSON, None, False)),

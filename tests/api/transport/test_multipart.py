@@ -117,8 +117,14 @@ async def test_a_query_answers_as_json_or_in_one_part_for_those_who_accept_nothi
     assert end == "end"
 
 
-async def test_other_multipart_responses_are_not_ours(server: Server) -> None:
-    response, _ = await read(server.url, NUMBERED, accept="multipart/mixed;deferSpec=20220824")
+async def test_subscriptions_do_not_go_by_other_kinds_of_parts(server: Server) -> None:
+    accept = "multipart/mixed;deferSpec=20220824"
+    response, text = await read(server.url, NUMBERED, accept=accept)
+    assert response.status_code == 400
+    (error,) = json.loads(text)["errors"]
+    assert error["extensions"]["code"] == "SUBSCRIPTION_NOT_SUPPORTED"
+    accept = "multipart/mixed;deferSpec=20300101"
+    response, _ = await read(server.url, NUMBERED, accept=accept)
     assert response.status_code == 406
 
 

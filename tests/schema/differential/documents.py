@@ -42,6 +42,9 @@ class _Maker:
     definitions: list[str] = field(default_factory=list)
     variables: dict[str, Any] = field(default_factory=dict)
     fragments: list[str] = field(default_factory=list)
+    # One in so many fragments is deferred, and of lists one is streamed; 0: none.
+    divided_one_in: int = 0
+    labels: int = 0
     aliases: int = 0
     budget: int = 40
 
@@ -68,7 +71,7 @@ class _Maker:
         kind = self.draw(st.integers(0, 11))
         if kind == 0 or isinstance(type_, GraphQLUnionType):
             return "__typename"
-        if kind == 1 and depth > 0:
+        if kind in range(1, 5 if self.divided_one_in else 2) and depth > 0:
             return self.fragment(type_, depth)
         return self.field(type_, depth)
 
@@ -80,11 +83,11 @@ class _Maker:
             self.fragments.append("")
             index = len(self.fragments) - 1
             self.fragments[index] = f"fragment {name} on {condition.name} {body}"
-            spread = f"...{name}{self.directive()}"
+            spread = f"...{name}{self.directive()}{self.defer()}"
             # Spread twice, it must be merged.
             return f"{spread} ...{name}" if self.chance(4) else spread
         named = "" if condition is type_ and self.chance(3) else f" on {condition.name}"
-        return f"...{named}{self.directive()} {body}"
+        return f"...{named}{self.directive()}{self.defer()} {body}"
 
     def condition(self, type_: GraphQLCompositeType) -> GraphQLCompositeType:
         if isinstance(type_, GraphQLObjectType):
@@ -98,6 +101,28 @@ class _Maker:
         if self.chance(2):
             return f" @{name}(if: ${self.variable('Boolean!', value)})"
         return f" @{name}(if: {str(value).lower()})"
+
+    def defer(self) -> str:
+        if not self.divided_one_in or not self.chance(self.divided_one_in):
+            return ""
+        return f" @defer{self.division([])}"
+
+    def stream(self, found: GraphQLField) -> str:
+        type_ = found.type.of_type if isinstance(found.type, GraphQLNonNull) else found.type
+        if not isinstance(type_, GraphQLList) or not self.divided_one_in:
+            return ""
+        if not self.chance(self.divided_one_in):
+            return ""
+        count = self.draw(st.integers(0, 2))
+        return f" @stream{self.division([f'initialCount: {count}'] if count else [])}"
+
+    def division(self, arguments: list[str]) -> str:
+        if self.chance(3):
+            self.labels += 1
+            arguments.append(f'label: "l{self.labels}"')
+        if self.chance(6):
+            arguments.append(f"if: ${self.variable('Boolean!', self.chance(2))}")
+        return f"({', '.join(arguments)})" if arguments else ""
 
     def variable(self, type_: str, value: Any) -> str:
         name = f"v{len(self.definitions)}"
@@ -119,15 +144,16 @@ class _Maker:
             fields = plain
         name, found = self.pick(fields)
         arguments = self.arguments(found)
-        alias = ""
-        if arguments or self.chance(5):
+        alias, stream = "", self.stream(found)
+        # What answers one place must stream alike.
+        if arguments or stream or self.chance(5):
             self.aliases += 1
             alias = f"a{self.aliases}: "
         named = get_named_type(found.type)
         below = ""
         if is_composite_type(named):
             below = " " + self.selections(named, depth - 1)  # type: ignore[arg-type]
-        return f"{alias}{name}{arguments}{self.directive()}{below}"
+        return f"{alias}{name}{arguments}{self.directive()}{stream}{below}"
 
     def arguments(self, found: GraphQLField) -> str:
         given = [
@@ -200,11 +226,16 @@ def _literal(value: Any, type_: Any) -> str:
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\u2028", " ") + '"'
 
 
-def documents(schema: GraphQLSchema, ids: Sequence[str]) -> st.SearchStrategy[Document]:
-    """Queries over the whole schema; most are valid."""
+def documents(
+    schema: GraphQLSchema, ids: Sequence[str], *, divided_one_in: int = 0
+) -> st.SearchStrategy[Document]:
+    """Queries over the whole schema; most are valid.
+
+    With `divided_one_in` they use `@defer` and `@stream`.
+    """
 
     @st.composite
     def made(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Document:
-        return _Maker(schema, ids, draw).document()
+        return _Maker(schema, ids, draw, divided_one_in=divided_one_in).document()
 
     return made()
