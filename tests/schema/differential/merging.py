@@ -75,9 +75,10 @@ class Merged:
             assert entry["errors"]
             self.missing.append(tuple(path[:-1]))
         else:
+            # A list that stands in several fragments is streamed for each.
             found = self.at(path[:-1])
-            assert len(found) == path[-1], "items do not follow"
-            found.extend(entry["items"])
+            assert len(found) >= path[-1], "items do not follow"
+            merge_lists(found, entry["items"], path[-1])
 
 
 def merge(into: Any, data: Any, *, once: bool) -> None:
@@ -98,9 +99,9 @@ def merge(into: Any, data: Any, *, once: bool) -> None:
             assert known == value, (key, known, value)
 
 
-def merge_lists(into: list[Any], data: list[Any]) -> None:
+def merge_lists(into: list[Any], data: list[Any], start: int = 0) -> None:
     """Merge the items of a list that was told more than once, of which more may follow."""
-    for index, value in enumerate(data):
+    for index, value in enumerate(data, start):
         if index >= len(into):
             into.append(value)
         elif isinstance(value, dict) and isinstance(into[index], dict):
