@@ -24,13 +24,13 @@ from app.graphql_documents import hash_of
 from app.slow_operations import shortened
 from models.journal import Journal, journal
 from models.system import Task
-from schema.execution import Prepared, Result
+from schema.execution import Divided, Prepared, Result
 from schema.execution.levels import Run
 from schema.execution.plan import Field, Plan
+from schema.execution.settling import MakeRun
 
 T = TypeVar("T")
 Attributes = Mapping[str, str | int | bool | float]
-MakeRun = Callable[[Plan, ExecutionContext], Run]
 _W3C = TraceContextTextMapPropagator()
 _UNNAMED = "GraphQL Operation"
 _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE|TABLE)\s+[`\"]?(\w+)", re.IGNORECASE)
@@ -77,6 +77,9 @@ class Noted(Journal):
     def told(self, answer: Any) -> None:
         """Note how an operation ended, or that a stream of answers was opened."""
         self.outcome = "ok"
+        if isinstance(answer, Divided):
+            # What comes of the rest is told by its own failures.
+            answer = answer.result
         if isinstance(answer, Result):
             self.outcome = graphql_metrics.outcome(answer)
             codes = sorted(code for code in answer.codes() if code)

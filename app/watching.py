@@ -12,10 +12,10 @@ from models.journal import Journal, journal
 from schema.execution import Prepared
 from schema.execution.levels import Run, Settled
 from schema.execution.plan import Plan
-from schema.execution.settling import settled
+from schema.execution.settling import MakeRun, Settle, settled
 
 if TYPE_CHECKING:
-    from app.spans import MakeRun, Tracing
+    from app.spans import Tracing
 
 
 class Watch:
@@ -27,12 +27,16 @@ class Watch:
         self._tracing = tracing
 
     def __call__(
-        self, prepared: Prepared, plan: Plan | str, execution: ExecutionContext
+        self,
+        prepared: Prepared,
+        plan: Plan | str,
+        execution: ExecutionContext,
+        settle: Settle = settled,
     ) -> Awaitable[Settled]:
-        """Execute an operation, or an event of a subscription."""
+        """Execute an operation, an event of a subscription or what is left of an answer."""
         if self._tracing is None:
-            return self._noted(prepared, plan, execution, Journal(), Run)
-        return self._traced(self._tracing, prepared, plan, execution)
+            return self._noted(prepared, plan, execution, Journal(), Run, settle)
+        return self._traced(self._tracing, prepared, plan, execution, settle)
 
     async def _traced(
         self,
@@ -40,9 +44,10 @@ class Watch:
         prepared: Prepared,
         plan: Plan | str,
         execution: ExecutionContext,
+        settle: Settle,
     ) -> Settled:
         with tracing.execution(prepared, plan, execution.context_value) as (noted, run):
-            data, errors = await self._noted(prepared, plan, execution, noted, run)
+            data, errors = await self._noted(prepared, plan, execution, noted, run, settle)
             if errors:
                 noted.has_errors()
             return data, errors
@@ -53,12 +58,13 @@ class Watch:
         plan: Plan | str,
         execution: ExecutionContext,
         noted: Journal,
-        run: "MakeRun",
+        run: MakeRun,
+        settle: Settle,
     ) -> Settled:
         token = journal.set(noted)
         outcome, began = "canceled", perf_counter()
         try:
-            data, errors = await settled(plan, execution, run)
+            data, errors = await settle(plan, execution, run)
             outcome = "error" if errors else "ok"
             return data, errors
         finally:

@@ -27,6 +27,10 @@ def _selection(selection: Selection, level: int) -> Iterator[str]:
             yield f"{'  ' * (level + 1)}{_field(field, is_shared=number > 0)}"
             if field.selection is not None:
                 yield from _selection(field.selection, level + 2)
+    for part in selection.parts:
+        labels = " ".join(usage.label for usage in part.usages if usage.label)
+        yield f"{'  ' * (level + 1)}later{f' ({labels})' if labels else ''}:"
+        yield from _selection(part.selection, level + 2)
 
 
 def _field(field: Field, *, is_shared: bool) -> str:
@@ -34,4 +38,6 @@ def _field(field: Field, *, is_shared: bool) -> str:
     way = "with the one before" if is_shared else _WAYS[field.source]
     columns = "" if field.wanted is None else f", columns {' '.join(sorted(field.wanted[1]))}"
     known = "" if field.selection or field.shape.is_leaf else ", of a type known when it is met"
-    return f"{name} ({way}{columns}{known})"
+    stream = field.stream
+    items = "" if stream is None else f", items from {stream.initial_count} on later"
+    return f"{name} ({way}{columns}{known}{items})"

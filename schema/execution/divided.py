@@ -6,9 +6,12 @@ belongs; the draft of today announces pieces, and tells them by the ids it annou
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
+from functools import partial
 from typing import Any
+
+from graphql import GraphQLError
 
 from schema.execution.cost import pieces_of
 from schema.execution.delivery import Promise, Update, kinds
@@ -22,9 +25,11 @@ from schema.execution.engine import (
     _timed_out,
 )
 from schema.execution.errors import ErrorDict, execution_failures
+from schema.execution.levels import Settled
 from schema.execution.pieces import Pieces
 from schema.execution.plan import Plan
 from schema.execution.result import Result
+from schema.execution.settling import Settle
 
 
 class Form(Enum):
@@ -110,6 +115,15 @@ class Divider:
         plan = self._plan(prepared, form)
         if isinstance(plan, str):
             return await engine.execute(prepared, context, timeout_s=timeout_s, undivided=plan)
+        work = partial(self._execute, prepared, plan, context, form, timeout_s)
+        if engine.trace is not None:
+            return await engine.trace(prepared, context, work)  # type: ignore[no-any-return]
+        return await work()
+
+    async def _execute(
+        self, prepared: Prepared, plan: Plan, context: Any, form: Form, timeout_s: float | None
+    ) -> Result | Divided:
+        engine = self._engine
         refusal = await engine.admitted(prepared, context)
         if refusal is not None:
             return refusal
@@ -120,9 +134,10 @@ class Divider:
         execution = _execution(engine.schema, prepared, context, None)
         pieces = Pieces(plan, execution, id_, deadline=deadline, late=lambda: _timed_out(timeout_s))
         engine.executed[prepared.type, ""] += 1
+        watch = None if engine.watch is None else partial(engine.watch, prepared, plan, execution)
         try:
             async with asyncio.timeout_at(deadline) as limit:
-                data, found, update = await pieces.first()
+                data, found, update = await _watched_first(pieces, watch)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -131,7 +146,7 @@ class Divider:
         result = Result(data, execution_failures(errors, id_), _extensions(context))
         if not update.has_next:
             return result
-        pieces.begin()
+        pieces.begin(None if watch is None else partial(_watched_rest, pieces, watch))
         return Divided(result, update, pieces, form, engine.pieces)
 
     def _plan(self, prepared: Prepared, form: Form) -> Plan | str:
@@ -146,6 +161,33 @@ class Divider:
         if count > most:
             return "too many"
         return engine.plan(prepared, is_divided=True, is_whole=form is Form.BY_PATH)
+
+
+_Watch = Callable[[Settle], Awaitable[Settled]]
+
+
+async def _watched_first(
+    pieces: Pieces, watch: _Watch | None
+) -> tuple[dict[str, Any] | None, list[GraphQLError], Update]:
+    if watch is None:
+        return await pieces.first()
+    updates: list[Update] = []
+
+    async def settle(*_: Any) -> Settled:
+        data, errors, update = await pieces.first()
+        updates.append(update)
+        return data, errors
+
+    data, errors = await watch(settle)
+    return data, errors, updates[0]
+
+
+async def _watched_rest(pieces: Pieces, watch: _Watch, work: Callable[[], Awaitable[None]]) -> None:
+    async def settle(*_: Any) -> Settled:
+        await work()
+        return None, pieces.errors
+
+    await watch(settle)
 
 
 def _first(result: Result, update: Update, form: Form) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from graphql import (
     ExecutionContext,
@@ -58,7 +58,7 @@ from schema.execution.reader import Reader, is_small
 from schema.execution.result import Result
 from schema.execution.roots import ArgumentsError, PlainVariables, Root
 from schema.execution.selections import Selections
-from schema.execution.settling import settled
+from schema.execution.settling import Settle, settled
 from schema.execution.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,18 @@ class Prepared:
         return self.operation.name.value if self.operation.name else None
 
 
-Watch = Callable[[Prepared, Plan | str, ExecutionContext], Awaitable[Settled]]
-"""Executes an operation, or an event, by `settled`, and takes note of it."""
+class Watch(Protocol):
+    """Executes an operation, an event or what is left of an answer, and takes note of it."""
+
+    def __call__(
+        self,
+        prepared: Prepared,
+        plan: Plan | str,
+        execution: ExecutionContext,
+        settle: Settle = settled,
+    ) -> Awaitable[Settled]:
+        """Execute by `settle`."""
+
 
 Trace = Callable[[Prepared, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Runs an operation from its admission on, or opens a subscription, and takes note of it."""

@@ -6,7 +6,7 @@ parts side by side. Nobody's parents are read again, and what several parts ask 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from graphql import GraphQLError
@@ -21,6 +21,7 @@ from schema.execution.plan import Field, Plan
 _Where = list[tuple[Place, Piece | None]]
 """The places of something, each with the piece that holds it."""
 
+Watched = Callable[[Callable[[], Awaitable[None]]], Coroutine[Any, Any, Any]]
 _Found = list[tuple[int, Place]]
 _Settled = tuple[Located, Located, _Found]
 """Errors that nulls took, errors that none could take, and what was left where."""
@@ -127,6 +128,8 @@ class Pieces:
         self._task: asyncio.Task[None] | None = None
         self._last: Update | None = None
         self._is_over = False
+        # Those of all that came later than the first piece.
+        self.errors: list[GraphQLError] = []
 
     async def first(self) -> tuple[dict[str, Any] | None, list[GraphQLError], Update]:
         """Give the first piece: data, errors, and what is promised with it.
@@ -141,9 +144,10 @@ class Pieces:
         self._leave(run, [(id_, place, None) for id_, place in found])
         return data, errors, self._delivery.take()
 
-    def begin(self) -> None:
-        """Run what was left for later."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
+    def begin(self, watched: Watched | None = None) -> None:
+        """Run what was left for later; `watched` calls what does it, and takes note."""
+        work = self._work() if watched is None else watched(self._work)
+        self._task = asyncio.get_running_loop().create_task(work)
 
     async def aclose(self) -> None:
         """Cancel what is left, and wait until that is done."""
@@ -211,6 +215,7 @@ class Pieces:
                 blamed += [(piece.fatal, error) for error in fatal]
                 found += [(id_, place, piece) for id_, place in left]
         # Together, so that one exception met at many places is logged once.
+        self.errors += [error for _, error in blamed]
         told = execution_failures([error for _, error in blamed], self._request_id)
         for (errors_of, _), error in zip(blamed, told, strict=True):
             errors_of.append(error)

@@ -1,19 +1,18 @@
 """Having an operation, or an event, answered: by its plan, or by graphql-core."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from graphql import ExecutionContext, GraphQLError
 
 from schema.execution.levels import Run, Settled
 from schema.execution.plan import Plan
 
+MakeRun = Callable[[Plan, ExecutionContext], Run]
+Settle = Callable[[Plan | str, ExecutionContext, MakeRun], Awaitable[Settled]]
 
-async def settled(
-    plan: Plan | str,
-    execution: ExecutionContext,
-    run: Callable[[Plan, ExecutionContext], Run] = Run,
-) -> Settled:
+
+async def settled(plan: Plan | str, execution: ExecutionContext, run: MakeRun = Run) -> Settled:
     """Give data and errors; `plan` is a word for why there is none where graphql-core is to run."""
     if isinstance(plan, Plan):
         return await run(plan, execution).answer()

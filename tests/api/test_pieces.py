@@ -24,6 +24,7 @@ QUERY = """{ viewer { id conversations(first: 5) { nodes { id user { username }
   ... @defer(label: "later") { createdAt user { email } } } } }
   sandboxTemplates { nodes @stream(initialCount: 1) { id name } } }"""
 
+APART = ("auth_sessions", "rate_limit_configs")
 CREATE = 'mutation { conversationCreate(input: {title: "Trees"}) { errors { code } } }'
 
 
@@ -32,8 +33,8 @@ def statements(deps: Deps) -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        # Whether the sign-in lasts is asked once more, for as long as the answer may go on.
-        if statement.startswith("SELECT") and "auth_sessions" not in statement:
+        # Whether the sign-in lasts is asked as long as the answer goes on, limits now and then.
+        if statement.startswith("SELECT") and not any(one in statement for one in APART):
             seen.append(statement)
 
     engine = deps.db.engine.sync_engine
@@ -79,6 +80,24 @@ async def test_pieces_are_read_with_as_many_statements_as_the_whole(
         whole["data"], option=orjson.OPT_SORT_KEYS
     )
     assert len(of_pieces) == len(of_whole), (of_whole, of_pieces)
+
+
+async def test_pieces_that_take_long_are_logged_with_their_plan(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(tmp_path, slow_operation=0.000001) as server:
+        ann = await sign_up(server.deps, "ann")
+        await server.post(CREATE, ann)
+        with caplog.at_level("WARNING", "noosphere.slow"):
+            merged = await told(server, ann, Form.BY_ID)
+    assert merged.errors == []
+    first, rest = [vars(one) for one in caplog.records if one.name == "noosphere.slow"][-2:]
+    assert "later (late):" in first["plan"]
+    assert "items from 1 on later" in first["plan"]
+    assert rest["plan"] == first["plan"]
+    assert first["statements"]["count"] + rest["statements"]["count"] == 5
+    (messages,) = rest["statements"]["longest"]
+    assert "FROM messages" in messages["text"]
 
 
 async def test_an_operation_is_paid_for_once_and_its_pieces_are_counted(tmp_path: Path) -> None:
