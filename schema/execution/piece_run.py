@@ -132,10 +132,11 @@ class PieceRun(Run):
             return
         values = list(values)
         start = stream.initial_count
-        super()._place_list(field, item, values[:start], container, key, objects)
+        told = container[key] = [None] * min(start, len(values))
+        for index, value in enumerate(values[:start]):
+            self._place(field, item, value, told, index, objects)
         if len(values) > start:
-            rest = Rest(container[key], start, values[start:])
-            self.rests.setdefault(field, []).append(rest)
+            self.rests.setdefault(field, []).append(Rest(told, start, values[start:]))
 
 
 class Places(Settlement):
