@@ -7,7 +7,7 @@ import strawberry
 
 from models import accounts as tables
 from resolvers import accounts, conversations, memories, plans, sandboxes
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.base import (
     After,
     Before,
@@ -195,10 +195,12 @@ class RoleUpdatePayload(Payload):
 @strawberry.type
 class AccountsQuery:
     @strawberry.field(description="The signed-in user; null when anonymous.")
+    @reads()
     async def viewer(self, info: Info) -> User | None:
         return await accounts.me(info)  # type: ignore[return-value]
 
     @strawberry.field(description="Accounts, newest first: all for an admin, else your own.")
+    @reads()
     async def users(
         self,
         info: Info,

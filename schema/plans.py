@@ -123,6 +123,7 @@ class PlansQuery:
         return await plans.listed(info, page, status)  # type: ignore[return-value]
 
     @strawberry.field(description="An execution of yours; null when there is no such.")
+    @reads()
     async def plan_execution(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the execution.")]
     ) -> PlanExecution | None:

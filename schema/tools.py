@@ -9,7 +9,7 @@ from strawberry.scalars import JSON
 from models import tools as tables
 from models.states import RunState, ToolEnvironment
 from resolvers import tools
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.base import (
     After,
     Before,
@@ -85,6 +85,7 @@ class ToolExecution(Node, row=tables.ToolExecution):
 @strawberry.type
 class ToolsQuery:
     @strawberry.field(description="Tools, by name; none when anonymous.")
+    @reads()
     async def tools(
         self,
         info: Info,
@@ -98,6 +99,7 @@ class ToolsQuery:
         return await tools.listed(info, page, is_enabled)  # type: ignore[return-value]
 
     @strawberry.field(description="A tool by its id or its name; null when there is no such.")
+    @reads()
     async def tool(
         self,
         info: Info,
@@ -107,12 +109,14 @@ class ToolsQuery:
         return await tools.one(info, id, name)  # type: ignore[return-value]
 
     @strawberry.field(description="An execution of yours; null when there is no such.")
+    @reads()
     async def tool_execution(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the execution.")]
     ) -> ToolExecution | None:
         return await tools.one_execution(info, id)  # type: ignore[return-value]
 
     @strawberry.field(description="Your executions of tools, newest first; none when anonymous.")
+    @reads()
     async def tool_executions(
         self,
         info: Info,

@@ -8,7 +8,7 @@ import strawberry
 from models import sandboxes as tables
 from models.states import SandboxExpiry, SandboxStatus
 from resolvers import sandbox_executions, sandbox_files, sandbox_ports, sandboxes
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from resolvers.sandbox_usage import history
 from schema.base import (
     After,
@@ -165,12 +165,14 @@ class Sandbox(Node, row=tables.Sandbox):
 @strawberry.type
 class SandboxesQuery:
     @strawberry.field(description="A sandbox of yours; null when there is no such.")
+    @reads()
     async def sandbox(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the sandbox.")]
     ) -> Sandbox | None:
         return await sandboxes.one(info, id)  # type: ignore[return-value]
 
     @strawberry.field(description="Your sandboxes, newest first, without deleted ones.")
+    @reads()
     async def sandboxes(
         self,
         info: Info,

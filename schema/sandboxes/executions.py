@@ -11,7 +11,7 @@ import strawberry
 from models import sandboxes as tables
 from models.states import ExecutionReason, RunState
 from resolvers import sandboxes
-from resolvers.base import Info
+from resolvers.base import Info, reads
 from schema.base import BigInt, Node, Payload, arg, attr, described_enum, field, mutation
 from schema.live import live, shared
 from schema.sandboxes.network import SandboxEnvVariable, SandboxEnvVariableInput
@@ -147,6 +147,7 @@ class SandboxExecution(Node, row=tables.SandboxExecution):
 @strawberry.type
 class SandboxExecutionsQuery:
     @strawberry.field(description="An execution of yours; null when there is no such.")
+    @reads()
     async def sandbox_execution(
         self, info: Info, id: Annotated[strawberry.ID, arg("Id of the execution.")]
     ) -> SandboxExecution | None:

@@ -6,7 +6,7 @@ import strawberry
 
 from models import sandboxes as tables
 from resolvers import sandboxes
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.base import After, Before, Connection, First, Last, Node, attr
 
 
@@ -26,6 +26,7 @@ class SandboxRemovalsQuery:
         description="What of sandboxes was cleared away, newest first; none unless you see "
         "everything."
     )
+    @reads()
     async def sandbox_removals(
         self,
         info: Info,

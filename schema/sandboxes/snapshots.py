@@ -7,7 +7,7 @@ import strawberry
 
 from models import sandboxes as tables
 from resolvers import sandboxes
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.base import (
     After,
     Before,
@@ -46,6 +46,7 @@ class SandboxSnapshot(Node, row=tables.SandboxSnapshot):
 @strawberry.type
 class SandboxSnapshotsQuery:
     @strawberry.field(description="Your snapshots of workspaces, newest first.")
+    @reads()
     async def sandbox_snapshots(
         self,
         info: Info,

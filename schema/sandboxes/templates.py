@@ -7,7 +7,7 @@ import strawberry
 
 from models import sandboxes as tables
 from resolvers import sandboxes
-from resolvers.base import Info, PageArgs
+from resolvers.base import Info, PageArgs, reads
 from schema.base import (
     After,
     Before,
@@ -80,6 +80,7 @@ class SandboxTemplate(Node, row=tables.SandboxTemplate):
 @strawberry.type
 class SandboxTemplatesQuery:
     @strawberry.field(description="What sandboxes can be made from, by name; none when anonymous.")
+    @reads()
     async def sandbox_templates(
         self,
         info: Info,

@@ -166,3 +166,29 @@ async def test_answers_are_each_parents_own_and_in_order(crowd: Crowd) -> None:
         (message,) = node["messages"]["nodes"]
         assert message["conversation"] == {"id": node["id"]}
         assert message["id"] == max(of["Question"], of["Message"])
+
+
+ROOTS = {
+    "viewer": ("{ viewer { username } }", "email"),
+    "users": ("{ users(first: 2) { nodes { username } } }", "email"),
+    "tools": ("{ tools(first: 2) { nodes { name } } }", "input_schema"),
+    "tool": ('{ tool(name: "run_code") { id } }', "input_schema"),
+    "toolExecutions": ("{ toolExecutions(first: 2) { nodes { status } } }", "parameters"),
+    "sandboxes": ("{ sandboxes(first: 2) { nodes { status } } }", "image_name"),
+    "sandboxTemplates": ("{ sandboxTemplates(first: 2) { nodes { name } } }", "security_config"),
+    "sandboxSnapshots": ("{ sandboxSnapshots(first: 2) { nodes { id } } }", "sha256"),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+async def test_a_root_field_loads_no_column_nobody_asked_for(crowd: Crowd, name: str) -> None:
+    document, column = ROOTS[name]
+    crowd.api.core, core = None, crowd.api.core
+    try:
+        with crowd.counting() as statements:
+            found = await crowd.api.run(document, crowd.admin)
+    finally:
+        crowd.api.core = core
+    assert found
+    assert statements.reads()
+    assert not any(column in statement for statement in statements.reads()), statements.reads()
