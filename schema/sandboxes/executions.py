@@ -171,7 +171,8 @@ class SandboxExecuteInput:
         description="A program and its arguments, run without a shell; at most 64 KiB.",
     )
     working_dir: str | None = strawberry.field(
-        default=None, description="A directory, relative to the workspace or absolute."
+        default=None,
+        description="A directory within the workspace, or any of the sandbox by its absolute path.",
     )
     stdin: str | None = strawberry.field(
         default=None, description="Its standard input, at most 1 MiB; empty by default."

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,9 @@ UNFINISHED_PER_SANDBOX = 32
 class Order:
     """What shall run: a `command` for the shell, or `argv` as it is, and how.
 
-    `working_dir` is relative to the workspace, or absolute. `stdin` comes before whatever is
-    written later, which takes `keep_stdin_open` or a `terminal` of so many rows and columns.
+    `working_dir` is relative to the workspace, and within it, or absolute. `stdin` comes before
+    whatever is written later, which takes `keep_stdin_open` or a `terminal` of so many rows and
+    columns.
     `is_background` lets it run until its last process ends, as long as the sandbox if it has no
     `timeout_s`. `output_limit_bytes` counts for each stream.
     """
@@ -58,7 +60,7 @@ class Order:
         """Give the row it makes. Raises UserError and UserErrors for what cannot be run."""
         command = _command(self.command, self.argv)
         if self.working_dir is not None:
-            clean(self.working_dir, "working_dir", max_chars=WORKING_DIR_CHARS, multiline=False)
+            _check_working_dir(self.working_dir)
         check_terminal(self.terminal)
         rows_, cols = self.terminal or (None, None)
         return {
@@ -148,6 +150,17 @@ async def _require_room(unit: Work, sandbox_id: str) -> None:
             f"{count} executions of the sandbox have not ended, and at most "
             f"{UNFINISHED_PER_SANDBOX} may run at once; wait for one or cancel it.",
             ("sandbox_id",),
+        )
+
+
+def _check_working_dir(path: str) -> None:
+    clean(path, "working_dir", max_chars=WORKING_DIR_CHARS, multiline=False)
+    if posixpath.normpath(path).split("/")[0] == "..":
+        raise UserError(
+            UserErrorCode.INVALID,
+            "The working directory leads out of the workspace; elsewhere in the sandbox it must be "
+            "absolute, as /tmp.",
+            ("working_dir",),
         )
 
 

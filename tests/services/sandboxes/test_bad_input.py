@@ -79,6 +79,8 @@ COMMANDS: dict[str, tuple[dict[str, Any], Found]] = {
     "half a character": ({"command": "echo \ud83d"}, [(INVALID, ("command",))]),
     "a directory with a NUL byte": ({"working_dir": "a\0b"}, [(INVALID, ("working_dir",))]),
     "a directory of many words": ({"working_dir": "d" * 5000}, [(LIMIT, ("working_dir",))]),
+    "a directory above": ({"working_dir": "../.."}, [(INVALID, ("working_dir",))]),
+    "a directory beside": ({"working_dir": "a/../../b"}, [(INVALID, ("working_dir",))]),
     "no time": ({"timeout_s": 0}, [(INVALID, ("timeout_seconds",))]),
     "time before now": ({"timeout_s": -(10**12)}, [(INVALID, ("timeout_seconds",))]),
     "all the time there is": ({"timeout_s": 10**12}, [(LIMIT, ("timeout_seconds",))]),
