@@ -106,6 +106,11 @@ class Documents:
                 if params.document_id
                 else "provided sha does not match query",
             )
+        if name is not None and not name.startswith(_SHA) and name != hash_of(params.query):
+            known = self._known(name, is_apollo=False)
+            if known != params.query:
+                told = "`documentId` names another document than `query`."
+                raise RequestError("BAD_REQUEST", told)
         is_free = is_permitted or not self.only_trusted
         if not is_free and _SHA + hash_of(params.query) not in self._trusted:
             raise RequestError(

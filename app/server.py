@@ -12,7 +12,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import schema
 from app import auth, graphiql, graphql_budget
 from app.config import PREFIX, Settings
+from app.cors import Cors
 from app.database_metrics import DatabaseMetrics
 from app.errors import ConfigurationError
 from app.execution_metrics import ExecutionMetrics
@@ -286,7 +286,7 @@ def create_app(settings: Settings) -> Application:
     if settings.cors_origins:
         middleware.append(
             Middleware(
-                CORSMiddleware,
+                Cors,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"],
                 allow_headers=[

@@ -66,6 +66,30 @@ async def test_a_document_of_the_manifest_is_named(
         )
 
 
+async def test_an_id_that_is_not_the_documents_own_is_refused(tmp_path: Path) -> None:
+    async with served(tmp_path, trusted_documents=manifest(tmp_path, {"v-1": VIEWER})) as server:
+        ann = await sign_up(server.deps, "ann")
+        for name, text, code in (
+            ("v-1", VIEWER, None),
+            (sha(TYPENAME), TYPENAME, None),
+            ("v-1", TYPENAME, "BAD_REQUEST"),
+            ("v-2", TYPENAME, "PERSISTED_QUERY_NOT_FOUND"),
+            (sha(VIEWER), TYPENAME, "PERSISTED_QUERY_NOT_FOUND"),
+        ):
+            answer = await server.send({"documentId": name, "query": text}, ann)
+            assert codes(answer) == ([code] if code else []), name
+
+
+async def test_who_asks_from_another_site_is_told_once_what_answers_vary_by(tmp_path: Path) -> None:
+    site = "https://app.example.org"
+    async with served(tmp_path, cors_origins=(site,)) as server:
+        answer = await server.send({"query": TYPENAME}, origin=site)
+        assert answer.headers.get_list("access-control-allow-origin") == [site]
+        assert answer.headers.get_list("vary") == ["Accept, Origin"]
+        other = await server.send({"query": TYPENAME}, origin="https://evil.example.org")
+        assert "access-control-allow-origin" not in other.headers
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_client_registers_a_document_by_its_hash(tmp_path: Path, method: str) -> None:
     def given(**more: Any) -> dict[str, Any]:
