@@ -1,9 +1,12 @@
 """What works here: database, bus, provider, and what each sandbox driver enforces."""
 
 import asyncio
+import os
 import platform
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from app.config import Settings
@@ -41,7 +44,6 @@ async def examine(settings: Settings) -> Report:
     """Try every part on its own. Changes nothing, and needs no running server."""
     found = Report()
     found.add("python", f"{platform.python_version()} on {platform.platform()}")
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     await _try(found, "database", lambda: _database(settings))
     await _try(found, "bus", lambda: _bus(settings))
     provider = settings.llm_base_url or ("api key" if settings.llm_api_key else "embedded")
@@ -59,9 +61,14 @@ async def _try(found: Report, name: str, probe: Callable[[], Awaitable[str]]) ->
 
 
 async def _database(settings: Settings) -> str:
-    database = Database(settings.database)
+    database = Database(settings.database, is_read_only=True)
     shown = database.url.render_as_string(hide_password=True)
+    place = database.url.database
     try:
+        if database.is_sqlite and place and not await asyncio.to_thread(Path(place).exists):
+            # To look into it would make it.
+            await asyncio.to_thread(_require_writable, Path(place).parent)
+            return f"{shown}, not there yet: `serve` and `migrate` make it"
         await database.ping()
         at = await revision(database)
     finally:
@@ -69,6 +76,14 @@ async def _database(settings: Settings) -> str:
     if at == head():
         return f"{shown}, up to date ({at})"
     return f"{shown}, at {at or 'nothing'}; `python -m app migrate` brings it to {head()}"
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise PermissionError unless a folder can be written, or made."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written")
 
 
 async def _bus(settings: Settings) -> str:
@@ -84,7 +99,18 @@ async def _bus(settings: Settings) -> str:
 
 
 async def _sandboxes(settings: Settings, found: Report) -> None:
-    state_dir = settings.data_dir / "sandboxes"
+    if await asyncio.to_thread(settings.data_dir.exists):
+        await _drivers(settings, found, settings.data_dir / "sandboxes")
+        return
+    # Drivers make the folder they are tried in.
+    folder = await asyncio.to_thread(tempfile.TemporaryDirectory)
+    try:
+        await _drivers(settings, found, Path(folder.name) / "sandboxes")
+    finally:
+        await asyncio.to_thread(folder.cleanup)
+
+
+async def _drivers(settings: Settings, found: Report, state_dir: Path) -> None:
     docker_url = settings.docker_url or None
     kubernetes = kubernetes_options(settings.options())
     drivers = await report(

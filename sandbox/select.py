@@ -61,9 +61,17 @@ async def choose(
         except SandboxError as error:
             reasons.append(f"bubblewrap: {error.message}")
         else:
-            because = f" ({reasons[0]})" if reasons else ""
-            return embedded, f"bubblewrap runs the sandboxes{because}."
+            return embedded, _instead_of_docker(reasons, docker_url)
     return None, " ".join([NOTHING, *reasons])
+
+
+def _instead_of_docker(reasons: list[str], docker_url: str | None) -> str:
+    """Say that bubblewrap is at work; why Docker is not, where somebody may think that it is."""
+    if not reasons:
+        return "bubblewrap runs the sandboxes."
+    if docker_url is None and not engine_is_likely():
+        return "bubblewrap runs the sandboxes; Docker is not installed, and not needed."
+    return f"bubblewrap runs the sandboxes, in place of Docker, which is not usable. {reasons[0]}"
 
 
 def engine_is_likely() -> bool:

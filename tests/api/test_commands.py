@@ -164,6 +164,9 @@ def test_doctor_tells_what_works_here(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "database" in result.stdout
     assert "bubblewrap" in result.stdout
+    assert "not there yet" in result.stdout
+    # It looks, and makes nothing.
+    assert not (tmp_path / "data").exists()
 
 
 async def test_explain_tells_plan_points_and_statements_beside_a_server(tmp_path: Path) -> None:

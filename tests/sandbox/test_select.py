@@ -64,6 +64,19 @@ async def test_auto_takes_bubblewrap_where_no_engine_answers(
         await driver.aclose()
 
 
+@pytest.mark.bubblewrap
+async def test_a_machine_that_never_had_docker_is_told_of_no_error(
+    wrapped: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "engine_is_likely", lambda: False)
+    driver, why = await choose("auto", docker_image="x", docker_url=None, state_dir=tmp_path / "s")
+    assert driver is not None
+    try:
+        assert why == "bubblewrap runs the sandboxes; Docker is not installed, and not needed."
+    finally:
+        await driver.aclose()
+
+
 async def test_with_neither_sandboxes_are_refused_with_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
