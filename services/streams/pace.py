@@ -3,9 +3,9 @@
 _LATE_S = 0.02
 """Lateness that says nothing yet: a loop that serves many is a little late with each of them."""
 
-_STRETCH = 8.0
+_STRETCH = 4.0
 _MEMORY = 0.3
-LONGEST_S = 0.3
+LONGEST_S = 0.2
 """The longest window, in seconds."""
 
 
@@ -13,7 +13,7 @@ class Pace:
     """The window in which the pieces of one text are gathered: `base_s` seconds, or longer.
 
     A loop with more to do than it can wakes its sleepers late. Beyond 20 ms the window grows by
-    eight times what they were late of late, up to 0.3 s: each sending gathers more, so that all
+    four times what they were late of late, up to 0.2 s: each sending gathers more, so that all
     together cost less, and what was late becomes coarser instead of later and later. A single late
     wake-up (a collection of garbage, say) changes nothing, only one that follows another.
     """
