@@ -56,7 +56,9 @@ async def test_what_is_slow_is_logged_with_its_plan_and_without_values(tmp_path:
         assert f'noosphere_slow_operations_total{{type="{type_}"}}' in metrics
     assert register["executor"] == "graphql-core (mutation)"
     texts = [statement["text"] for statement in register["statements"]["longest"]]
-    assert any(text.startswith("INSERT INTO users ") for text in texts)
+    # There are more of them than are told, and which took longest is chance.
+    assert len(texts) == 10
+    assert any(text.startswith("INSERT INTO ") for text in texts)
     assert "ConversationReset" in snapshot["plan"] or "conversationEvents" in snapshot["plan"]
 
     assert query["event"] == "slow query: Tree"
