@@ -253,6 +253,11 @@ _IMPORTANCE_BY_TYPE = {
 _EXPLICIT_BONUS = 0.2
 _PREFERENCES = ("prefer", "like", "favorite", "want")
 
+_POINTING = _rule(
+    r"(?:it|this|that|these|those|them)(?: (?:one|ones|all|too|so much|very much|a lot))*"
+    r"|(?:이|그|저)(?:것|거|걸|게)(?:들|을|를|이|은|도)*"
+)
+
 
 def classify(content: str) -> MemoryType:
     """The type of a memory by its wording."""
@@ -284,6 +289,9 @@ def _is_fact(sentence: str) -> bool:
     if _PROCEDURAL.search(sentence):
         return True
     fact = facts.parse(sentence)
+    if fact is not None and _POINTING.fullmatch(fact.value):
+        # "I love this": what is meant is not said, and nobody will know later.
+        return False
     if fact is not None and fact.is_about_user:
         return True
     is_korean = scripts.has_hangul(sentence)

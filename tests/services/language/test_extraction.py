@@ -201,3 +201,13 @@ def test_explicit_requests(text, content):
 )
 def test_classify(content, kind):
     assert classify(content) is kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I love this.", "I like it!", "I hate that one", "I love them so much", "나는 이것을 좋아해"],
+)
+def test_what_is_only_pointed_at_is_not_remembered(text: str) -> None:
+    assert extract(text) == []
+    (city,) = extract("I love this city")
+    assert city.content == "I love this city"
