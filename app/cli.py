@@ -32,10 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (value := getattr(arguments, name, None)) is not None
     }
     try:
-        from app.config import load
+        from app.config import load, unknown
         from app.logs import configure
 
         settings = load(**overrides)
+        for told in unknown():
+            sys.stderr.write(f"noosphere: {told}\n")
         configure(settings.log_level, settings.log_format)
         return int(arguments.command(settings, arguments))
     except ConfigurationError as error:

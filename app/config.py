@@ -3,6 +3,7 @@
 This is the only module that reads the environment.
 """
 
+import difflib
 import importlib.util
 import ipaddress
 import os
@@ -478,6 +479,19 @@ class Settings(BaseSettings):
             task_lease_s=self.task_lease,
             event_retention_s=self.event_retention,
         )
+
+
+def unknown() -> list[str]:
+    """Give a sentence for each variable that looks like ours, and means nothing here."""
+    known = [name.upper() for name in Settings.model_fields]
+    told = []
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {PREFIX}{near[0]}?" if near else ""
+            told.append(f"{variable} is not known{hint}")
+    return told
 
 
 def load(**overrides: Any) -> Settings:

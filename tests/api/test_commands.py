@@ -159,6 +159,20 @@ def test_schema_prints_the_committed_contract() -> None:
     assert result.stdout == (ROOT / "schema" / "schema.graphql").read_text(encoding="utf-8")
 
 
+def test_a_variable_nobody_knows_is_told_with_the_nearest(tmp_path: Path) -> None:
+    result = app(
+        *("doctor", "--data-dir", str(tmp_path / "data")),
+        NOOSPHERE_SANDBOX_DRIVER="off",
+        NOOSPHERE_LOG_LEVLE="info",
+        NOOSPHERE_XQZW="1",
+    )
+    assert result.returncode == 0
+    assert [line for line in result.stderr.splitlines() if "is not known" in line] == [
+        "noosphere: NOOSPHERE_LOG_LEVLE is not known: did you mean NOOSPHERE_LOG_LEVEL?",
+        "noosphere: NOOSPHERE_XQZW is not known",
+    ]
+
+
 def test_doctor_tells_what_works_here(tmp_path: Path) -> None:
     result = app("doctor", "--data-dir", str(tmp_path / "data"), NOOSPHERE_SANDBOX_DRIVER="off")
     assert result.returncode == 0, result.stderr
