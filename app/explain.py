@@ -38,6 +38,7 @@ async def explain(
         max_depth=settings.max_query_depth,
         max_aliases=settings.max_query_aliases,
         max_tokens=settings.max_query_tokens,
+        max_values=settings.max_variable_values,
         max_objects=settings.max_query_objects,
     )
     engine = Engine(schema.build()._schema, limits=limits, is_compiling=settings.compile_queries)

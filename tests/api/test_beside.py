@@ -49,7 +49,9 @@ def _settings(tmp_path: Path, deps: Deps, **values: str) -> Settings:
 
 
 async def _explain(settings: Settings, username: str) -> str:
-    return await explain(settings, _QUERY, operation=None, variables={}, username=username)
+    return await explain(
+        settings, _QUERY, source="q", operation=None, variables={}, username=username
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ async def test_what_only_looks_cannot_write_and_reaches_no_sandbox(
 
 
 async def test_a_database_is_neither_made_nor_migrated_by_looking(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
+    settings = settings_for(tmp_path, data_dir=tmp_path / "data")
     with pytest.raises(ConfigurationError, match="there is no database"):
         await _explain(settings, "ada")
     assert os.listdir(tmp_path) == []
