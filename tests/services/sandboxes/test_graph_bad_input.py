@@ -119,7 +119,7 @@ async def test_commands_that_cannot_be_are_refused(
     assert (await ran(server.deps, eve, box.id, "ls -a")).stdout == ".\n..\n"
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "/no/such", "file", "file/below", "../../nowhere"])
+@pytest.mark.parametrize("folder", ["nowhere", "/no/such", "file", "file/below"])
 async def test_a_working_directory_that_is_none_is_told(
     engine: Engine, server: Server, eve: Viewer, box: Sandbox, folder: str
 ) -> None:
