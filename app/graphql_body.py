@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from app.graphql_request import BadRequestError, has_arrived
 
-_DISCONNECT_PATIENCE_S = 0.05
+_DISCONNECT_PATIENCE_S = 0.2
 """Quick queries end before it pays to watch their connection."""
 
 
