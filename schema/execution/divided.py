@@ -16,19 +16,13 @@ from graphql import GraphQLError
 from schema.execution.cost import pieces_of
 from schema.execution.delivery import Promise, Update, kinds
 from schema.execution.encoding import encode
-from schema.execution.engine import (
-    Engine,
-    Prepared,
-    _execution,
-    _extensions,
-    _request_id,
-    _timed_out,
-)
-from schema.execution.errors import ErrorDict, execution_failures
+from schema.execution.engine import Engine
+from schema.execution.errors import ErrorDict, execution_failures, out_of_time, request_id_of
 from schema.execution.levels import Settled
 from schema.execution.pieces import Pieces
 from schema.execution.plan import Plan
-from schema.execution.result import Result
+from schema.execution.prepared import Prepared, execution_of
+from schema.execution.result import Result, extensions_of
 from schema.execution.settling import Settle
 
 
@@ -127,12 +121,14 @@ class Divider:
         refusal = await engine.admitted(prepared, context)
         if refusal is not None:
             return refusal
-        id_ = _request_id(context)
+        id_ = request_id_of(context)
         deadline = None
         if timeout_s is not None:
             deadline = asyncio.get_running_loop().time() + timeout_s
-        execution = _execution(engine.schema, prepared, context, None)
-        pieces = Pieces(plan, execution, id_, deadline=deadline, late=lambda: _timed_out(timeout_s))
+        execution = execution_of(engine.schema, prepared, context, None)
+        pieces = Pieces(
+            plan, execution, id_, deadline=deadline, late=lambda: out_of_time(timeout_s)
+        )
         engine.executed[prepared.type, ""] += 1
         watch = None if engine.watch is None else partial(engine.watch, prepared, plan, execution)
         try:
@@ -141,9 +137,9 @@ class Divider:
         except TimeoutError:
             if not limit.expired():
                 raise
-            return Result(None, [_timed_out(timeout_s)], _extensions(context))
+            return Result(None, [out_of_time(timeout_s)], extensions_of(context))
         errors = execution.build_response(None, found).errors
-        result = Result(data, execution_failures(errors, id_), _extensions(context))
+        result = Result(data, execution_failures(errors, id_), extensions_of(context))
         if not update.has_next:
             return result
         pieces.begin(None if watch is None else partial(_watched_rest, pieces, watch))

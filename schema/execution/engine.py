@@ -7,90 +7,44 @@ their operation's collected fields, and readers who ask the same share its event
 
 import asyncio
 import inspect
-import logging
 from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Hashable,
-    Mapping,
-)
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
-from graphql import (
-    ExecutionContext,
-    FieldNode,
-    GraphQLError,
-    GraphQLSchema,
-    OperationDefinitionNode,
-    VariableNode,
-    Visitor,
-    default_field_resolver,
-    default_type_resolver,
-    get_variable_values,
-    located_error,
-    visit,
-)
+from graphql import ExecutionContext, GraphQLError, GraphQLSchema, located_error
 from graphql.execution.collect_fields import collect_fields
-from graphql.execution.execute import CollectedErrors
 from graphql.execution.subscribe import execute_subscription
 
-from schema.execution.cost import cost_of, over_budget
 from schema.execution.division import DividingPlanner
 from schema.execution.documents import DocumentCache, ParsedDocument
 from schema.execution.errors import (
     ErrorDict,
     execution_failures,
     failure,
+    out_of_time,
     refusals,
     request_failure,
+    request_id_of,
 )
 from schema.execution.feeds import Feeds, Subscription
 from schema.execution.levels import Settled
-from schema.execution.limits import Limits, check_text, check_variables
+from schema.execution.limits import Limits, check_text
 from schema.execution.live import Live
 from schema.execution.plan import NotCoveredError, Plan, Planner, conditions
+from schema.execution.prepared import Prepared, choose, execution_of
 from schema.execution.reader import Reader, is_small
-from schema.execution.result import Result
-from schema.execution.roots import ArgumentsError, PlainVariables, Root
+from schema.execution.result import Result, extensions_of
+from schema.execution.roots import ArgumentsError, Root
 from schema.execution.selections import Selections
 from schema.execution.settling import Settle, settled
+from schema.execution.sharing import cursor_variables, kind_of
 from schema.execution.stream import Stream
 
-logger = logging.getLogger(__name__)
 _PLANS = 32
 """Plans a document keeps: one for each choice of what `@skip` and `@include` leave."""
 
-Admit = Callable[["Prepared", Any], Awaitable[None]]
-
-
-@dataclass(slots=True, eq=False)
-class Prepared:
-    """An operation ready to run: a valid document, the chosen operation, coerced variables.
-
-    `objects` is the most objects it (for a subscription: each event) asks for, `points` what it
-    costs.
-    """
-
-    document: ParsedDocument
-    operation: OperationDefinitionNode
-    variables: dict[str, Any]
-    objects: int = 0
-    points: int = 1
-
-    @property
-    def type(self) -> str:
-        """`query`, `mutation` or `subscription`."""
-        return self.operation.operation.value
-
-    @property
-    def name(self) -> str | None:
-        """Name of the operation, if it has one."""
-        return self.operation.name.value if self.operation.name else None
+Admit = Callable[[Prepared, Any], Awaitable[None]]
 
 
 class Watch(Protocol):
@@ -158,7 +112,7 @@ class Engine:
         document = self.documents.load(query)
         if not isinstance(document, ParsedDocument):
             return document
-        return self._choose(document, operation_name, variables)
+        return choose(self.schema, document, operation_name, variables, self.limits)
 
     async def prepare_async(
         self, query: str, operation_name: str | None = None, variables: Any = None
@@ -180,44 +134,7 @@ class Engine:
                 documents.remember(query, document)
             return document
         documents.remember(query, document)
-        return self._choose(document, operation_name, variables)
-
-    def _choose(
-        self, document: ParsedDocument, operation_name: str | None, variables: Any
-    ) -> Prepared | list[ErrorDict]:
-        operation = document.operation(operation_name)
-        if isinstance(operation, GraphQLError):
-            return refusals([operation], "OPERATION_RESOLUTION_FAILURE")
-        if variables is None:
-            variables = {}
-        elif not isinstance(variables, dict):
-            return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
-        too_many = check_variables(variables, self.limits)
-        if too_many:
-            return [failure("LIMIT", too_many)]
-        coerced = self._coerced(document, operation, variables)
-        if isinstance(coerced, list):
-            return refusals(coerced, "BAD_USER_INPUT")
-        cost = cost_of(self.schema, document, operation, coerced, self.limits)
-        too_many = over_budget(cost.objects, self.limits)
-        if too_many:
-            return [failure("LIMIT", too_many)]
-        return Prepared(document, operation, coerced, cost.objects, cost.points)
-
-    def _coerced(
-        self, document: ParsedDocument, operation: OperationDefinitionNode, given: dict[str, Any]
-    ) -> dict[str, Any] | list[GraphQLError]:
-        if not operation.variable_definitions:
-            return {}
-        plain = document.derived(
-            "variables", operation, partial(PlainVariables.of, self.schema, operation)
-        )
-        values = None if plain is None else plain.coerced(given)
-        if values is not None:
-            return values
-        return get_variable_values(
-            self.schema, operation.variable_definitions, given, max_errors=50
-        )
+        return choose(self.schema, document, operation_name, variables, self.limits)
 
     async def execute(
         self,
@@ -243,7 +160,7 @@ class Engine:
         refusal = await self.admitted(prepared, context)
         if refusal is not None:
             return refusal
-        execution = _execution(self.schema, prepared, context, None)
+        execution = execution_of(self.schema, prepared, context, None)
         if timeout_s is None:
             return await self._run(prepared, execution, context)
         try:
@@ -256,7 +173,7 @@ class Engine:
 
     def timed_out(self, context: Any, timeout_s: float | None) -> Result:
         """Give the answer to an operation that took longer than it may."""
-        return Result(None, [_timed_out(timeout_s)], _extensions(context))
+        return Result(None, [out_of_time(timeout_s)], extensions_of(context))
 
     async def subscribe(
         self, prepared: Prepared, context: Any, *, timeout_s: float | None = None
@@ -284,23 +201,23 @@ class Engine:
         root = document.derived("root", operation, partial(Root.of, self.schema, operation))
         if root is None and not _selects_anything(self.schema, prepared):
             nothing = "The subscription selects nothing: its field is skipped. Leave that out."
-            return Result.refused([failure("BAD_USER_INPUT", nothing)], _extensions(context))
+            return Result.refused([failure("BAD_USER_INPUT", nothing)], extensions_of(context))
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 source = await self._source(root, prepared, context)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            return Result.refused([_timed_out(timeout_s)], _extensions(context))
+            return Result.refused([out_of_time(timeout_s)], extensions_of(context))
         except GraphQLError as error:
-            errors = execution_failures([error], _request_id(context))
-            return Result.refused(errors, _extensions(context))
+            errors = execution_failures([error], request_id_of(context))
+            return Result.refused(errors, extensions_of(context))
         if isinstance(source, Live):
             return self._share(source, prepared, context)
         if not hasattr(source, "__aiter__"):
             wrong = TypeError(f"Subscription {prepared.name} gave no async iterable.")
-            return Result.refused([request_failure(wrong, _request_id(context))])
-        execution = _execution(self.schema, prepared, context, None)
+            return Result.refused([request_failure(wrong, request_id_of(context))])
+        execution = execution_of(self.schema, prepared, context, None)
         return self._events(aiter(source), prepared, context, execution)
 
     async def _source(self, root: Root | None, prepared: Prepared, context: Any) -> Any:
@@ -315,7 +232,7 @@ class Engine:
                 pass
             except Exception as error:
                 raise located_error(error, root.nodes, [root.key]) from error
-        return await execute_subscription(_execution(self.schema, prepared, context, None))
+        return await execute_subscription(execution_of(self.schema, prepared, context, None))
 
     def _share(self, live: Live, prepared: Prepared, context: Any) -> Stream:
         plans = prepared.document.plans
@@ -324,7 +241,7 @@ class Engine:
             plans[cursor] = cursor_variables(prepared.document, prepared.operation)
         subscription = Subscription(
             live,
-            _kind(prepared, live, plans[cursor]),
+            kind_of(prepared, live, plans[cursor]),
             context,
             partial(Selections, self.schema, prepared),
             partial(self._execute_event, prepared),
@@ -333,7 +250,9 @@ class Engine:
 
     async def _execute_event(self, prepared: Prepared, context: Any, event: Any) -> Result:
         context.begin_event()
-        return await self._run(prepared, _execution(self.schema, prepared, context, event), context)
+        return await self._run(
+            prepared, execution_of(self.schema, prepared, context, event), context
+        )
 
     async def _events(
         self,
@@ -351,12 +270,12 @@ class Engine:
                 except StopAsyncIteration:
                     return
                 except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-                    failed = request_failure(error, _request_id(context))
-                    yield Result.refused([failed], _extensions(context))
+                    failed = request_failure(error, request_id_of(context))
+                    yield Result.refused([failed], extensions_of(context))
                     return
                 if begin_event is not None:
                     begin_event()
-                execution = _execution(self.schema, prepared, context, payload)
+                execution = execution_of(self.schema, prepared, context, payload)
                 # Collected once: the selections of an operation do not change between events.
                 execution._subfields_cache = first._subfields_cache
                 result = await self._run(prepared, execution, context)
@@ -379,8 +298,8 @@ class Engine:
         try:
             await self._admit(prepared, context)
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            failed = request_failure(error, _request_id(context))
-            return Result.refused([failed], _extensions(context))
+            failed = request_failure(error, request_id_of(context))
+            return Result.refused([failed], extensions_of(context))
         return None
 
     async def _run(self, prepared: Prepared, execution: ExecutionContext, context: Any) -> Result:
@@ -391,9 +310,11 @@ class Engine:
         else:
             data, errors = await self.watch(prepared, plan, execution)
         if not errors:
-            return Result(data, (), _extensions(context))
+            return Result(data, (), extensions_of(context))
         ordered = execution.build_response(None, errors).errors
-        return Result(data, execution_failures(ordered, _request_id(context)), _extensions(context))
+        return Result(
+            data, execution_failures(ordered, request_id_of(context)), extensions_of(context)
+        )
 
     def plan(
         self, prepared: Prepared, *, is_divided: bool = False, is_whole: bool = False
@@ -442,25 +363,6 @@ class Engine:
             return "invalid"
 
 
-def _execution(
-    schema: GraphQLSchema, prepared: Prepared, context: Any, root_value: Any
-) -> ExecutionContext:
-    return ExecutionContext(
-        schema,
-        prepared.document.fragments,
-        root_value,
-        context,
-        prepared.operation,
-        prepared.variables,
-        default_field_resolver,
-        default_type_resolver,
-        default_field_resolver,
-        CollectedErrors(),
-        None,
-        None,
-    )
-
-
 def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:
     root = schema.subscription_type
     return root is None or bool(
@@ -471,61 +373,4 @@ def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:
             root,
             prepared.operation.selection_set,
         )
-    )
-
-
-def _kind(prepared: Prepared, live: Live, cursors: frozenset[str]) -> Hashable:
-    """Give what is equal for subscriptions that may share an execution."""
-    variables = {name: v for name, v in prepared.variables.items() if name not in cursors}
-    text = repr(sorted(variables.items())) if variables else ""
-    return (prepared.document.text, prepared.name, text, live.scope)
-
-
-def cursor_variables(
-    document: ParsedDocument, operation: OperationDefinitionNode
-) -> frozenset[str]:
-    """Give the variables that do nothing but give a subscription's field the cursor to begin at.
-
-    Readers that differ in them alone are told the same once they have caught up.
-    """
-    names = {
-        argument.value.name.value
-        for field in operation.selection_set.selections
-        if isinstance(field, FieldNode)
-        for argument in field.arguments
-        if argument.name.value == "after" and isinstance(argument.value, VariableNode)
-    }
-    uses = _Uses()
-    for node in (operation, *document.fragments.values()):
-        visit(node, uses)
-    # Where it is defined, and where it is used.
-    return frozenset(name for name in names if uses.counts[name] == 2)
-
-
-class _Uses(Visitor):
-    """Counts where variables are named."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def enter_variable(self, node: VariableNode, *_: Any) -> None:
-        self.counts[node.name.value] += 1
-
-
-def _request_id(context: Any) -> str:
-    return str(getattr(context, "request_id", None) or "unknown")
-
-
-def _extensions(context: Any) -> Mapping[str, Any] | None:
-    extensions = getattr(context, "extensions", None)
-    # A copy: the next event of the same context may change the map while this one is queued.
-    return dict(extensions) if isinstance(extensions, Mapping) and extensions else None
-
-
-def _timed_out(timeout_s: float | None) -> ErrorDict:
-    return failure(
-        "TIMED_OUT",
-        f"The operation took longer than {timeout_s:g} seconds and was stopped. "
-        "Ask for less at a time.",
     )

@@ -39,6 +39,20 @@ def request_failure(error: BaseException, request_id: str) -> ErrorDict:
     return masked(request_id)
 
 
+def request_id_of(context: Any) -> str:
+    """Give the id by which logs and masked errors tell the request of a resolver's context."""
+    return str(getattr(context, "request_id", None) or "unknown")
+
+
+def out_of_time(timeout_s: float | None) -> ErrorDict:
+    """Give the error of an operation that took longer than it may."""
+    return failure(
+        "TIMED_OUT",
+        f"The operation took longer than {timeout_s:g} seconds and was stopped. "
+        "Ask for less at a time.",
+    )
+
+
 def masked(request_id: str) -> ErrorDict:
     """Give the one error that stands for every bug."""
     return failure(

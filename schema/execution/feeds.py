@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from schema.execution.errors import request_failure
+from schema.execution.errors import request_failure, request_id_of
 from schema.execution.live import Live
 from schema.execution.result import Result
 from schema.execution.selections import Selections
@@ -105,7 +105,7 @@ class Subscription:
             json = result.json()
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             # Told in the place of the event, for what is not told at all would be a gap.
-            result = Result(None, [request_failure(error, _request_id(self.context))])
+            result = Result(None, [request_failure(error, request_id_of(self.context))])
             json = result.json()
         finally:
             # Before the event is sent: a slow reader must not hold what it was read with.
@@ -188,7 +188,7 @@ class Feed:
         try:
             await self._attached()
         except Exception as error:  # noqa: BLE001 - told to the readers, masked and logged.
-            request_id = _request_id(self.subscription.context)
+            request_id = request_id_of(self.subscription.context)
             end = Result.refused([request_failure(error, request_id)])
         finally:
             self._feeds.forget(self)
@@ -382,10 +382,6 @@ class Feed:
             self._feeds.stats.joined += 1
         self.streams.clear()
         return True
-
-
-def _request_id(context: Any) -> str:
-    return str(getattr(context, "request_id", None) or "unknown")
 
 
 def _is_refusal(error: Exception) -> bool:

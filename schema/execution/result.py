@@ -64,3 +64,10 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self.payload()!r})"
+
+
+def extensions_of(context: Any) -> Mapping[str, Any] | None:
+    """Give what a resolver's context sends along with the answer."""
+    extensions = getattr(context, "extensions", None)
+    # A copy: the next event of the same context may change the map while this one is queued.
+    return dict(extensions) if isinstance(extensions, Mapping) and extensions else None

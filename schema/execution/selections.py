@@ -44,7 +44,7 @@ _INT_END = 2**31
 
 
 class Operation(Protocol):
-    """What is compiled: `engine.Prepared`."""
+    """What is compiled: `prepared.Prepared`."""
 
     document: ParsedDocument
     operation: OperationDefinitionNode

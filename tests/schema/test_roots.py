@@ -145,7 +145,7 @@ async def test_what_is_plain_goes_past_the_executor(
         raise AssertionError("the executor was called")
 
     monkeypatch.setattr("schema.execution.engine.execute_subscription", fail)
-    monkeypatch.setattr("schema.execution.engine.get_variable_values", fail)
+    monkeypatch.setattr("schema.execution.prepared.get_variable_values", fail)
     if is_plain:
         answers, calls = await answer(query, {"id": "x"})
         assert answers == [{"data": {"news": "x"}}]

@@ -12,7 +12,7 @@ import pytest
 import schema
 from resolvers.base import Context
 from schema.execution import Engine, Event, Live, Prepared, Stream
-from schema.execution.engine import _kind, cursor_variables
+from schema.execution.sharing import cursor_variables, kind_of
 from services.base import Deps, Viewer
 from services.conversations import threads
 from tests.api import operations as op
@@ -346,7 +346,7 @@ async def test_a_cursor_that_is_used_elsewhere_too_keeps_its_readers_apart(room:
         cursors = cursor_variables(operation.document, operation.operation)
         assert cursors == set()
         live = Live(room.deps.bus, lambda _: cast("Any", None), str, "the same")
-        kinds.add(_kind(operation, live, cursors))
+        kinds.add(kind_of(operation, live, cursors))
     assert len(kinds) == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 import schema
 from app.server import Server
 from schema.execution import Engine, Limits, Prepared, count_values
-from schema.execution import engine as engine_module
+from schema.execution import prepared as prepared_module
 from tests.api.transport import streams
 from tests.api.transport.conftest import hear, serving, subscribe
 from tests.fixtures import settings_for
@@ -67,7 +67,7 @@ def test_nothing_is_coerced_of_what_is_refused(monkeypatch: pytest.MonkeyPatch) 
         coerced.append(given)
         return given
 
-    monkeypatch.setattr(engine_module, "get_variable_values", coerce)
+    monkeypatch.setattr(prepared_module, "get_variable_values", coerce)
     engine = Engine(schema.build()._schema, **FEW)
     query = "query($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert isinstance(engine.prepare(query, None, {"ids": ["a"] * 100}), list)

@@ -12,8 +12,7 @@ from sqlalchemy import event
 import schema
 from models.sandboxes import Sandbox
 from resolvers.base import Context
-from schema.execution import Result
-from schema.execution.engine import Engine, Prepared
+from schema.execution import Engine, Prepared, Result
 from services.access import READ_EVERYTHING
 from services.base import ANONYMOUS, Viewer
 from services.sandboxes import files, lifecycle
