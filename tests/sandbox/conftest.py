@@ -18,6 +18,7 @@ from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Execution, ExecutionResult, SandboxClient
 from sandbox.docker import DockerDriver
 from sandbox.errors import DriverUnavailableError
+from tests.servers import give_up
 
 MIB = 1024 * 1024
 BOTH = [
@@ -26,20 +27,12 @@ BOTH = [
 ]
 
 
-def absent(name: str, reason: str) -> None:
-    """Skip for a reason, or fail where the run says that the driver must be there."""
-    required = os.environ.get("NOOSPHERE_TEST_REQUIRE", "").replace(" ", "").split(",")
-    if name in required:
-        pytest.fail(f"{name} is required but absent: {reason}", pytrace=False)
-    pytest.skip(f"{name} is absent: {reason}")
-
-
 def docker_settings() -> tuple[str, str]:
     url = os.environ.get("NOOSPHERE_TEST_DOCKER_URL")
     image = os.environ.get("NOOSPHERE_TEST_DOCKER_IMAGE")
     if not url or not image:
-        absent("docker", "NOOSPHERE_TEST_DOCKER_URL and NOOSPHERE_TEST_DOCKER_IMAGE are not set")
-    return url or "", image or ""
+        give_up("docker", "NOOSPHERE_TEST_DOCKER_URL and NOOSPHERE_TEST_DOCKER_IMAGE are not set")
+    return url, image
 
 
 @dataclass
@@ -123,7 +116,7 @@ async def make_driver(name: str, state_dir: Path) -> tuple[SandboxDriver, str]:
         await driver.check()
     except DriverUnavailableError as error:
         await driver.aclose()
-        absent(name, error.message)
+        give_up(name, error.message)
     return driver, image
 
 

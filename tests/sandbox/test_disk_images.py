@@ -11,6 +11,7 @@ import pytest
 from sandbox import disk_images
 from sandbox.base import Limits
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError
+from tests.servers import require
 
 MIB = 1024 * 1024
 LIMITS = Limits(disk_bytes=8 * MIB, inodes=256)
@@ -18,8 +19,7 @@ LIMITS = Limits(disk_bytes=8 * MIB, inodes=256)
 
 @pytest.fixture(autouse=True)
 def _with_mkfs() -> None:
-    if disk_images.find_mkfs() is None:
-        pytest.skip("mkfs.ext4 is not installed.")
+    require("ext4")
 
 
 def is_open(fd: int) -> bool:

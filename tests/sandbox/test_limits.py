@@ -21,6 +21,7 @@ from sandbox.errors import (
 )
 from sandbox.inside import barriers
 from tests.sandbox.conftest import MIB, Box, Boxes
+from tests.servers import require
 
 FULL, PARTLY, NONE = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
 
@@ -233,6 +234,7 @@ async def test_sizes_of_what_has_ended_do_not_change(rooted: Boxes) -> None:
 
 @pytest.fixture
 async def on_disk(rooted: Boxes) -> Boxes:
+    await asyncio.to_thread(require, "ext4")
     capabilities = await rooted.driver.capabilities()
     if not held(capabilities, "disk_image"):
         pytest.skip(" ".join(capabilities.notes))

@@ -12,6 +12,8 @@ server of the user's own; nothing is started in its place.
 | bubblewrap | NOOSPHERE_TEST_BUBBLEWRAP                                |
 | browser    | NOOSPHERE_TEST_BROWSER, NOOSPHERE_TEST_CHROMEDRIVER      |
 | node       | NOOSPHERE_TEST_NODE, NOOSPHERE_TEST_NPM                  |
+| ext4       | NOOSPHERE_TEST_MKFS                                      |
+| kubectl    | NOOSPHERE_TEST_KUBECTL                                   |
 | compose    | NOOSPHERE_TEST_COMPOSE                                   |
 | haproxy    | NOOSPHERE_TEST_HAPROXY                                   |
 | network    | NOOSPHERE_TEST_IP                                        |
@@ -23,7 +25,7 @@ from typing import NoReturn
 from tests.servers.base import UnavailableError
 from tests.servers.client import Session, coordinates
 
-__all__ = ["Session", "UnavailableError", "coordinates", "require", "required"]
+__all__ = ["Session", "UnavailableError", "coordinates", "give_up", "require", "required"]
 
 
 def required() -> frozenset[str]:
@@ -42,10 +44,11 @@ def require(name: str) -> dict[str, str]:
         return coordinates(name)
     except UnavailableError as error:
         reason = str(error)
-    return _give_up(name, reason)
+    return give_up(name, reason)
 
 
-def _give_up(name: str, reason: str) -> NoReturn:
+def give_up(name: str, reason: str) -> NoReturn:
+    """Skip the calling test for want of a server, or fail it if NOOSPHERE_TEST_REQUIRE names it."""
     # Here, because the keeper imports this package too and shall start at once.
     import pytest
 

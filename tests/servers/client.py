@@ -27,6 +27,8 @@ VARIABLES = {
     "bubblewrap": ("NOOSPHERE_TEST_BUBBLEWRAP",),
     "browser": ("NOOSPHERE_TEST_BROWSER", "NOOSPHERE_TEST_CHROMEDRIVER"),
     "node": ("NOOSPHERE_TEST_NODE", "NOOSPHERE_TEST_NPM"),
+    "ext4": ("NOOSPHERE_TEST_MKFS",),
+    "kubectl": ("NOOSPHERE_TEST_KUBECTL",),
     "compose": ("NOOSPHERE_TEST_COMPOSE",),
     "haproxy": ("NOOSPHERE_TEST_HAPROXY",),
     "network": ("NOOSPHERE_TEST_IP",),

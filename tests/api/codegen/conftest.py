@@ -2,9 +2,7 @@
 
 import asyncio
 import hashlib
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.api import operations
+from tests.servers import require
 from tests.servers.installed import cache, npm_packages, once
 
 HERE = Path(__file__).parent
@@ -24,20 +23,11 @@ mutation CreateMemory($input: MemoryCreateInput!) { memoryCreate(input: $input) 
 """
 
 
-def _absent(what: str, why: str) -> None:
-    if "codegen" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
-        pytest.fail(f"NOOSPHERE_TEST_REQUIRE names codegen, but {why}.")
-    pytest.skip(f"{why}: no {what} client was generated and compiled")
-
-
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The pinned generator and compiler of TypeScript."""
-    npm = shutil.which("npm")
-    if not npm or not shutil.which("node"):
-        _absent("TypeScript", "there is no node or npm")
-
-    return npm_packages(HERE, "codegen", npm=str(npm)) / "node_modules"
+    npm = require("node")["NOOSPHERE_TEST_NPM"]
+    return npm_packages(HERE, "codegen", npm=npm) / "node_modules"
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +42,7 @@ def ariadne() -> Path:
         subprocess.run(pip, check=True, capture_output=True, timeout=240)
 
     digest = hashlib.sha256(f"{sys.version} {ARIADNE}".encode()).hexdigest()[:16]
-    try:
-        folder = once(cache() / f"ariadne-{digest}", install)
-    except subprocess.CalledProcessError:
-        _absent("Python", "ariadne-codegen cannot be installed here")
+    folder = once(cache() / f"ariadne-{digest}", install)
     return folder / "venv" / "bin" / "python"
 
 

@@ -9,7 +9,7 @@ from tests.api.faults.network import Network
 from tests.api.faults.redis import Redis
 from tests.api.faults.world import Telling, World, living
 from tests.api.following import following
-from tests.servers import UnavailableError, coordinates, require
+from tests.servers import require
 
 # A lease is looked at every few seconds, and a round takes about one.
 _ROUNDS = 100
@@ -18,11 +18,7 @@ pytestmark = [pytest.mark.mysql, pytest.mark.redis, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    try:
-        ip = coordinates("network")["NOOSPHERE_TEST_IP"]
-    except UnavailableError as error:
-        pytest.fail(f"no network can be cut: {error}", pytrace=False)
-    with Network(ip) as made:
+    with Network(require("network")["NOOSPHERE_TEST_IP"]) as made:
         yield made
 
 

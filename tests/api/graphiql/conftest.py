@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import socket
 import threading
@@ -19,6 +18,7 @@ from app.graphql_outlet import WebSocketProtocol
 from tests.api.graphiql.driver import GraphiQL
 from tests.api.graphiql.standin import State, create, cut_sockets
 from tests.product import Product
+from tests.servers import require
 from tests.servers.chromium import OpenChromium
 from tests.servers.installed import npm_packages
 
@@ -108,12 +108,7 @@ def graphiql(browser: Chrome, server_url: str) -> GraphiQL:
 @pytest.fixture(scope="session")
 def npm_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the npm project aside, with its packages installed once per lock file."""
-    npm = shutil.which("npm")
-    if not npm:
-        if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
-            pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no npm.")
-        pytest.skip("no npm on this machine: the GraphiQL bundle was not rebuilt")
-    packages = npm_packages(ROOT, "graphiql", npm=npm)
+    packages = npm_packages(ROOT, "graphiql", npm=require("node")["NOOSPHERE_TEST_NPM"])
     project = tmp_path_factory.mktemp("graphiql")
     for name in SOURCES:
         source = ROOT / name

@@ -29,6 +29,7 @@ from app.graphql_ws import ConnectionState, GraphQLWebSocket, SocketOptions
 from schema.execution import Engine
 from services.errors import RateLimitedError, UnauthenticatedError
 from tests.api.transport.sample import Context, Probe, graphql_schema
+from tests.servers import require
 from tests.servers.installed import npm_packages
 
 HERE = Path(__file__).parent
@@ -207,12 +208,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """Install the pinned Node packages once per lock file; give the folder to run scripts in."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        if "node" in os.environ.get("NOOSPHERE_TEST_REQUIRE", ""):
-            pytest.fail("NOOSPHERE_TEST_REQUIRE names node, but there is no node or npm.")
-        pytest.skip("no node or npm on this machine: the audits of other clients did not run")
-    return npm_packages(HERE, "node", npm=npm)
+    return npm_packages(HERE, "node", npm=require("node")["NOOSPHERE_TEST_NPM"])
 
 
 async def run_node(folder: Path, script: str, *arguments: str) -> Any:
@@ -222,7 +218,7 @@ async def run_node(folder: Path, script: str, *arguments: str) -> Any:
     shutil.copy(HERE / script, copy)
     try:
         process = await asyncio.create_subprocess_exec(
-            "node",
+            require("node")["NOOSPHERE_TEST_NODE"],
             str(copy),
             *arguments,
             stdout=asyncio.subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from sandbox import kubernetes_pod as pods
 from sandbox.kubernetes_pod import KubernetesOptions
 from tests.sandbox.conftest import Boxes
 from tests.sandbox.kubernetes.conftest import options
+from tests.servers import require
 from tests.servers.kubernetes import NAMESPACE, Kubernetes
 
 pytestmark = pytest.mark.bubblewrap  # In which the double's containers run.
@@ -21,12 +21,12 @@ def test_the_double_serves_the_namespace_of_the_options() -> None:
     assert KubernetesOptions().namespace == NAMESPACE
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is absent")
 async def test_kubectl_takes_the_double_for_a_cluster(
     cluster: Kubernetes, podded: Boxes, tmp_path: Path
 ) -> None:
     """Another client's view of the protocol; and a Pod waits for whoever attaches first."""
-    kubectl = ("kubectl", "--kubeconfig", str(cluster.kubeconfig), "--namespace", NAMESPACE)
+    program = (await asyncio.to_thread(require, "kubectl"))["NOOSPHERE_TEST_KUBECTL"]
+    kubectl = (program, "--kubeconfig", str(cluster.kubeconfig), "--namespace", NAMESPACE)
     kubectl += ("--cache-dir", str(tmp_path / "cache"), "--request-timeout", "30s")
 
     async def run(*words: str) -> bytes:

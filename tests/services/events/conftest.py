@@ -12,7 +12,7 @@ import pytest
 from services.events.base import Bus
 from services.events.local import LocalBus
 from services.events.redis import RedisBus
-from tests.servers import require, required
+from tests.servers import give_up, require
 from tests.services.events.redis_server import RedisServer
 
 
@@ -27,8 +27,7 @@ async def redis_server() -> AsyncIterator[RedisServer]:
     """A server of this test alone: it may flush, freeze and kill it."""
     require("redis")
     if shutil.which("redis-server") is None:
-        give_up = pytest.fail if "redis" in required() else pytest.skip
-        give_up("redis-server is not installed, and this test needs one of its own.")
+        give_up("redis", "redis-server is not installed, and this test needs one of its own")
     server = RedisServer()
     try:
         await server.start()

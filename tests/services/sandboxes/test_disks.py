@@ -1,11 +1,14 @@
 """Workspaces on disk instead of in memory, where the configuration says so."""
 
+import asyncio
+
 import pytest
 
 from models.states import ExecutionReason
 from services.errors import UserError
 from services.sandboxes import lifecycle
 from services.sandboxes.wishes import Resources
+from tests.servers import require
 from tests.services.sandboxes.conftest import Launch, ran
 
 MIB = 1024 * 1024
@@ -13,6 +16,7 @@ pytestmark = pytest.mark.bubblewrap
 
 
 async def test_a_workspace_on_disk_may_be_larger_than_the_memory(launch: Launch) -> None:
+    await asyncio.to_thread(require, "ext4")
     server = await launch("bubblewrap", sandbox_disk="image")
     if server.host._node is None:
         pytest.skip(server.host._why)
