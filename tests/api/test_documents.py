@@ -10,7 +10,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from app import graphiql
-from app.config import ConfigurationError, load
+from app.config import load
+from app.errors import ConfigurationError
 from app.graphql_documents import Documents, ManifestError, read_manifest
 from app.graphql_request import Params
 from app.server import Server
