@@ -34,6 +34,8 @@ PARTS = (
     "watching",
     "tars",
     "zips",
+    "packing",
+    "unpacking",
     "archives",
     "listing",
     "tunnels",
