@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 
 from models.lanes import Lanes
 from models.sqlite import Driver
+from models.statements import Reading
 
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
@@ -100,6 +101,14 @@ class Database:
     async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
         """Run one select of `models.statements`, outside any transaction. Raises DBAPIError."""
         return await self._lanes.select(text, values)
+
+    async def rows(self, reading: Reading, **parameters: Any) -> list[Any]:
+        """Give the rows of a select that is asked often, outside any transaction.
+
+        Raises DBAPIError.
+        """
+        statement = reading.on(self.engine.dialect)
+        return statement.make(await self._lanes.select(*statement.bound(parameters)))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:

@@ -56,7 +56,8 @@ class Statement:
         """Give the text and the values, in its order, for one run."""
         text = self._text
         for name, place in self._lists.items():
-            marks = ", ".join([self._mark] * len(parameters[name])) or _NOTHING
+            listed = parameters[name] if name in parameters else self._fixed[name]
+            marks = ", ".join([self._mark] * len(listed)) or _NOTHING
             text = text.replace(place, f"({marks})")
         values: list[Any] = []
         for name, process in self._names:
@@ -83,6 +84,30 @@ class Statement:
                 fixed[at] = bound
             values += fixed
         return " UNION ALL ".join([self._part.format(text)] * len(keys)), values
+
+
+class Reading:
+    """A select that is asked often: compiled at its first run, for the dialect it then runs on.
+
+    Its lists are parameters made with `bindparam(name, expanding=True)`. Gives plain tuples, or
+    those of `row`.
+    """
+
+    def __init__(self, select: Select[*tuple[Any, ...]], row: type[Any] = tuple) -> None:
+        self._select, self._row = select, row
+        self._statements: dict[str, Statement] = {}
+
+    def on(self, dialect: Dialect) -> Statement:
+        """Give the compiled select."""
+        statement = self._statements.get(dialect.name)
+        if statement is None:
+            statement = self._statements[dialect.name] = Statement(self._select, dialect, self._row)
+        return statement
+
+    async def rows(self, connection: AsyncConnection, **parameters: Any) -> list[Any]:
+        """Run it on a connection, in whatever transaction that has. Raises DBAPIError."""
+        statement = self.on(connection.dialect)
+        return statement.make(await fetch(connection, *statement.bound(parameters)))
 
 
 async def fetch(connection: AsyncConnection, text: str, values: Sequence[Any]) -> Sequence[Any]:

@@ -1,7 +1,6 @@
 """Reading rows for resolvers: access rule applied, answers in order, one statement for all keys."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.base import Id, Record, partial_row
+from models.base import Record, partial_row
 from models.statements import Statement
 from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
 from services import access
@@ -144,7 +143,8 @@ class Loads:
                 s.add_columns(link_from)
                 .join_from(link, record, link_to == record.id)  # type: ignore[attr-defined]
                 .where(
-                    link_from.in_(_keys(link_from)), access.visible(link, _symbolic(self._context))
+                    link_from.in_(_keys(link_from)),
+                    access.visible(link, access.symbolic(self._context.viewer)),
                 )
                 .order_by(*_ordered(record, order_by))
             ),
@@ -273,7 +273,7 @@ class Loads:
             columns = [getattr(record, name) for name in names]
             chosen = select(*columns).where(*where)
             if not is_seen:
-                chosen = chosen.where(access.visible(record, _symbolic(context)))
+                chosen = chosen.where(access.visible(record, access.symbolic(viewer)))
             chosen = build(chosen)
             row = tuple if is_linked else partial_row(record, names)
             statement = Statement(chosen, context.deps.db.engine.dialect, row)
@@ -281,7 +281,7 @@ class Loads:
             if len(statements) >= _STATEMENTS:
                 statements.clear()
             known = statements[key] = statement, binds
-        values: dict[str, Any] = {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
+        values = access.values(viewer)
         for names_, condition in zip(known[1], conditions, strict=True):
             values |= {
                 name: bind.effective_value
@@ -342,18 +342,6 @@ def _beyond(columns: Sequence[Any], name: str, *, is_below: bool) -> ColumnEleme
         step = column < bounds[index] if is_below else column > bounds[index]
         conditions.append(and_(*equal, step))
     return or_(*conditions)
-
-
-def _symbolic(context: "Context") -> Any:
-    """Give the viewer with parameters in the place of ids, for rules that are compiled once."""
-    viewer = context.viewer
-    if not viewer.is_authenticated:
-        return viewer
-    return replace(
-        viewer,
-        user_id=cast("str", bindparam("viewer_id", type_=Id)),
-        session_id=cast("str", bindparam("viewer_session", type_=Id)),
-    )
 
 
 def _keys(column: InstrumentedAttribute[Any]) -> Any:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, false, select, true
+from sqlalchemy import BindParameter, ColumnElement, bindparam, false, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
-from models.base import Record
+from models.base import Id, Record
+from models.statements import Reading
 from services.base import Deps, Viewer
 from services.batches import Batches
 
@@ -97,15 +98,38 @@ async def may_see(deps: Deps, viewer: Viewer, record: type[Record], id_: str) ->
     return await _sights(deps).of((record, asker, id_)) is not None
 
 
-@lru_cache(maxsize=256)
-def _sight(record: type[Record], viewer: Viewer) -> Select[Any]:
-    """Give the statement that keeps those of the rows `ids` the viewer may see.
+def symbolic(viewer: Viewer) -> Viewer:
+    """Give a viewer with parameters in the place of ids, for statements that are compiled once.
 
-    Kept for those who come back: putting it together takes longer than running it. So what a rule
-    gives must depend on the viewer alone, not on the time.
+    `values` has what they stand for. What a rule gives must therefore depend on the viewer alone,
+    not on the time, and on the ids as values only.
     """
+    if not viewer.is_authenticated:
+        return viewer
+    return replace(
+        viewer,
+        user_id=cast("str", bindparam("viewer_id", type_=Id)),
+        session_id=cast("str", bindparam("viewer_session", type_=Id)),
+        expires_at=None,
+    )
+
+
+def values(viewer: Viewer) -> dict[str, Any]:
+    """Give the parameters of a statement made with a symbolic viewer."""
+    return {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
+
+
+@lru_cache(maxsize=1_000)
+def _sight(
+    record: type[Record],
+    is_authenticated: bool,
+    roles: frozenset[str],
+    permissions: frozenset[str],
+) -> Reading:
+    """Give what keeps those of the rows `ids` that a viewer with these rights may see."""
+    viewer = Viewer("somebody" if is_authenticated else None, None, None, roles, permissions)
     ids: BindParameter[Any] = bindparam("ids", expanding=True)
-    return select(record.id).where(record.id.in_(ids), visible(record, viewer))  # type: ignore[attr-defined]
+    return Reading(select(record.id).where(record.id.in_(ids), visible(record, symbolic(viewer))))  # type: ignore[attr-defined]
 
 
 def _sights(deps: Deps) -> Batches[_Asked, bool]:
@@ -114,10 +138,10 @@ def _sights(deps: Deps) -> Batches[_Asked, bool]:
         for record, viewer, id_ in asked:
             wanted[record, viewer].append(id_)
         found: dict[_Asked, bool] = {}
-        async with deps.db.reading() as connection:
-            for (record, viewer), ids in wanted.items():
-                rows = await connection.scalars(_sight(record, viewer), {"ids": ids})
-                found |= dict.fromkeys(((record, viewer, id_) for id_ in rows), True)
+        for (record, viewer), ids in wanted.items():
+            sight = _sight(record, viewer.is_authenticated, viewer.roles, viewer.permissions)
+            rows = await deps.db.rows(sight, ids=ids, **values(viewer))
+            found |= dict.fromkeys(((record, viewer, id_) for (id_,) in rows), True)
         return found
 
     known = deps.caches.get("sights")

@@ -1,7 +1,8 @@
 """Sign-ins: short access tokens, single-use refresh tokens, revocation."""
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from models.accounts import (
     UserRole,
 )
 from models.base import now
-from models.statements import Statement
+from models.statements import Reading
 from services import access
 from services.accounts import passwords
 from services.base import Deps, Viewer, Work, work
+from services.batches import Batches
 from services.contention import repeatable
 from services.errors import RateLimitedError, UnauthenticatedError, UserError, UserErrorCode
 
@@ -231,7 +233,7 @@ async def authenticate(deps: Deps, token: str) -> Viewer:
 
     Raises UnauthenticatedError when the token is unknown, expired or revoked, or the user inactive.
     """
-    rows = await _read(deps, AuthSession.token_hash, passwords.hash_token(token))
+    rows = await _read(deps, _BY_TOKEN, passwords.hash_token(token))
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         raise UnauthenticatedError("The token is unknown or revoked; sign in again.")
     first, at = rows[0], now()
@@ -247,7 +249,7 @@ async def standing(deps: Deps, session_id: str, *, is_active: bool = False) -> S
 
     `is_active` tells that it was used since somebody last asked.
     """
-    rows = await _read(deps, AuthSession.id, session_id)
+    rows = await _read(deps, _BY_ID, session_id)
     if not rows or rows[0].revoked_at is not None or not rows[0].is_active:
         return None
     if is_active and now() - rows[0].last_active_at > _ACTIVITY_STEP:
@@ -268,36 +270,49 @@ class _Row(NamedTuple):
     permission: str | None
 
 
-async def _read(deps: Deps, by: InstrumentedAttribute[str], value: str) -> Sequence[_Row]:
-    """Give one row for every permission of every role of a sign-in's user, or one without any."""
-    key = f"sign-ins by {by.key}"
-    statement = deps.caches.get(key)
-    if not isinstance(statement, Statement):
-        # Asked with every request: put together once.
-        statement = deps.caches[key] = Statement(
-            select(
-                AuthSession.id,
-                AuthSession.user_id,
-                AuthSession.token_hash,
-                AuthSession.expires_at,
-                AuthSession.revoked_at,
-                AuthSession.last_active_at,
-                User.username,
-                User.is_active,
-                Role.name.label("role"),
-                Permission.name.label("permission"),
-            )
-            .join(User, User.id == AuthSession.user_id)
-            .outerjoin(UserRole, UserRole.user_id == User.id)
-            .outerjoin(Role, Role.id == UserRole.role_id)
-            .outerjoin(RolePermission, RolePermission.role_id == Role.id)
-            .outerjoin(Permission, Permission.id == RolePermission.permission_id)
-            .where(by == bindparam("value", type_=by.type)),
-            deps.db.engine.dialect,
-            _Row,
+def _read_by(column: InstrumentedAttribute[str]) -> Reading:
+    """Give what reads a row for every permission of every role of a user, or one without any."""
+    return Reading(
+        select(
+            AuthSession.id,
+            AuthSession.user_id,
+            AuthSession.token_hash,
+            AuthSession.expires_at,
+            AuthSession.revoked_at,
+            AuthSession.last_active_at,
+            User.username,
+            User.is_active,
+            Role.name.label("role"),
+            Permission.name.label("permission"),
         )
-    rows: Sequence[_Row] = statement.make(await deps.db.select(*statement.bound({"value": value})))
-    return rows
+        .join(User, User.id == AuthSession.user_id)
+        .outerjoin(UserRole, UserRole.user_id == User.id)
+        .outerjoin(Role, Role.id == UserRole.role_id)
+        .outerjoin(RolePermission, RolePermission.role_id == Role.id)
+        .outerjoin(Permission, Permission.id == RolePermission.permission_id)
+        .where(column.in_(bindparam("wanted", type_=column.type, expanding=True))),
+        _Row,
+    )
+
+
+_BY_TOKEN, _BY_ID = _read_by(AuthSession.token_hash), _read_by(AuthSession.id)
+
+
+async def _read(deps: Deps, reading: Reading, wanted: str) -> Sequence[_Row]:
+    """Give the rows of one sign-in, read together with whatever others ask in the same moment."""
+    column = 2 if reading is _BY_TOKEN else 0
+
+    async def read(all_wanted: Sequence[str]) -> Mapping[str, list[_Row]]:
+        found: dict[str, list[_Row]] = defaultdict(list)
+        for row in await deps.db.rows(reading, wanted=all_wanted):
+            found[row[column]].append(row)
+        return found
+
+    key = "sign-ins by token" if reading is _BY_TOKEN else "sign-ins"
+    known = deps.caches.get(key)
+    if not isinstance(known, Batches):
+        known = deps.caches[key] = Batches(read)
+    return await known.of(wanted) or ()
 
 
 def _viewer(rows: Sequence[Any]) -> Viewer:

@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.conversations import Conversation, Message
+from models.statements import Reading
 from models.states import ConversationStatus, MessageStatus
 from services import access, streams
 from services.base import Deps, Viewer
@@ -17,13 +18,17 @@ from services.errors import RequestError
 from services.streams import Fact, Item, Kind, Source, Texts, TopicFollower, position
 
 _OPEN = (MessageStatus.PENDING, MessageStatus.STREAMING)
-# Put together once: everybody who begins to follow asks them.
-_GROWING = select(Message.conversation_id, Message.id, Message.meta, Message.content).where(
-    Message.conversation_id.in_(bindparam("ids", expanding=True)), Message.status.in_(_OPEN)
+# Everybody who begins to follow asks these.
+_GROWING = Reading(
+    select(Message.conversation_id, Message.id, Message.meta, Message.content).where(
+        Message.conversation_id.in_(bindparam("ids", expanding=True)), Message.status.in_(_OPEN)
+    )
 )
-_THERE = select(Conversation.id).where(
-    Conversation.id.in_(bindparam("ids", expanding=True)),
-    Conversation.status != ConversationStatus.DELETED,
+_THERE = Reading(
+    select(Conversation.id).where(
+        Conversation.id.in_(bindparam("ids", expanding=True)),
+        Conversation.status != ConversationStatus.DELETED,
+    )
 )
 
 
@@ -51,7 +56,7 @@ async def follow(
 
 
 async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
-    rows = await connection.execute(_GROWING, {"ids": list(ids)})
+    rows = await _GROWING.rows(connection, ids=ids)
     texts: dict[str, Texts] = defaultdict(dict)
     for conversation_id, id_, meta, content in rows:
         texts[conversation_id][text_key(id_, attempt(meta))] = content
@@ -73,8 +78,8 @@ async def _stored(connection: AsyncConnection, key: str) -> str | None:
 
 
 async def _complete(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
-    rows = await connection.execute(_THERE, {"ids": list(ids)})
-    return set(ids) - {row.id for row in rows}
+    rows = await _THERE.rows(connection, ids=ids)
+    return set(ids) - {id_ for (id_,) in rows}
 
 
 def _begins(fact: Fact) -> str | None:

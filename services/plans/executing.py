@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.base import now
 from models.plans import Plan, PlanExecution, PlanStep, PlanStepExecution
+from models.statements import Reading
 from models.states import RunState
 from services import access, streams, tasks
 from services.base import Deps, Viewer, Work, work
@@ -223,13 +224,27 @@ async def follow(
             yield item
 
 
-async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
-    step = PlanStepExecution
-    rows = await connection.execute(
-        select(step.execution_id, step.id, step.attempt, step.output).where(
-            step.execution_id.in_(ids), step.status == RunState.RUNNING
-        )
+# Everybody who begins to follow asks these.
+_GROWING = Reading(
+    select(
+        PlanStepExecution.execution_id,
+        PlanStepExecution.id,
+        PlanStepExecution.attempt,
+        PlanStepExecution.output,
+    ).where(
+        PlanStepExecution.execution_id.in_(bindparam("ids", expanding=True)),
+        PlanStepExecution.status == RunState.RUNNING,
     )
+)
+_STATUS = Reading(
+    select(PlanExecution.id, PlanExecution.status).where(
+        PlanExecution.id.in_(bindparam("ids", expanding=True))
+    )
+)
+
+
+async def _growing(connection: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Texts]:
+    rows = await _GROWING.rows(connection, ids=ids)
     texts: dict[str, Texts] = defaultdict(dict)
     for execution_id, id_, attempt, output in rows:
         texts[execution_id][output_key(id_, attempt)] = output or ""
@@ -244,10 +259,8 @@ async def _stored(connection: AsyncConnection, key: str) -> str | None:
 
 
 async def _complete(connection: AsyncConnection, ids: Sequence[str]) -> set[str]:
-    rows = await connection.execute(
-        select(PlanExecution.id, PlanExecution.status).where(PlanExecution.id.in_(ids))
-    )
-    return set(ids) - {row.id for row in rows if not row.status.is_final}
+    rows = await _STATUS.rows(connection, ids=ids)
+    return set(ids) - {id_ for id_, status in rows if not status.is_final}
 
 
 def _key_of(fact: Fact, kind: str) -> str | None:

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, select
 
+from models.statements import Reading
 from models.system import Topic
 from services.base import Deps
 from services.batches import Batches
 
-# Put together once, which takes longer than running it.
-_HEADS = select(Topic.id, Topic.epoch, Topic.seq).where(
-    Topic.id.in_(bindparam("topics", expanding=True))
+_HEADS = Reading(
+    select(Topic.id, Topic.epoch, Topic.seq).where(
+        Topic.id.in_(bindparam("topics", expanding=True))
+    )
 )
 Head = tuple[str, int]
 
@@ -22,9 +24,8 @@ def heads(deps: Deps) -> Batches[str, Head]:
     """
 
     async def read(topics: Sequence[str]) -> Mapping[str, Head]:
-        async with deps.db.reading() as connection:
-            rows = await connection.execute(_HEADS, {"topics": list(topics)})
-            return {row.id: (row.epoch, row.seq) for row in rows}
+        rows = await deps.db.rows(_HEADS, topics=topics)
+        return {id_: (epoch, seq) for id_, epoch, seq in rows}
 
     known = deps.caches.get("heads")
     if not isinstance(known, Batches):

@@ -13,14 +13,16 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.statements import Reading
 from models.system import Topic
 from services.base import Deps
 from services.batches import Batches
 from services.streams.source import Kind, Source, Texts
 
-# Put together once, which takes longer than running it.
-_TOPICS = select(Topic.id, Topic.epoch, Topic.seq, Topic.first_seq).where(
-    Topic.id.in_(bindparam("topics", expanding=True))
+_TOPICS = Reading(
+    select(Topic.id, Topic.epoch, Topic.seq, Topic.first_seq).where(
+        Topic.id.in_(bindparam("topics", expanding=True))
+    )
 )
 _SIZE = 200
 # Connections that snapshots may hold at once, of those the pool has.
@@ -52,8 +54,8 @@ async def look(connection: AsyncConnection, sources: Sequence[Source]) -> dict[S
     # In this order: what ends a topic is its last event.
     complete = {kind: await kind.complete(connection, ids) for kind, ids in kinds.items()}
     growing = {kind: await kind.growing(connection, ids) for kind, ids in kinds.items()}
-    rows = await connection.execute(_TOPICS, {"topics": [source.topic for source in sources]})
-    topics = {row.id: row for row in rows}
+    rows = await _TOPICS.rows(connection, topics=[source.topic for source in sources])
+    topics = {row[0]: row for row in rows}
     found = {}
     for source in sources:
         topic = topics.get(source.topic)
