@@ -43,6 +43,8 @@ class Framing(Protocol):
     headers: Mapping[str, str]
     idle: bytes
     end: bytes
+    breaks_off: bool
+    """Whether a response that is ended before its time breaks off instead of being whole."""
 
     def begin(self) -> bytes:
         """Give what comes first."""
@@ -65,6 +67,7 @@ class EventStream:
     headers: Mapping[str, str] = {"content-type": f"{EVENT_STREAM}; charset=utf-8"}
     idle = b":\n\n"
     end = b"event: complete\ndata:\n\n"
+    breaks_off = False
 
     def begin(self) -> bytes:
         """Tell how long to wait before coming back: not the same time for all after a restart."""
@@ -90,6 +93,7 @@ class Parts:
     }
     idle = _part(b"{}")
     end = b"--\r\n"
+    breaks_off = False
 
     def begin(self) -> bytes:
         """Give the first boundary."""
@@ -110,6 +114,7 @@ class PieceParts:
     name = "multipart"
     idle = _part(b'{"hasNext":true}', b"-")
     end = b"--\r\n"
+    breaks_off = False
 
     def __init__(self, form: Form) -> None:
         self.headers: Mapping[str, str] = {

@@ -201,7 +201,25 @@ async def break_off(receive: Receive) -> None:
         return
     try:
         async with asyncio.timeout(_GONE_S):
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await gone(receive)
     except TimeoutError:
         return
+
+
+def hang_up(receive: Receive) -> bool:
+    """Close a connection behind what was written, if the server can: an answer stays unfinished.
+
+    `gone` tells when that has happened, which takes as long as the client takes to read.
+    """
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    close = getattr(transport, "close", None)
+    if close is None:
+        return False
+    close()
+    return True
+
+
+async def gone(receive: Receive) -> None:
+    """Wait until the connection of a request is no more."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

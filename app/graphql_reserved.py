@@ -57,6 +57,10 @@ class Framing(EventStream):
 
     name = "sse_single"
     end = b""
+    # An operation's request and the stream come over two connections. A client that sees the end of
+    # the stream before it reads that an operation was accepted (graphql-sse 2.6) takes a whole
+    # response for one with nothing left to wait for, and then waits for that operation for ever.
+    breaks_off = True
 
     def event(self, answer: Answer) -> bytes:
         """Give a piece as it is."""
@@ -185,7 +189,7 @@ class ReservedStream:
         return self._outlet.pieces()
 
     def end(self, _reason: str = "") -> None:
-        """End the response without completing anything, so that the client comes back."""
+        """Break the response off without completing anything, so that the client comes back."""
         if self._response is not None:
             self._response.end()
         self.close()

@@ -1,7 +1,8 @@
 """Subscriptions over HTTP: responses that go on.
 
 What ends a stream before its natural end (a sign-in that is over, a restart) ends the response
-without the words for completion: to clients that is a broken connection, and they come back.
+without the words for completion: to clients that is a broken connection, and they come back. Where
+clients might not notice, the connection is broken indeed.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.types import Message, Receive, Send
 from app import graphql_metrics
 from app.graphql_framing import Answers, Framing
 from app.graphql_register import Register
-from app.graphql_request import abort
+from app.graphql_request import abort, gone, hang_up
 from schema.execution import ErrorDict, Event, Result, request_failure
 from services.errors import RateLimitedError, UnavailableError
 
@@ -203,9 +204,7 @@ class HttpStream:
         if self._stopped == "ended":
             try:
                 async with asyncio.timeout(self._options.close_timeout_s):
-                    if not self._is_started:
-                        await self._begin()
-                    await self._put(b"", more=False)
+                    await self._end()
             except TimeoutError:
                 self._stopped = "stalled"
         if self._stopped != "stalled":
@@ -213,10 +212,17 @@ class HttpStream:
         abort(self._receive)
         try:
             async with asyncio.timeout(self._options.close_timeout_s):
-                while (await self._receive())["type"] != "http.disconnect":
-                    pass
+                await gone(self._receive)
         except TimeoutError:
             return
+
+    async def _end(self) -> None:
+        if not self._is_started:
+            await self._begin()
+        if self.framing.breaks_off and hang_up(self._receive):
+            await gone(self._receive)
+        else:
+            await self._put(b"", more=False)
 
 
 class Streams:

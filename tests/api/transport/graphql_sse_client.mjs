@@ -45,8 +45,10 @@ report.together = await Promise.all(
 );
 report.requests = [...requests];
 
-// The server ends the stream after the second: the client reserves another one and asks again,
-// with the cursor it has by then.
+// The server ends the stream once it hears that the second was seen: the client reserves another
+// one and asks again, with the cursor it has by then.
+const seen = JSON.stringify({ query: 'mutation { note(text: "seen") }' });
+const headers = { 'content-type': 'application/json' };
 const resuming = createClient({ ...options, retryAttempts: 5, retry: async () => {} });
 const variables = { after: null };
 report.resumed = [];
@@ -56,6 +58,7 @@ await new Promise((resolve, reject) => {
     next({ data }) {
       variables.after = data.paced.cursor;
       report.resumed.push(data.paced.number);
+      if (data.paced.number === 2) fetch(url, { method: 'POST', headers, body: seen }).catch(reject);
     },
     error: reject,
     complete: resolve,

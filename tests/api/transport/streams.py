@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 
 EVENT_STREAM = "text/event-stream"
 TOKEN = "x-graphql-event-stream-token"
@@ -36,6 +37,12 @@ class Body:
         async with asyncio.timeout(60):
             async for chunk in self._chunks:
                 self.seen += chunk
+        return self.seen
+
+    async def until_broken(self) -> bytes:
+        """Read until the connection breaks, before the response is whole; give what there was."""
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            await self.rest()
         return self.seen
 
 

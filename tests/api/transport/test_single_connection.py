@@ -13,7 +13,7 @@ from app.graphql_single import TOKEN_HEADER
 from app.graphql_stream import StreamOptions, Streams
 from tests.api.transport.conftest import Server, serving, until
 from tests.api.transport.streams import EVENT_STREAM, TOKEN, events, reserved, told_of
-from tests.api.transport.test_event_stream import everything, viewer_of
+from tests.api.transport.test_event_stream import everything, one_stream, stalled_s, viewer_of
 
 ANN, BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
 ACCEPT = {"accept": EVENT_STREAM}
@@ -307,7 +307,7 @@ async def test_draining_ends_streams_without_completing_anything_and_lets_mutati
         assert (await single.post("2", 'mutation { slowNote(text: "done") }')).status_code == 202
         await asyncio.wait_for(server.probe.entered.wait(), 60)
         draining = asyncio.create_task(server.http.drain(60))
-        assert b"complete" not in await single.body.rest()
+        assert b"complete" not in await single.body.until_broken()
         assert not draining.done()
         server.probe.gate.set()
         await draining
@@ -319,6 +319,30 @@ async def test_draining_ends_streams_without_completing_anything_and_lets_mutati
         assert (refused.status_code, code_of(refused)) == (503, "UNAVAILABLE")
     assert len(server.http.single) == 0
     assert not server.http.streams.register.counts
+
+
+async def test_what_was_written_before_a_stream_breaks_off_arrives() -> None:
+    options = StreamOptions(close_timeout_s=60)
+    async with serving(http={"streams": Streams(options=options)}) as server:
+        async with server.client() as client:
+            token = (await client.put(server.url)).text
+            query = {
+                "query": "subscription { flood(size: 100000) }",
+                "extensions": {"operationId": "1"},
+            }
+            await client.post(server.url, json=query, headers={TOKEN: token})
+        connection = deaf_reader(server.port, token)
+        (live,) = await one_stream(server)
+        await until(lambda: stalled_s(live) > 0.1)
+        (reserved_stream,) = server.http.single._streams.values()
+        reserved_stream.end()
+        await asyncio.wait_for(server.probe.closed.wait(), 60)
+        connection.settimeout(60)
+        text = await asyncio.to_thread(everything, connection)
+        connection.close()
+    assert not text.endswith(b"0\r\n\r\n")
+    # What was written arrives whole, down to the last chunk.
+    assert text.endswith(b"}}}\n\n\r\n")
 
 
 async def test_draining_cancels_a_mutation_that_takes_too_long(server: Server) -> None:
@@ -351,7 +375,7 @@ async def test_the_end_of_a_sign_in_ends_the_stream_whether_open_or_only_reserve
             assert len(session.ends) == 2
             for end in tuple(session.ends):
                 end("Session revoked")
-            assert b"complete" not in await single.body.rest()
+            assert b"complete" not in await single.body.until_broken()
             await asyncio.wait_for(server.probe.closed.wait(), 60)
             gone = await client.get(server.url, headers={**ACCEPT, **unopened})
             assert (gone.status_code, code_of(gone)) == (404, "NOT_FOUND")
