@@ -16,6 +16,25 @@ _SCALARS: Mapping[str, type | tuple[type, ...]] = {
 }
 _UNITS = {"": 1, "m": 0.001, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "k": 1e3, "M": 1e6}
 
+# Enough for kubectl to find Pods.
+DISCOVERY = {
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+    "/api/v1": {
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [
+            {
+                "name": "pods",
+                "singularName": "pod",
+                "namespaced": True,
+                "kind": "Pod",
+                "verbs": ["create", "delete", "get", "list", "patch", "watch"],
+            }
+        ],
+    },
+}
+
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the double.
     """An answer that is a Status object."""
