@@ -19,7 +19,7 @@ from tests.api.following import Follower, OutputFollower, PlanFollower
 from tests.api.people import sign_up
 from tests.fixtures import Api, Person, Stream
 from tests.schema.journal import until
-from tests.services.test_plans import Sandboxes, code
+from tests.services.plans.conftest import Sandboxes, code
 
 
 @pytest.fixture

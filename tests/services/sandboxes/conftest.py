@@ -12,11 +12,13 @@ from typing import Any, cast
 import pytest
 
 import models
+import schema
 from models.accounts import User
 from models.base import Record
 from models.database import Database
 from models.sandboxes import SandboxExecution
 from sandbox.base import SandboxDriver
+from schema.execution import Engine
 from services import sandboxes
 from services.base import Deps, Viewer, work
 from services.events.base import Bus
@@ -46,6 +48,12 @@ BOTH_DATABASES = pytest.mark.parametrize(
 def any_kind(request: pytest.FixtureRequest) -> str:
     """Each driver, by name."""
     return cast("str", request.param)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """The graph, without HTTP before it."""
+    return Engine(schema.build()._schema)
 
 
 @pytest.fixture

@@ -1,62 +1,22 @@
-"""Sandboxes as the graph shows them."""
+"""Sandboxes as clients of the graph see them."""
 
-import asyncio
 import base64
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-import schema
 from models.sandboxes import Sandbox
 from resolvers.base import Context
-from schema.execution import Engine, Prepared, Result
+from schema.execution import Engine
 from services.access import READ_EVERYTHING
 from services.base import ANONYMOUS, Viewer
 from services.sandboxes import files, lifecycle
-from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
+from tests.services.sandboxes.graph import BOX, ask, prepared
 
 pytestmark = pytest.mark.bubblewrap
-MIB = 1_048_576
-BOX = "sandbox { id status failure }  errors { code message path }"
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(schema.build()._schema)
-
-
-def prepared(engine: Engine, document: str, variables: dict[str, Any]) -> Prepared:
-    found = engine.prepare(document, None, variables)
-    assert isinstance(found, Prepared), found
-    return found
-
-
-async def ask(
-    engine: Engine, server: Server, viewer: Viewer, document: str, **variables: Any
-) -> dict[str, Any]:
-    """Run an operation that must not fail as a whole."""
-    context = Context(server.deps, viewer)
-    result = await engine.execute(prepared(engine, document, variables), context)
-    assert not result.errors, result.errors
-    assert result.data is not None
-    return dict(result.data)
-
-
-async def events(
-    engine: Engine, server: Server, viewer: Viewer, document: str, **variables: Any
-) -> list[Any]:
-    """Consume a subscription to its end; the first word of its answer, of each event."""
-    found = await engine.subscribe(
-        prepared(engine, document, variables), Context(server.deps, viewer)
-    )
-    if isinstance(found, Result):
-        return [found.errors]
-    async with asyncio.timeout(60), aclosing(found) as results:
-        return [result.errors or next(iter(result.data.values())) async for result in results]
 
 
 WHOLE = """query ($id: ID!, $path: String = ".") {
@@ -222,55 +182,6 @@ async def test_the_life_of_a_sandbox_by_mutations(engine: Engine, server: Server
     assert listed["deleted"]["nodes"] == [{"id": box.id}]
 
 
-async def test_errors_name_the_argument_at_fault(engine: Engine, server: Server) -> None:
-    ada = await server.person("ada")
-    box = await lifecycle.create(server.deps, ada)
-    create = """mutation ($input: SandboxCreateInput!) {
-      sandboxCreate(input: $input) { sandbox { id } errors { code path } } }"""
-    execute = """mutation ($input: SandboxExecuteInput!) {
-      sandboxExecute(input: $input) { execution { id } errors { code path } } }"""
-    cases = [
-        (
-            create,
-            {"resources": {"memoryBytes": 1, "networkBytesPerSecond": 5}, "timeoutSeconds": 60},
-            [
-                {"code": "INVALID", "path": ["input", "resources", "memoryBytes"]},
-                {"code": "INVALID", "path": ["input", "resources", "networkBytesPerSecond"]},
-            ],
-        ),
-        (
-            create,
-            {"security": {"network": "ALLOW_LIST"}},
-            [{"code": "INVALID", "path": ["input", "security", "network"]}],
-        ),
-        (create, {"timeoutSeconds": 0}, [{"code": "INVALID", "path": ["input", "timeoutSeconds"]}]),
-        (
-            execute,
-            {"sandboxId": box.id, "command": "x", "timeoutSeconds": 999_999},
-            [{"code": "LIMIT", "path": ["input", "timeoutSeconds"]}],
-        ),
-        (
-            execute,
-            {"sandboxId": "sbx_no", "command": "x"},
-            [{"code": "NOT_FOUND", "path": ["input", "sandboxId"]}],
-        ),
-        (
-            execute,
-            {"sandboxId": box.id, "command": "x", "workingDir": "\0"},
-            [{"code": "INVALID", "path": ["input", "workingDir"]}],
-        ),
-    ]
-    for document, given, wanted in cases:
-        answer = next(iter((await ask(engine, server, ada, document, input=given)).values()))
-        assert answer["errors"] == wanted
-        assert answer.get("sandbox") is None
-        assert answer.get("execution") is None
-    for name in ("sandboxPause", "sandboxResume", "sandboxStop", "sandboxDelete"):
-        document = f'mutation {{ answer: {name}(id: "sbx_no") {{ errors {{ code path }} }} }}'
-        answer = (await ask(engine, server, ada, document))["answer"]
-        assert answer["errors"] == [{"code": "NOT_FOUND", "path": ["id"]}]
-
-
 LISTED = """query ($id: ID!, $path: String = ".", $first: Int, $after: String) {
   sandbox(id: $id) { files(path: $path, first: $first, after: $after) { name path } } }"""
 
@@ -306,80 +217,6 @@ async def test_a_directory_of_any_size_is_listed_in_pages(
         page = await ask(engine, server, ada, LISTED, **few)
         assert [file["name"] for file in page["sandbox"]["files"]] == ["b", "c"]
         await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
-
-
-async def test_refused_changes_name_the_argument_at_fault(launch: Launch, engine: Engine) -> None:
-    server = await launch(sandbox_network_allowed=True)
-    ada = await server.person("ada")
-    small = Resources(memory_bytes=256 * MIB, disk_bytes=16 * MIB)
-    box = await lifecycle.create(server.deps, ada, resources=small)
-    await ran(server.deps, ada, box.id, "head -c 8M /dev/zero > full")
-    document = """mutation ($id: ID!, $input: SandboxUpdateInput!) {
-      sandboxUpdate(id: $id, input: $input) { sandbox { id } errors { code message path } } }"""
-    rules = [{"host": "a.test"}, {"host": "127.0.0.1"}]
-    for given, code, path in (
-        ({"network": "ALLOW_LIST", "networkRules": rules}, "INVALID", ["networkRules", "1"]),
-        ({"networkRules": rules}, "INVALID", ["networkRules"]),
-        ({"idleTimeoutSeconds": 0}, "INVALID", ["idleTimeoutSeconds"]),
-        ({"resources": {"pids": 1}}, "INVALID", ["resources", "pids"]),
-        ({"resources": {"diskBytes": MIB}}, "CONFLICT", ["resources", "diskBytes"]),
-    ):
-        answer = (await ask(engine, server, ada, document, id=box.id, input=given))["sandboxUpdate"]
-        assert answer["sandbox"] is None
-        assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, ["input", *path])]
-    (error,) = answer["errors"]
-    assert "1,048,576" in error["message"]
-    assert "rrno" not in error["message"]
-    create = """mutation ($input: SandboxCreateInput!) {
-      sandboxCreate(input: $input) { errors { code path } } }"""
-    wish = {"security": {"network": "ALLOW_LIST", "networkRules": rules}}
-    answer = (await ask(engine, server, ada, create, input=wish))["sandboxCreate"]
-    assert answer["errors"] == [
-        {"code": "INVALID", "path": ["input", "security", "networkRules", "1"]}
-    ]
-
-
-OUTPUT = """subscription ($id: ID!, $after: String) {
-  sandboxExecutionOutput(executionId: $id, after: $after) {
-    __typename cursor
-    ... on SandboxOutputChunk { stream text bytes }
-    ... on SandboxExecutionExited { execution { id status exitCode reason stdout } }
-    ... on SandboxOutputReset { execution { id status stdout } }
-  }
-}"""
-
-
-async def test_output_is_followed_by_subscription(engine: Engine, server: Server) -> None:
-    ada = await server.person("ada")
-    box = await lifecycle.create(server.deps, ada)
-    answer = await ask(
-        engine,
-        server,
-        ada,
-        """mutation ($input: SandboxExecuteInput!) {
-          sandboxExecute(input: $input) { execution { id status } errors { code } } }""",
-        input={"sandboxId": box.id, "command": "echo é; sleep 0.1; echo oh >&2; exit 2"},
-    )
-    id_ = answer["sandboxExecute"]["execution"]["id"]
-    heard = await events(engine, server, ada, OUTPUT, id=id_)
-    assert [(e["stream"], e["text"]) for e in heard[:-1]] == [("STDOUT", "é\n"), ("STDERR", "oh\n")]
-    assert base64.b64decode(heard[0]["bytes"]) == "é\n".encode()
-    assert heard[-1]["__typename"] == "SandboxExecutionExited"
-    assert heard[-1]["execution"] == {
-        "id": id_,
-        "status": "FAILED",
-        "exitCode": 2,
-        "reason": "EXITED",
-        "stdout": "é\n",
-    }
-    rest = await events(engine, server, ada, OUTPUT, id=id_, after=heard[0]["cursor"])
-    assert rest == heard[1:]
-    assert await events(engine, server, ada, OUTPUT, id=id_, after=heard[-1]["cursor"]) == []
-    (errors,) = await events(engine, server, ada, OUTPUT, id=id_, after="!")
-    assert errors[0]["extensions"]["code"] == "BAD_USER_INPUT"
-    for viewer, code in ((ANONYMOUS, "UNAUTHENTICATED"), (await server.person("eve"), "NOT_FOUND")):
-        (errors,) = await events(engine, server, viewer, OUTPUT, id=id_)
-        assert errors[0]["extensions"]["code"] == code
 
 
 async def test_strangers_see_nothing_and_who_reads_everything_sees_all(

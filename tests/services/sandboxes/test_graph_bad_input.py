@@ -15,11 +15,10 @@ from services.base import Viewer, work
 from services.sandboxes import executions, files, lifecycle, rows
 from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import Launch, Server, finished, ran
+from tests.services.sandboxes.graph import ask
 from tests.services.sandboxes.test_bad_input import held_by_driver
-from tests.services.sandboxes.test_graph import ask, engine
 
 pytestmark = pytest.mark.bubblewrap
-__all__ = ["engine"]  # A fixture.
 MIB = 1_048_576
 Codes = list[tuple[str, str]]
 

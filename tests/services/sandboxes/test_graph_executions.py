@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-import schema
 from models.sandboxes import Sandbox
 from schema.execution.engine import Engine
 from services.access import READ_EVERYTHING
-from services.base import Viewer
+from services.base import ANONYMOUS, Viewer
 from services.sandboxes import lifecycle
 from tests.api import operations
 from tests.services.sandboxes.conftest import Server, finished, ran
-from tests.services.sandboxes.test_graph import ask, events
+from tests.services.sandboxes.graph import ask, events
 
 pytestmark = pytest.mark.bubblewrap
 EXECUTE = """mutation ($input: SandboxExecuteInput!) {
@@ -26,10 +25,14 @@ EXECUTE = """mutation ($input: SandboxExecuteInput!) {
   }
 }"""
 
-
-@pytest.fixture(scope="module")
-def graph() -> Engine:
-    return Engine(schema.build()._schema)
+OUTPUT = """subscription ($id: ID!, $after: String) {
+  sandboxExecutionOutput(executionId: $id, after: $after) {
+    __typename cursor
+    ... on SandboxOutputChunk { stream text bytes }
+    ... on SandboxExecutionExited { execution { id status exitCode reason stdout } }
+    ... on SandboxOutputReset { execution { id status stdout } }
+  }
+}"""
 
 
 @pytest.fixture
@@ -37,12 +40,45 @@ async def box(server: Server, ada: Viewer) -> Sandbox:
     return await lifecycle.create(server.deps, ada)
 
 
+async def test_output_is_followed_by_subscription(engine: Engine, server: Server) -> None:
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    answer = await ask(
+        engine,
+        server,
+        ada,
+        """mutation ($input: SandboxExecuteInput!) {
+          sandboxExecute(input: $input) { execution { id status } errors { code } } }""",
+        input={"sandboxId": box.id, "command": "echo é; sleep 0.1; echo oh >&2; exit 2"},
+    )
+    id_ = answer["sandboxExecute"]["execution"]["id"]
+    heard = await events(engine, server, ada, OUTPUT, id=id_)
+    assert [(e["stream"], e["text"]) for e in heard[:-1]] == [("STDOUT", "é\n"), ("STDERR", "oh\n")]
+    assert base64.b64decode(heard[0]["bytes"]) == "é\n".encode()
+    assert heard[-1]["__typename"] == "SandboxExecutionExited"
+    assert heard[-1]["execution"] == {
+        "id": id_,
+        "status": "FAILED",
+        "exitCode": 2,
+        "reason": "EXITED",
+        "stdout": "é\n",
+    }
+    rest = await events(engine, server, ada, OUTPUT, id=id_, after=heard[0]["cursor"])
+    assert rest == heard[1:]
+    assert await events(engine, server, ada, OUTPUT, id=id_, after=heard[-1]["cursor"]) == []
+    (errors,) = await events(engine, server, ada, OUTPUT, id=id_, after="!")
+    assert errors[0]["extensions"]["code"] == "BAD_USER_INPUT"
+    for viewer, code in ((ANONYMOUS, "UNAUTHENTICATED"), (await server.person("eve"), "NOT_FOUND")):
+        (errors,) = await events(engine, server, viewer, OUTPUT, id=id_)
+        assert errors[0]["extensions"]["code"] == code
+
+
 async def test_a_terminal_is_used_over_the_graph(
-    graph: Engine, server: Server, ada: Viewer, box: Sandbox
+    engine: Engine, server: Server, ada: Viewer, box: Sandbox
 ) -> None:
     begun = (
         await ask(
-            graph,
+            engine,
             server,
             ada,
             EXECUTE,
@@ -67,7 +103,7 @@ async def test_a_terminal_is_used_over_the_graph(
     assert (row["outputLimitBytes"], row["stdinBytes"], row["pid"]) == (100_000, 0, None)
     target = {"executionId": row["id"]}
     resized = await ask(
-        graph,
+        engine,
         server,
         ada,
         operations.EXECUTION_RESIZE,
@@ -83,13 +119,13 @@ async def test_a_terminal_is_used_over_the_graph(
         ({"base64": base64.b64encode(b"exit 5\n").decode()}, len(size) + 7),
     ):
         written = await ask(
-            graph, server, ada, operations.EXECUTION_WRITE, input={**target, **given}
+            engine, server, ada, operations.EXECUTION_WRITE, input={**target, **given}
         )
         assert written["sandboxExecutionWrite"] == {
             "execution": {"id": row["id"], "stdinBytes": total},
             "errors": [],
         }
-    told = await events(graph, server, ada, operations.OUTPUT, id=row["id"])
+    told = await events(engine, server, ada, operations.OUTPUT, id=row["id"])
     *chunks, last = told
     seen = b"".join(base64.b64decode(chunk["bytes"]) for chunk in chunks)
     assert b"33 99\r\n" in seen
@@ -97,7 +133,9 @@ async def test_a_terminal_is_used_over_the_graph(
     assert {chunk["stream"] for chunk in chunks} == {"STDOUT"}
     assert "".join(chunk["text"] for chunk in chunks).count("\ufffd") == 1
     assert (last["execution"]["exitCode"], last["execution"]["reason"]) == (5, "EXITED")
-    again = await ask(graph, server, ada, operations.EXECUTION_WRITE, input={**target, "text": "x"})
+    again = await ask(
+        engine, server, ada, operations.EXECUTION_WRITE, input={**target, "text": "x"}
+    )
     assert again["sandboxExecutionWrite"] == {
         "execution": None,
         "errors": [
@@ -111,12 +149,12 @@ async def test_a_terminal_is_used_over_the_graph(
 
 
 async def test_background_work_is_listed_signaled_and_killed(
-    graph: Engine, server: Server, ada: Viewer, box: Sandbox
+    engine: Engine, server: Server, ada: Viewer, box: Sandbox
 ) -> None:
     ids = []
     for word in ("one", "two"):
         begun = await ask(
-            graph,
+            engine,
             server,
             ada,
             EXECUTE,
@@ -135,14 +173,14 @@ async def test_background_work_is_listed_signaled_and_killed(
     for id_ in ids:
         # Answered when the program has begun.
         written = await ask(
-            graph,
+            engine,
             server,
             ada,
             operations.EXECUTION_WRITE,
             input={"executionId": id_, "text": "", "isLast": True},
         )
         assert written["sandboxExecutionWrite"]["errors"] == []
-    shown = (await ask(graph, server, ada, operations.PROCESSES, id=box.id, status="RUNNING"))[
+    shown = (await ask(engine, server, ada, operations.PROCESSES, id=box.id, status="RUNNING"))[
         "sandbox"
     ]
     assert [node["id"] for node in shown["executions"]["nodes"]] == ids[::-1]
@@ -153,13 +191,13 @@ async def test_background_work_is_listed_signaled_and_killed(
     }
     assert list(own) == ids
     assert all(process["pid"] > 1 and process["memoryBytes"] > 0 for process in own.values())
-    others = await ask(graph, server, ada, operations.PROCESSES, id=box.id, status="COMPLETED")
+    others = await ask(engine, server, ada, operations.PROCESSES, id=box.id, status="COMPLETED")
     assert [node["id"] for node in others["sandbox"]["executions"]["nodes"]] == [done.id]
-    everything = await ask(graph, server, ada, operations.PROCESSES, id=box.id)
+    everything = await ask(engine, server, ada, operations.PROCESSES, id=box.id)
     assert len(everything["sandbox"]["executions"]["nodes"]) == 3
 
     killed = await ask(
-        graph,
+        engine,
         server,
         ada,
         operations.PROCESS_KILL,
@@ -168,7 +206,7 @@ async def test_background_work_is_listed_signaled_and_killed(
     assert killed["sandboxProcessKill"] == {"sandbox": {"id": box.id}, "errors": []}
     assert (await finished(server.deps, ada, ids[0])).signal == 9
     signaled = await ask(
-        graph,
+        engine,
         server,
         ada,
         operations.EXECUTION_SIGNAL,
@@ -177,7 +215,7 @@ async def test_background_work_is_listed_signaled_and_killed(
     assert signaled["sandboxExecutionSignal"]["errors"] == []
     assert (await finished(server.deps, ada, ids[1])).signal == 15
     gone = await ask(
-        graph, server, ada, operations.PROCESS_KILL, input={"sandboxId": box.id, "pid": 99999}
+        engine, server, ada, operations.PROCESS_KILL, input={"sandboxId": box.id, "pid": 99999}
     )
     assert gone["sandboxProcessKill"] == {
         "sandbox": None,
@@ -192,15 +230,15 @@ async def test_background_work_is_listed_signaled_and_killed(
 
 
 async def test_processes_are_those_of_sandboxes_that_run_and_of_ones_own(
-    graph: Engine, server: Server, ada: Viewer, box: Sandbox
+    engine: Engine, server: Server, ada: Viewer, box: Sandbox
 ) -> None:
     bob = await server.person("bob")
     admin = await server.person("admin", READ_EVERYTHING)
-    assert (await ask(graph, server, bob, operations.PROCESSES, id=box.id))["sandbox"] is None
-    seen = await ask(graph, server, admin, operations.PROCESSES, id=box.id)
+    assert (await ask(engine, server, bob, operations.PROCESSES, id=box.id))["sandbox"] is None
+    seen = await ask(engine, server, admin, operations.PROCESSES, id=box.id)
     assert seen["sandbox"]["processes"] == []
     await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
-    after = await ask(graph, server, ada, operations.PROCESSES, id=box.id)
+    after = await ask(engine, server, ada, operations.PROCESSES, id=box.id)
     assert after["sandbox"]["processes"] is None
 
 
@@ -222,10 +260,10 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
 
 
 async def test_bad_input_is_told_where_it_is(
-    graph: Engine, server: Server, ada: Viewer, box: Sandbox
+    engine: Engine, server: Server, ada: Viewer, box: Sandbox
 ) -> None:
     for given, code, path in BAD:
-        refused = await ask(graph, server, ada, EXECUTE, input={"sandboxId": box.id, **given})
+        refused = await ask(engine, server, ada, EXECUTE, input={"sandboxId": box.id, **given})
         (error,) = refused["sandboxExecute"]["errors"]
         assert (error["code"], error["path"]) == (code, path)
     for more, code, path in (
@@ -234,7 +272,7 @@ async def test_bad_input_is_told_where_it_is(
         ({"text": "a"}, "NOT_FOUND", ["input", "executionId"]),
     ):
         refused = await ask(
-            graph,
+            engine,
             server,
             ada,
             operations.EXECUTION_WRITE,

@@ -2,17 +2,11 @@
 
 import pytest
 
-import schema
 from schema.execution.engine import Engine
 from services.access import READ_EVERYTHING
 from services.sandboxes import lifecycle
 from tests.services.sandboxes.conftest import Server
-from tests.services.sandboxes.test_graph import ask
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(schema.build()._schema)
+from tests.services.sandboxes.graph import ask
 
 
 @pytest.mark.bubblewrap

@@ -20,7 +20,7 @@ from services.sandboxes import lifecycle, usage
 from services.sandboxes.live import Live
 from services.sandboxes.usage import Meter, Sample
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
-from tests.services.sandboxes.test_graph import ask, events
+from tests.services.sandboxes.graph import ask, events
 
 pytestmark = pytest.mark.bubblewrap
 # Long enough that only what a test does itself is sampled.

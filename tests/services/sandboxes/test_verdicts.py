@@ -14,11 +14,10 @@ from services.sandboxes import files, findings, lifecycle
 from services.sandboxes.counts import TOTALS
 from tests.servers.clamd import EICAR
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Server, ran
-from tests.services.sandboxes.test_graph import ask, engine
+from tests.services.sandboxes.graph import ask
 from tests.services.sandboxes.watching.conftest import indexed
 
 pytestmark = pytest.mark.bubblewrap
-__all__ = ["engine"]  # A fixture.
 FILES = """query ($id: ID!) {
   sandbox(id: $id) { files { path verdict finding scannedAt } }
 }"""

@@ -26,7 +26,7 @@ from services.sandboxes import (
 )
 from services.sandboxes.file_events import Changed, FileChange, Quarantined, Reset
 from tests.services.sandboxes.conftest import Launch, Server, ran
-from tests.services.sandboxes.test_graph import ask, prepared
+from tests.services.sandboxes.graph import ask, prepared
 from tests.services.sandboxes.watching.conftest import (
     EICAR_TEXT,
     WAIT_S,

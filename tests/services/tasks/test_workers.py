@@ -1,10 +1,7 @@
-"""Tasks: who runs them, when, how often, and what becomes of them."""
+"""Workers: what they run beside what, how often, and what becomes of it."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +10,9 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from app import worker as worker_module
-from app.worker import Worker, working
+from app.worker import working
 from models.base import now
 from models.conversations import Message
-from models.database import Database
 from models.states import MessageStatus, RunState
 from models.system import Task, TaskStatus
 from models.tools import Tool, ToolExecution
@@ -24,108 +20,18 @@ from services import streams, tasks
 from services.base import Deps, work
 from services.conversations import messages, threads
 from services.events.base import BusUnavailableError, NodeUnavailableError
-from services.tasks import Kind, RetryLaterError
+from services.tasks import RetryLaterError
 from tests.api import operations as op
 from tests.fixtures import Api
-
-KIND = "test"
-Run = Callable[[Deps, Task], Awaitable[Any]]
-
-
-class NodeBus:
-    """One bus under the name of another node."""
-
-    def __init__(self, bus: Any, node_id: str) -> None:
-        self._bus = bus
-        self.node_id = node_id
-        self.alive = {node_id, bus.node_id}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._bus, name)
-
-    async def nodes(self) -> set[str]:
-        return self.alive
-
-
-@pytest.fixture
-async def deps(deps: Deps) -> Deps:
-    """One process, which knows of the other one."""
-    deps.bus = NodeBus(deps.bus, deps.bus.node_id)
-    return deps
-
-
-@pytest.fixture
-async def other(deps: Deps) -> AsyncIterator[Deps]:
-    """Another process on the same database and bus."""
-    url = deps.db.url.render_as_string(hide_password=False)
-    database = Database(url)
-    bus: Any = deps.bus
-    bus.alive.add("other")
-    yield replace(deps, db=database, bus=NodeBus(bus, "other"))
-    await database.aclose()
-
-
-@dataclass
-class Handled:
-    """What the registered handler does, and what it was given."""
-
-    run: Run
-    died: list[tuple[str, str]]
-
-
-@pytest.fixture
-def handled(monkeypatch: pytest.MonkeyPatch) -> Handled:
-    async def nothing(_deps: Deps, _task: Task) -> None:
-        return None
-
-    made = Handled(nothing, [])
-
-    async def run(deps: Deps, task: Task) -> Any:
-        return await made.run(deps, task)
-
-    async def dead(_deps: Deps, task: Task, message: str) -> None:
-        made.died.append((task.id, message))
-
-    monkeypatch.setitem(tasks.kinds, KIND, Kind(run, dead))
-    return made
-
-
-async def add(deps: Deps, **values: Any) -> str:
-    async with work(deps) as unit:
-        task = tasks.enqueue(unit, KIND, values.pop("payload", {}), **values)
-        await unit.session.flush()
-        return task.id
-
-
-async def row(deps: Deps, task_id: str) -> Any:
-    async with deps.db.reading() as connection:
-        return (await connection.execute(select(Task.__table__).where(Task.id == task_id))).one()
-
-
-async def change(deps: Deps, task_id: str, **values: Any) -> None:
-    async with work(deps) as unit:
-        await unit.session.execute(update(Task).where(Task.id == task_id).values(**values))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something in the database, which tells nobody of it."""
-    async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110 - see above.
-            await asyncio.sleep(0.02)
-
-
-async def until_status(deps: Deps, task_id: str, status: TaskStatus) -> Any:
-    async def is_there() -> bool:
-        return bool((await row(deps, task_id)).status is status)
-
-    await until(is_there)
-    return await row(deps, task_id)
-
-
-@asynccontextmanager
-async def all_working(*nodes: Deps) -> AsyncIterator[list[Worker]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(working(node)) for node in nodes]
+from tests.services.tasks.conftest import (
+    Handled,
+    add,
+    all_working,
+    change,
+    row,
+    until,
+    until_status,
+)
 
 
 async def test_a_lane_runs_in_order_and_one_at_a_time_while_lanes_overlap(
@@ -175,63 +81,6 @@ async def test_two_workers_never_run_one_task_both(
     assert sorted(ran) == sorted(expected)
 
 
-async def test_claims_at_the_same_moment_share_no_task(
-    deps: Deps, other: Deps, handled: Handled
-) -> None:
-    for _ in range(40):
-        await add(deps)
-
-    claimed = await asyncio.gather(
-        *(tasks.claim(node, limit=5) for node in (deps, other) for _ in range(4))
-    )
-
-    ids = [task.id for batch in claimed for task in batch]
-    assert len(ids) == len(set(ids))
-    assert ids
-
-
-async def test_the_most_urgent_and_then_the_oldest_comes_first(
-    deps: Deps, handled: Handled
-) -> None:
-    low = await add(deps, priority=-1)
-    old = await add(deps)
-    new = await add(deps)
-    high = await add(deps, priority=5)
-    late = await add(deps, priority=9, delay_s=3600)
-
-    order = [(await tasks.claim(deps, limit=1))[0].id for _ in range(4)]
-
-    assert order == [high, old, new, low]
-    assert await tasks.claim(deps, limit=1) == []
-    assert (await row(deps, late)).status is TaskStatus.PENDING
-
-
-async def test_a_task_bound_to_a_node_runs_only_there(
-    deps: Deps, other: Deps, handled: Handled
-) -> None:
-    bound = await add(deps, node_id="other")
-
-    assert await tasks.claim(deps, limit=5) == []
-    assert [task.id for task in await tasks.claim(other, limit=5)] == [bound]
-
-
-async def test_failures_are_retried_ever_later(deps: Deps, handled: Handled) -> None:
-    task_id = await add(deps, max_retries=3)
-    for number, at_least_s in enumerate((0.5, 1.0, 2.0)):
-        (task,) = await tasks.claim(deps, limit=1)
-        before = now()
-        assert not await tasks.fail(deps, task, "no luck")
-        failed = await row(deps, task_id)
-        assert (failed.status, failed.retry_count) == (TaskStatus.PENDING, number + 1)
-        assert failed.error_message == "no luck"
-        assert failed.run_at >= before + timedelta(seconds=at_least_s)
-        assert await tasks.claim(deps, limit=1) == []
-        await change(deps, task_id, run_at=now())
-    (task,) = await tasks.claim(deps, limit=1)
-    assert await tasks.fail(deps, task, "no luck")
-    assert (await row(deps, task_id)).status is TaskStatus.DEAD
-
-
 async def test_what_fails_for_the_last_time_is_kept_and_its_dead_handler_runs(
     deps: Deps, handled: Handled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,59 +104,6 @@ async def test_what_fails_for_the_last_time_is_kept_and_its_dead_handler_runs(
     assert buried.error_message == "ValueError: never works"
     assert buried.completed_at is not None
     assert handled.died == [(id_, "ValueError: never works") for id_ in (task_id, next_id)]
-
-
-async def test_a_lease_that_ran_out_is_anothers_and_the_first_holder_changes_nothing(
-    deps: Deps, other: Deps, handled: Handled
-) -> None:
-    task_id = await add(deps)
-    (mine,) = await tasks.claim(deps, limit=1)
-    assert await tasks.claim(other, limit=1) == []
-    await change(deps, task_id, leased_until=now() - timedelta(seconds=1))
-    (theirs,) = await tasks.claim(other, limit=1)
-
-    assert (theirs.id, theirs.retry_count) == (task_id, 1)
-    assert await tasks.renew(deps, [task_id]) == set()
-    await tasks.complete(deps, mine, "late")
-    await tasks.fail(deps, mine, "late")
-    await tasks.release(deps, mine)
-    assert (await row(deps, task_id)).lease_owner == "other"
-    assert await tasks.renew(other, [task_id]) == {task_id}
-    await tasks.complete(other, theirs, {"done": True})
-    done = await row(deps, task_id)
-    assert (done.status, done.result) == (TaskStatus.COMPLETED, {"done": True})
-
-
-async def test_what_is_settled_cannot_be_given_back(deps: Deps, handled: Handled) -> None:
-    task_id = await add(deps)
-    (task,) = await tasks.claim(deps, limit=1)
-    await tasks.complete(deps, task, None)
-    await tasks.release(deps, task)
-    assert (await row(deps, task_id)).status is TaskStatus.COMPLETED
-
-
-async def test_a_node_does_not_take_what_it_runs_itself(deps: Deps, handled: Handled) -> None:
-    task_id = await add(deps)
-    await tasks.claim(deps, limit=1)
-    await change(deps, task_id, leased_until=now() - timedelta(seconds=1))
-
-    assert await tasks.claim(deps, limit=1, running=[task_id]) == []
-    assert len(await tasks.claim(deps, limit=1)) == 1
-
-
-async def test_a_lane_waits_for_a_running_task_of_a_later_id(deps: Deps, handled: Handled) -> None:
-    first, second = sorted([await add(deps, lane="lane"), await add(deps, lane="lane")])
-    # As ids of processes whose clocks differ: the later one was there first.
-    await change(
-        deps,
-        second,
-        status=TaskStatus.RUNNING,
-        lease_owner="other",
-        leased_until=now() + timedelta(seconds=60),
-    )
-    assert await tasks.claim(deps, limit=5) == []
-    await change(deps, second, status=TaskStatus.COMPLETED)
-    assert [task.id for task in await tasks.claim(deps, limit=5)] == [first]
 
 
 async def test_a_lost_lease_interrupts_the_handler(
@@ -419,47 +215,6 @@ async def test_a_task_that_keeps_killing_its_worker_is_given_up(
     async with working(deps):
         await until_status(deps, task_id, TaskStatus.DEAD)
     assert handled.died == [(task_id, "It was interrupted too often.")]
-
-
-async def test_tasks_of_a_node_found_dead_twice_are_freed(
-    deps: Deps, other: Deps, handled: Handled
-) -> None:
-    task_id = await add(deps)
-    await tasks.claim(other, limit=1)
-    assert await tasks.owners(deps) == {"other"}
-    bus: Any = deps.bus
-    bus.alive.remove("other")
-    worker = Worker(deps)
-    suspects: set[str] = set()
-
-    await worker._free_orphans(suspects)
-    assert suspects == {"other"}
-    assert await tasks.claim(deps, limit=1) == []
-    await worker._free_orphans(suspects)
-
-    assert [task.id for task in await tasks.claim(deps, limit=1)] == [task_id]
-
-
-async def test_a_node_that_is_heard_of_again_keeps_its_tasks(
-    deps: Deps, other: Deps, handled: Handled
-) -> None:
-    await add(deps)
-    await tasks.claim(other, limit=1)
-    bus: Any = deps.bus
-    worker = Worker(deps)
-    suspects: set[str] = set()
-
-    bus.alive = {bus.node_id}
-    await worker._free_orphans(suspects)
-    bus.alive = {bus.node_id, "other"}
-    await worker._free_orphans(suspects)
-    bus.alive = {bus.node_id}
-    await worker._free_orphans(suspects)
-    # A node that is not heard of itself judges nobody.
-    bus.alive = set()
-    await worker._free_orphans(suspects)
-
-    assert await tasks.claim(deps, limit=1) == []
 
 
 async def test_a_worker_outlives_a_database_that_is_away(
