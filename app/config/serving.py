@@ -14,7 +14,10 @@ class ServingSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    data_dir: Path = Field(Path("data"), description="Where the embedded database and logs live.")
+    data_dir: Path = Field(
+        Path("data"),
+        description="Where the embedded database and bus, kept workspaces and the secret live.",
+    )
     database_url: DatabaseUrl = Field(
         "", description="Database; empty: SQLite in the data directory."
     )
