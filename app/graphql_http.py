@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app import graphql_budget, graphql_caching, graphql_metrics
+from app import graphql_caching, graphql_metrics
 from app.graphql_batch import Batch
 from app.graphql_body import Body, CancelOnDisconnect, ClientGoneError
 from app.graphql_documents import Documents
@@ -27,6 +27,7 @@ from app.graphql_media import (
     choose,
 )
 from app.graphql_pieces import PiecesEndpoint
+from app.graphql_preparing import prepare
 from app.graphql_register import Register
 from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
@@ -279,21 +280,12 @@ class GraphQLHTTP:
     async def prepare(self, params: Params, context: Any, id_: str) -> Prepared | Result:
         """Find and read the document of a request; gives the refusal otherwise."""
         try:
-            graphql_budget.check(context)
-            is_permitted = graphql_budget.may_run_anything(context)
-            text = self.documents.text(params, is_permitted=is_permitted)
+            prepared = await prepare(self.engine, self.documents, params, context)
         except RequestError as error:
+            prepared = Result.refused([request_failure(error, id_)])
+        if isinstance(prepared, Result):
             graphql_metrics.record("unknown", "http", "refused")
-            return Result.refused([request_failure(error, id_)])
-        is_new = text not in self.engine.documents
-        prepared = await self.engine.prepare_async(text, params.operation_name, params.variables)
-        is_refused = not isinstance(prepared, Prepared)
-        await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
-        if isinstance(prepared, Prepared):
-            self.documents.register(params)
-            return prepared
-        graphql_metrics.record("unknown", "http", "refused")
-        return Result.refused(prepared)
+        return prepared
 
     @property
     def max_objects(self) -> int:

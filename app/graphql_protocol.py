@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import orjson
 from starlette.types import Scope
 
+from schema.execution import Event, Result, encode
+
 SUBPROTOCOL = "graphql-transport-ws"
 
 BAD_REQUEST = 4400
@@ -22,9 +24,6 @@ INTERNAL = 4500
 TOO_BIG = 1009
 RESTART = 1012
 TRY_AGAIN = 1013
-
-MAX_ID = 256
-"""Characters of an operation's id."""
 
 
 class Signal(Protocol):
@@ -84,16 +83,27 @@ class SocketOptions:
     max_queued_bytes: int = 1024 * 1024
 
 
-def head(id_: str, kind: bytes) -> bytes:
-    """Give all of a `next` or `error` message that comes before its payload."""
+class SocketWords:
+    """The messages of an operation: `next`, `complete` and `error`."""
+
+    transport = "ws"
+
+    def head(self, id_: str) -> bytes:
+        """Give all of a `next` message that comes before its payload."""
+        return _head(id_, b"next")
+
+    def tail(self, _answer: Event | Result) -> bytes:
+        """Give the end of a message."""
+        return b"}"
+
+    def complete(self, id_: str) -> bytes:
+        """Give the message that ends an operation."""
+        return b'{"id":' + orjson.dumps(id_) + b',"type":"complete"}'
+
+    def failed(self, id_: str, refusal: Result) -> bytes:
+        """Give the message that ends an operation which failed."""
+        return _head(id_, b"error") + encode(refusal.errors) + b"}"
+
+
+def _head(id_: str, kind: bytes) -> bytes:
     return b'{"id":' + orjson.dumps(id_) + b',"type":"' + kind + b'","payload":'
-
-
-def frame(before: bytes, payload: bytes) -> bytes:
-    """Give a message from its head and its payload as JSON."""
-    return before + payload + b"}"
-
-
-def complete(id_: str) -> bytes:
-    """Give the message that ends an operation."""
-    return b'{"id":' + orjson.dumps(id_) + b',"type":"complete"}'

@@ -6,34 +6,19 @@ rest waits for room.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import orjson
 
-from app import graphql_metrics
 from app.graphql_framing import Answer, EventStream
-from app.graphql_outbox import Dispatcher, Line, Outbox
-from app.graphql_protocol import MAX_ID
+from app.graphql_operations import MAX_ID, Operation, Operations
+from app.graphql_outbox import Dispatcher, Outbox
 from app.graphql_request import BadRequestError
 from app.graphql_stream import HttpStream
-from schema.execution import (
-    Engine,
-    ErrorDict,
-    Event,
-    Prepared,
-    Result,
-    Stream,
-    encode,
-    request_failure,
-)
+from schema.execution import Engine, ErrorDict, Event, Prepared, Result
 
 _MAX_MESSAGES, _MAX_BYTES = 256, 1024 * 1024
-_TURN = 16
 
 
 class _Piece:
@@ -115,27 +100,31 @@ class _Outlet:
             yield _Piece(body)
 
 
-@dataclass(slots=True, eq=False)
-class Operation:
-    """One operation of a reserved stream."""
+class _Words:
+    """The events of an operation: `next`, and `complete`."""
 
-    id: str
-    type: str = "unknown"
-    outcome: str = "canceled"
-    is_silent: bool = False
-    started: float = field(default_factory=time.perf_counter)
-    task: "asyncio.Task[None] | None" = None
-    line: Line | None = None
+    transport = Framing.name
 
-    @property
-    def head(self) -> bytes:
-        """All of a `next` event that comes before its payload."""
-        return b'event: next\ndata: {"id":' + orjson.dumps(self.id) + b',"payload":'
+    def head(self, id_: str) -> bytes:
+        """Give all of a `next` event that comes before its payload."""
+        return b'event: next\ndata: {"id":' + orjson.dumps(id_) + b',"payload":'
 
-    @property
-    def last(self) -> bytes:
-        """The `complete` event."""
-        return b'event: complete\ndata: {"id":' + orjson.dumps(self.id) + b"}\n\n"
+    def tail(self, answer: Event | Result) -> bytes:
+        """Give what follows a payload: the cursor is the id of the event."""
+        if answer.cursor is None:
+            return b"}\n\n"
+        return b"}\nid: %b\n\n" % answer.cursor.encode()
+
+    def complete(self, id_: str) -> bytes:
+        """Give the event that ends an operation."""
+        return b'event: complete\ndata: {"id":' + orjson.dumps(id_) + b"}\n\n"
+
+    def failed(self, id_: str, refusal: Result) -> bytes:
+        """Give the errors as an answer, for the protocol has no other word, and complete."""
+        return self.head(id_) + refusal.json() + self.tail(refusal) + self.complete(id_)
+
+
+_WORDS = _Words()
 
 
 class ReservedStream:
@@ -158,13 +147,8 @@ class ReservedStream:
     ) -> None:
         self.who = who
         self.is_closed = False
-        self._engine = engine
-        self._max_operations = max_operations
-        self._timeout_s = timeout_s
         self._tasks = tasks
         self._on_close = on_close
-        self._operations: dict[str, Operation] = {}
-        self._running: set[Operation] = set()
         self._response: HttpStream | None = None
         self._outlet = _Outlet()
         self._outlet.on_abort = self.end
@@ -173,7 +157,15 @@ class ReservedStream:
             dispatcher,
             max_items=_MAX_MESSAGES,
             max_bytes=_MAX_BYTES,
-            tail_of=_tail,
+            tail_of=_WORDS.tail,
+        )
+        self._operations = Operations(
+            engine,
+            self._outbox,
+            _WORDS,
+            self._spawn,
+            max_running=max_operations,
+            timeout_s=timeout_s,
         )
 
     # ---- the response
@@ -200,15 +192,15 @@ class ReservedStream:
             return
         self.is_closed = True
         self._outbox.close()
-        for operation in tuple(self._running):
-            self._silence(operation)
-        self._operations.clear()
+        self._operations.close()
         self._on_close(self)
 
     # ---- operations
 
-    def reserve(self, id_: Any) -> Operation:
+    async def reserve(self, id_: Any) -> Operation:
         """Give a new operation its place. Raises BadRequestError."""
+        if self._operations.is_full:
+            await self._operations.settle()
         if not isinstance(id_, str) or not 0 < len(id_) <= MAX_ID:
             raise BadRequestError(
                 "An operation of a reserved stream needs `extensions.operationId`: a string of 1 "
@@ -220,122 +212,32 @@ class ReservedStream:
                 status=409,
                 code="CONFLICT",
             )
-        if len(self._running) >= self._max_operations:
+        if self._operations.is_full:
             raise BadRequestError(
-                f"This stream already runs {self._max_operations} operations, which is the limit. "
-                "Complete some of them first.",
+                f"This stream already runs {self._operations.max_running} operations, which is the "
+                "limit. Complete some of them first.",
                 code="LIMIT",
             )
-        operation = self._operations[id_] = Operation(id_)
-        self._running.add(operation)
-        return operation
+        return self._operations.add(id_)
 
     def start(
         self, operation: Operation, prepared: Prepared, context: Any, request_id: str
     ) -> None:
         """Run an operation that has its place."""
         operation.type = prepared.type
-        run = self._run(operation, prepared, context, request_id)
-        task = operation.task = asyncio.get_running_loop().create_task(run)
-        self._tasks.add(task)
-        # A callback, for a task cancelled before its first step never reaches a `finally`.
-        task.add_done_callback(partial(self._ended, operation))
+        run = self._operations.run(operation, prepared, context, request_id)
+        self._operations.start(operation, run)
 
     def stop(self, id_: str) -> None:
         """Stop an operation and say no more about it; one that is not there is over already."""
-        operation = self._operations.pop(id_, None)
-        if operation is not None:
-            self._silence(operation)
+        self._operations.stop(id_)
 
     def give_up(self, operation: Operation) -> None:
         """Let go of the place of an operation that did not start."""
-        self._running.discard(operation)
-        if self._operations.get(operation.id) is operation:
-            del self._operations[operation.id]
+        self._operations.drop(operation)
 
-    async def _run(
-        self, operation: Operation, prepared: Prepared, context: Any, request_id: str
-    ) -> None:
-        try:
-            if prepared.type == "subscription":
-                await self._stream(operation, prepared, context)
-                return
-            result = await self._engine.execute(prepared, context, timeout_s=self._timeout_s)
-            await self._say_last(operation, result)
-        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            operation.outcome = "error"
-            await self._say(operation, _failed(operation, [request_failure(error, request_id)]))
-
-    async def _stream(self, operation: Operation, prepared: Prepared, context: Any) -> None:
-        source = await self._engine.subscribe(prepared, context, timeout_s=self._timeout_s)
-        if isinstance(source, Result):
-            await self._say_last(operation, source)
-        elif isinstance(source, Stream):
-            # From here on nothing but the stream's queue costs: no task waits for its events.
-            ended = partial(self._stream_ended, operation)
-            operation.line = self._outbox.connect(operation.head, source, ended)
-        else:
-            count = 0
-            async with aclosing(source):
-                async for result in source:
-                    if not result.is_executed:
-                        await self._say_last(operation, result)
-                        return
-                    await self._say(operation, operation.head + result.json() + _tail(result))
-                    count += 1
-                    if count % _TURN == 0:
-                        # Neither a source with a backlog nor the queue need ever suspend.
-                        await asyncio.sleep(0)
-            operation.outcome = "ok"
-            await self._say(operation, operation.last)
-
-    def _stream_ended(self, operation: Operation, stream: Stream) -> bytes:
-        end = stream.end
-        operation.outcome = "ok" if end is None else graphql_metrics.outcome(end)
-        self._forget(operation)
-        return operation.last if end is None else _failed(operation, end.errors)
-
-    async def _say_last(self, operation: Operation, result: Result) -> None:
-        operation.outcome = graphql_metrics.outcome(result)
-        told = operation.head + result.json() + _tail(result) + operation.last
-        await self._say(operation, told)
-
-    async def _say(self, operation: Operation, message: bytes) -> None:
-        if not operation.is_silent:
-            await self._outbox.put(message)
-
-    def _silence(self, operation: Operation) -> None:
-        """Say no more about an operation, and cancel it unless it is a mutation."""
-        operation.is_silent = True
-        if operation.line is not None:
-            self._forget(operation)
-        elif operation.type != "mutation" and operation.task is not None:
-            operation.task.cancel()
-
-    def _ended(self, operation: Operation, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        operation.task = None
-        if operation.line is None:
-            self._forget(operation)
-
-    def _forget(self, operation: Operation) -> None:
-        if operation not in self._running:
-            return
-        if operation.line is not None:
-            operation.line.close()
-        self.give_up(operation)
-        is_stream = operation.type == "subscription"
-        seconds = None if is_stream else time.perf_counter() - operation.started
-        graphql_metrics.record(operation.type, Framing.name, operation.outcome, seconds)
-
-
-def _tail(answer: Event | Result) -> bytes:
-    """Give what follows a payload: the cursor is the id of the event."""
-    if answer.cursor is None:
-        return b"}\n\n"
-    return b"}\nid: %b\n\n" % answer.cursor.encode()
-
-
-def _failed(operation: Operation, errors: list[ErrorDict]) -> bytes:
-    """Give the errors as an answer, for the protocol has no other word for them, and complete."""
-    return operation.head + encode({"errors": errors}) + b"}\n\n" + operation.last
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

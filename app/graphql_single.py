@@ -192,7 +192,7 @@ class SingleConnections:
         context = await self._context(stream, info, reply)
         if context is None:
             return
-        operation = stream.reserve((params.extensions or {}).get("operationId"))
+        operation = await stream.reserve((params.extensions or {}).get("operationId"))
         prepared: Prepared | Result | None = None
         try:
             prepared = await self._endpoint.prepare(params, context, info.request_id)

@@ -373,7 +373,7 @@ async def test_an_expired_session_closes_with_4403_unless_it_was_prolonged(
         began = datetime.now(UTC)
         state.expires_at = began + timedelta(seconds=0.3)
         (live,) = server.ws._sockets
-        live._check_expiry()  # As if the session had begun with this end.
+        live._sign_in._check_expiry()  # As if the session had begun with this end.
         state.expires_at = began + timedelta(seconds=0.6)
         assert await closing(socket) == (4403, "Session expired")
         assert datetime.now(UTC) >= state.expires_at
