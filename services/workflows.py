@@ -2,21 +2,24 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
 from models.conversations import Conversation, Message, MessageToolCall
+from models.statements import Reading
 from models.states import ConversationStatus, MessageStatus, RunState
 from models.system import Task
 from services import memories, tasks
 from services.accounts.sessions import viewer_of
 from services.base import Deps, Viewer, work
+from services.batches import Batches
 from services.conversations import messages, prompts, threads
 from services.errors import UserErrorCode
 from services.events.base import BusUnavailableError, Tap
@@ -241,13 +244,15 @@ async def _rewind(deps: Deps, task: Task, message: Message, text: str) -> str:
 
 async def _watch(draft: _Draft, control: Tap, writing: "asyncio.Task[Any]") -> None:
     """Cancel the writing when its stop is asked for; news may get lost, so look at the row."""
+    wanted, loop = _wanted(draft.deps), asyncio.get_running_loop()
     while True:
-        news = await control.get(_CONTROL_POLL_S)
+        # All answers of the process are looked at in the same moments, with one statement.
+        news = await control.get(_CONTROL_POLL_S - loop.time() % _CONTROL_POLL_S)
         control.lost()
         if news is not None and news.data.get("stop") not in (draft.message.id, "all"):
             continue
         try:
-            is_wanted = await _is_wanted(draft)
+            is_wanted = await wanted.of(draft.message.id)
         except SQLAlchemyError:
             log.warning("the answer could not be looked at", exc_info=True)
             continue
@@ -256,20 +261,27 @@ async def _watch(draft: _Draft, control: Tap, writing: "asyncio.Task[Any]") -> N
             return
 
 
-async def _is_wanted(draft: _Draft) -> bool:
-    async with draft.deps.db.reading() as connection:
-        row = (
-            await connection.execute(
-                select(Message.stop_requested_at, Conversation.status)
-                .join(Conversation, Conversation.id == Message.conversation_id)
-                .where(Message.id == draft.message.id)
-            )
-        ).first()
-    return (
-        row is not None
-        and row.stop_requested_at is None
-        and row.status is not ConversationStatus.DELETED
+_WANTED = Reading(
+    select(Message.id)
+    .join(Conversation, Conversation.id == Message.conversation_id)
+    .where(
+        Message.id.in_(bindparam("ids", expanding=True)),
+        Message.stop_requested_at.is_(None),
+        Conversation.status != ConversationStatus.DELETED,
     )
+)
+
+
+def _wanted(deps: Deps) -> Batches[str, bool]:
+    """Give who tells, for this process, whether an answer is still wanted. Raises DBAPIError."""
+
+    async def read(ids: Sequence[str]) -> Mapping[str, bool]:
+        return dict.fromkeys((id_ for (id_,) in await deps.db.rows(_WANTED, ids=ids)), True)
+
+    known = deps.caches.get("wanted answers")
+    if not isinstance(known, Batches):
+        known = deps.caches["wanted answers"] = Batches(read)
+    return known
 
 
 async def _write(draft: _Draft) -> BaseException | None:

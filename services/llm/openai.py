@@ -28,6 +28,7 @@ from services.llm.base import (
     Usage,
 )
 from services.llm.openai_events import ChunkStream, CutError, ReportedError
+from services.llm.patience import Patience
 
 _OFFICIAL = "https://api.openai.com/v1"
 # A server without accounts still wants some bearer token from the SDK.
@@ -181,10 +182,11 @@ class OpenAIProvider:
         self, request: ChatRequest, turn: _Turn, deadline: float
     ) -> AsyncGenerator[ChatEvent, None]:
         stream = await self._open(request, deadline)
+        patience = Patience()
         try:
             limit_s, mender = self._timeouts.first_chunk_s, wire.Mender()
             while True:
-                chunk = await self._next(stream, limit_s, deadline)
+                chunk = await self._next(stream, patience, limit_s, deadline)
                 if chunk is None:
                     break
                 limit_s = self._timeouts.chunk_s
@@ -194,6 +196,7 @@ class OpenAIProvider:
             if rest := mender.rest():
                 yield TextDelta(rest)
         finally:
+            patience.close()
             # Also on cancellation: the server sees the connection close and stops generating.
             await stream.aclose()
         if turn.reason is None:
@@ -262,12 +265,12 @@ class OpenAIProvider:
         return ChunkStream(opened.response)
 
     async def _next(
-        self, stream: ChunkStream, limit_s: float, deadline: float
+        self, stream: ChunkStream, patience: Patience, limit_s: float, deadline: float
     ) -> dict[str, Any] | None:
         """The next chunk, None at the end; raises ProviderError."""
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(deadline, now + limit_s)):
+            with patience.until(min(deadline, now + limit_s)):
                 return await stream.next()
         except TimeoutError:
             what = "took too long" if deadline <= now + limit_s else "stopped answering"
