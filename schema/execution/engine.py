@@ -27,7 +27,7 @@ from schema.execution.errors import (
     request_failure,
     request_id_of,
 )
-from schema.execution.feeds import Feeds, Subscription
+from schema.execution.feeds import Feeds
 from schema.execution.levels import Settled
 from schema.execution.limits import Limits, check_text
 from schema.execution.live import Live
@@ -40,6 +40,7 @@ from schema.execution.selections import Selections
 from schema.execution.settling import Settle, settled
 from schema.execution.sharing import cursor_variables, kind_of
 from schema.execution.stream import Stream
+from schema.execution.subscription import Subscription
 
 _PLANS = 32
 """Plans a document keeps: one for each choice of what `@skip` and `@include` leave."""

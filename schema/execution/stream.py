@@ -11,7 +11,8 @@ from schema.execution.errors import ErrorDict
 from schema.execution.result import Result
 
 if TYPE_CHECKING:
-    from schema.execution.feeds import Feed, Subscription
+    from schema.execution.feed import Feed
+    from schema.execution.subscription import Subscription
 
 MAX_EVENTS = 256
 MAX_BYTES = 1024 * 1024

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from schema.execution import Engine, feeds
+from schema.execution import Engine, feed
 from services.events.local import LocalBus
 from services.streams import following
 from tests.schema.journal import Journal, make_engine
@@ -31,4 +31,4 @@ async def engine() -> AsyncIterator[Engine]:
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again, and try again, after a moment."""
     monkeypatch.setattr(following, "_IDLE_S", 0.02)
-    monkeypatch.setattr(feeds, "_RETRY_S", 0.01)
+    monkeypatch.setattr(feed, "_RETRY_S", 0.01)

@@ -21,7 +21,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.runtime import running
 from models.database import Database
-from schema.execution import Engine, feeds, stream
+from schema.execution import Engine, feed, stream
 from services.base import Deps, Viewer
 from services.conversations import threads
 from services.streams import following
@@ -224,7 +224,7 @@ def _stage(directory: Path, **values: str) -> Iterator[Stage]:
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         # What was lost in silence is looked for after this time.
         patch.setattr(following, "_IDLE_S", 0.02)
-        patch.setattr(feeds, "_RETRY_S", 0.01)
+        patch.setattr(feed, "_RETRY_S", 0.01)
         for name, value in {
             "LOW_EVENTS": 3,
             "MAX_EVENTS": 6,
