@@ -12,7 +12,8 @@ from starlette.types import Scope
 
 from app.graphql_protocol import ConnectionState
 from app.graphql_request import RequestInfo, client_host, is_origin_trusted
-from app.session_watch import EXPIRED, OnEnd, SessionWatches
+from app.session_watch import EXPIRED, OnEnd
+from app.session_watches import SessionWatches
 from resolvers.base import Context
 from services.accounts.sessions import Client
 from services.base import ANONYMOUS, Deps, Viewer

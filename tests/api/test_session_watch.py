@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import update
 from starlette.datastructures import Headers
 
-from app import session_watch
+from app import session_watch, session_watches
 from app.auth import connect, context_of_request, hold, watches
 from app.graphql_protocol import ConnectionState
 from app.graphql_request import request_info
 from app.runtime import running
-from app.session_watch import CHANGED, EXPIRED, REVOKED, SessionWatches
+from app.session_watch import CHANGED, EXPIRED, REVOKED
+from app.session_watches import SessionWatches
 from models.accounts import AuthSession, User
 from models.base import now
 from resolvers.base import Context
@@ -157,7 +158,7 @@ async def test_a_watch_lasts_a_moment_longer_than_it_is_held(
     holder.release()
     # Whoever comes back soon is known still.
     statements.sent.clear()
-    monkeypatch.setattr(session_watch, "_LINGER_S", 0.01)
+    monkeypatch.setattr(session_watches, "_LINGER_S", 0.01)
     _, holder = await holding(deps, ann.token)
     assert statements.sent == []
     assert holder.release is not None
@@ -175,7 +176,7 @@ async def test_a_state_whose_watch_was_given_up_gets_another(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = await sign_up(deps, "ann")
-    monkeypatch.setattr(session_watch, "_LINGER_S", 0.0)
+    monkeypatch.setattr(session_watches, "_LINGER_S", 0.0)
     state, holder = await socket(deps, ann.token), Holder()
     await until(lambda: not len(watches(deps)))
     state.on_end(holder.on_end)
@@ -349,7 +350,7 @@ async def test_a_bus_or_database_that_is_away_drops_nobody_and_is_waited_for(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_watch, "_RETRY_S", 0.01)
-    monkeypatch.setattr(session_watch, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(session_watches, "_SETTLE_S", 0.05)
     ann = await sign_up(deps, "ann")
     attach, tried = deps.bus.attach, asyncio.Event()
 
@@ -381,7 +382,7 @@ async def test_a_bus_or_database_that_is_away_drops_nobody_and_is_waited_for(
 async def test_a_token_ends_even_while_nothing_can_be_read(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_watch, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(session_watches, "_SETTLE_S", 0.05)
     ann = await sign_up(deps, "ann")
     await in_database(deps, ann, expires_at=now() + timedelta(seconds=3))
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from app import session_watch
+from app import session_watch, session_watches
 from app.auth import context_known, context_of_request, watches
 from app.graphql_request import RequestHeaders, RequestInfo, request_info
 from models.accounts import AuthSession
@@ -85,7 +85,7 @@ async def test_a_token_that_expires_is_refused(deps: Deps, monkeypatch: pytest.M
 async def test_who_stays_away_is_watched_no_more(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_watch, "_LINGER_S", 0.05)
+    monkeypatch.setattr(session_watches, "_LINGER_S", 0.05)
     await known(deps, await sign_up(deps, "ann"))
     await until(lambda: len(watches(deps)) == 0)
     assert watches(deps)._sessions == {}
