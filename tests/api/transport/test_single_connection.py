@@ -12,8 +12,8 @@ from app.graphql_register import Register
 from app.graphql_single import TOKEN_HEADER
 from app.graphql_stream import StreamOptions, Streams
 from tests.api.transport.conftest import Server, serving, until
+from tests.api.transport.hearing import everything, one_stream, stalled_s, viewer_of
 from tests.api.transport.streams import EVENT_STREAM, TOKEN, events, reserved, told_of
-from tests.api.transport.test_event_stream import everything, one_stream, stalled_s, viewer_of
 
 ANN, BOB = {"authorization": "Bearer ann"}, {"authorization": "Bearer bob"}
 ACCEPT = {"accept": EVENT_STREAM}

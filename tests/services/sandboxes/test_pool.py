@@ -1,81 +1,24 @@
 """Sandboxes kept ready: of the right kind, used once, made a few at a time, given up in time."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-from sqlalchemy import update
 
-from models.sandboxes import SandboxTemplate
-from models.states import SandboxStatus
 from sandbox.base import (
     MIB,
-    Capabilities,
     Enforcement,
-    Limits,
     NetworkPolicy,
     NetworkRule,
     Policy,
-    SandboxDriver,
-    SandboxSpec,
 )
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
-from sandbox.errors import Resource, ResourceExhaustedError
-from services.base import work
-from services.sandboxes import housekeeping, lifecycle, rows, templates, warming
 from services.sandboxes.counts import Totals
-from services.sandboxes.live import INSTALLATION_LABEL, POOL_LABEL, Live, installation
-from services.sandboxes.pool import HANDED_S, Breaker, Wanted, WarmPool, key_of
-from services.sandboxes.sweeping import Sweep
-from services.sandboxes.wishes import Resources
-from tests.services.sandboxes.conftest import Launch, Server, ran
-
-SMALL = Limits(memory_bytes=128 * MIB, disk_bytes=4 * MIB, pids=16)
-SPEC = SandboxSpec("mine", "host", SMALL)
-WAIT_S = 60
-
-
-class Watched:
-    """A real driver whose creations can be held up or refused, and are counted."""
-
-    def __init__(self, driver: SandboxDriver) -> None:
-        self.driver = driver
-        self.is_refusing = False
-        self.may_create = asyncio.Event()
-        self.may_create.set()
-        self.tries = 0
-        self.at_once = 0
-        self.most_at_once = 0
-        self.crowded = asyncio.Event()
-        self.report: Capabilities | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.driver, name)
-
-    async def create(self, spec: SandboxSpec) -> object:
-        self.tries += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        if self.at_once == 2:
-            self.crowded.set()
-        try:
-            await self.may_create.wait()
-            if self.is_refusing:
-                raise ResourceExhaustedError("No room.", resource=Resource.HOST)
-            return await self.driver.create(spec)
-        finally:
-            self.at_once -= 1
-
-    async def capabilities(self) -> Capabilities:
-        return self.report or await self.driver.capabilities()
-
-    async def names(self) -> set[str]:
-        return {info.sandbox_id for info in await self.driver.list({})}
+from services.sandboxes.live import Live
+from services.sandboxes.pool import HANDED_S, Breaker, Wanted, key_of
+from tests.services.sandboxes.pooling import SMALL, SPEC, Time, Watched, pooled, until
 
 
 @pytest.fixture
@@ -84,37 +27,6 @@ async def driver(tmp_path: Path) -> AsyncIterator[Watched]:
     await real.start()
     yield Watched(real)
     await real.aclose()
-
-
-class Time:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-@asynccontextmanager
-async def pooled(driver: Watched, *kinds: Wanted, **options: Any) -> AsyncIterator[WarmPool]:
-    pool = WarmPool(cast("SandboxDriver", driver), **options)
-    running = asyncio.ensure_future(pool.run())
-    try:
-        async with asyncio.timeout(WAIT_S):
-            await pool.want(kinds)
-            yield pool
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await pool.aclose()
-
-
-async def until(pool: WarmPool, is_so: Callable[[], bool]) -> None:
-    """Wait until the pool has come so far; looked at whenever it makes or fails to make one."""
-    while not is_so():
-        pool._filled.clear()
-        await pool._filled.wait()
 
 
 def test_three_failures_in_a_row_open_the_breaker_and_each_more_doubles_the_wait() -> None:
@@ -358,118 +270,6 @@ def test_creations_are_counted_by_whether_there_was_one() -> None:
     time.at += 301
     totals.begin("c")
     assert list(totals._begun) == ["c"]
-
-
-# With a node.
-
-
-async def filled(server: Server) -> WarmPool:
-    pool = (await server.host.node()).pool
-    assert isinstance(pool, WarmPool)
-    async with asyncio.timeout(WAIT_S):
-        while pool.wanted == 0:
-            await until(pool, lambda: pool.ready > 0)
-        await pool.wait_filled()
-    return pool
-
-
-async def test_a_sandbox_of_the_default_template_comes_out_of_the_pool(
-    launch: Launch, any_kind: str
-) -> None:
-    server = await launch(any_kind, sandbox_pool=(("python", 1),))
-    ada = await server.person("ada")
-    node = await server.host.node()
-    if node.driver.has_images:
-        await templates.pin_default(node)
-    pool = await filled(server)
-
-    box = await lifecycle.create(server.deps, ada)
-
-    assert box.status is SandboxStatus.RUNNING
-    assert box.container_id is not None
-    assert box.container_id.startswith("pool-")
-    assert box.pool_key is not None
-    assert (await ran(server.deps, ada, box.id, "echo hi; id -u > /dev/null")).stdout == "hi\n"
-    # The next one is being made; no look takes either for a leftover.
-    sweep = Sweep(node)
-    for _ in range(3):
-        await sweep.look()
-    await filled(server)
-    assert (pool.stats.hits, pool.stats.made) == (1, 2)
-    # On an engine there are those of other tests as well.
-    ours = {INSTALLATION_LABEL: installation(server.deps)} if node.survives else {}
-    assert len(await node.driver.list(ours)) == 2
-    await housekeeping._reconcile(node)
-    another = await lifecycle.create(server.deps, ada, resources=Resources(pids=50))
-    assert another.container_id == another.id
-    assert another.pool_key is None
-    await lifecycle.delete(server.deps, ada, sandbox_id=box.id)
-    left = {info.sandbox_id for info in await node.driver.list({})}
-    assert box.container_id not in left
-    assert another.id in left
-
-
-async def test_the_pool_ends_with_the_server(launch: Launch, any_kind: str) -> None:
-    server = await launch(any_kind, sandbox_pool=(("python", 1),))
-    await filled(server)
-    await server.host.aclose()
-    await server.deps.bus.aclose()
-    again = await launch(any_kind)
-    node = await again.host.node()
-    labels = {INSTALLATION_LABEL: installation(again.deps)} if node.survives else {}
-    assert await node.driver.list(labels) == []
-
-
-@pytest.mark.docker
-async def test_the_pool_of_a_server_that_was_killed_is_cleared_away(launch: Launch) -> None:
-    server = await launch("docker")
-    node = await server.host.node()
-    labels = {
-        INSTALLATION_LABEL: installation(server.deps),
-        POOL_LABEL: server.deps.bus.node_id,
-    }
-    image = server.options.sandbox_template_image
-    await node.driver.create(SandboxSpec("pool-left", image, SMALL, labels=labels))
-    await server.crash()
-    again = await launch("docker")
-    assert await (await again.host.node()).driver.list(labels) == []
-
-
-@pytest.mark.bubblewrap
-async def test_templates_that_are_gone_off_or_foreign_are_not_kept_ready(launch: Launch) -> None:
-    server = await launch(sandbox_pool=(("python", 1), ("absent", 3), ("foreign", 2)))
-    node = await server.host.node()
-    async with work(server.deps) as unit:
-        unit.session.add(SandboxTemplate(name="foreign", image_name="elsewhere", language="c"))
-    assert [(kind.spec.image, kind.size) for kind in await warming.wanted(node)] == [("host", 1)]
-    pool = await filled(server)
-    async with work(server.deps) as unit:
-        await unit.session.execute(update(SandboxTemplate).values(is_active=False))
-    await pool.want(await warming.wanted(node))
-    assert (pool.wanted, pool.ready) == (0, 0)
-    assert await node.driver.list({}) == []
-
-
-@pytest.mark.bubblewrap
-async def test_limits_of_the_template_make_its_kind(launch: Launch) -> None:
-    server = await launch(sandbox_pool=(("python", 1),))
-    ada = await server.person("ada")
-    async with work(server.deps) as unit:
-        await unit.session.execute(
-            update(SandboxTemplate).values(
-                resource_config={"memory_bytes": 128 * MIB, "pids": 20},
-                security_config={"env_variables": {"GREETING": "hello"}},
-            )
-        )
-    node = await server.host.node()
-    pool = node.pool
-    assert isinstance(pool, WarmPool)
-    await pool.want(await warming.wanted(node))
-    await filled(server)
-    box = await lifecycle.create(server.deps, ada)
-    assert box.container_id != box.id
-    assert (await ran(server.deps, ada, box.id, 'echo "$GREETING"')).stdout == "hello\n"
-    assert await rows.sandbox(server.deps, box.id) == box
 
 
 @pytest.mark.bubblewrap
