@@ -430,7 +430,7 @@ class Open:
     async def ends(self) -> int:
         """Wait until all are ended; none may say that its operation is complete."""
         assert b"complete" not in (await self.sse.rest())
-        assert b"complete" not in (await self.single.rest())
+        assert b"complete" not in (await self.single.until_broken())
         assert b"--graphql--" not in (await self.multipart.rest())
         async with asyncio.timeout(60):
             await self.socket.wait_closed()
