@@ -28,7 +28,6 @@ from app.graphql_media import (
 )
 from app.graphql_pieces import PiecesEndpoint
 from app.graphql_preparing import prepare
-from app.graphql_register import Register
 from app.graphql_reply import Reply, refuses_request
 from app.graphql_request import (
     BadRequestError,
@@ -45,6 +44,7 @@ from app.graphql_request import (
 from app.graphql_single import SingleConnections
 from app.graphql_stream import HttpStream, Streams
 from app.graphql_upload import Upload, is_upload
+from app.graphql_uploads import Uploads
 from schema.execution import Engine, Prepared, Result, failure, request_failure
 from services.errors import RequestError
 
@@ -114,8 +114,7 @@ class GraphQLHTTP:
         self._make_context = make_context
         self._known_context = known_context
         self._max_body_bytes = max_body_bytes
-        self._max_uploads = max_uploads
-        self._uploads = Register(max_per_viewer=max_uploads, max_per_address=max_uploads)
+        self._uploads = Uploads(self, max_uploads)
         self._max_batch = max_batch
         self._max_age_s = max_age_s
         self._graphiql_html = graphiql_html
@@ -169,7 +168,7 @@ class GraphQLHTTP:
         if method == "GET":
             self._check_origin(headers)
             data = query_parameters(scope["query_string"])
-        elif self._max_uploads and is_upload(headers):
+        elif self._uploads.most and is_upload(headers):
             upload = Upload(headers, receive, self._max_body_bytes)
             try:
                 data = await upload.operation()
@@ -195,38 +194,9 @@ class GraphQLHTTP:
             await Batch(self, data, info, self._max_batch).answer(receive, reply)
             return
         if upload is not None:
-            await self._receive_file(upload, read_params(data), info, reply)
+            await self._uploads.answer(upload, read_params(data), info, reply)
             return
         await self._operate(read_params(data), info, media, receive, reply)
-
-    async def _receive_file(
-        self, upload: Upload, params: Params, info: RequestInfo, reply: Reply
-    ) -> None:
-        """Run a mutation while its file comes."""
-        context = await self.context(info)
-        if isinstance(context, Result):
-            result = context
-        else:
-            place = self._uploads.enter(self.streams.viewer_id(context), info.client_host)
-            if place is None:
-                many = f"You have {self._max_uploads} files on their way, which is the limit."
-                result = Result.refused([failure("RATE_LIMITED", many, retryAfter=1)])
-            else:
-                try:
-                    result = await self._run_with_file(params, info, context)
-                finally:
-                    self._uploads.leave(place)
-        await upload.linger()
-        await reply.result(result)
-
-    async def _run_with_file(self, params: Params, info: RequestInfo, context: Any) -> Result:
-        prepared = await self.prepare(params, context, info.request_id)
-        if isinstance(prepared, Result):
-            return prepared
-        if prepared.type != "mutation":
-            return Result.refused([failure("BAD_REQUEST", "A file goes with a mutation alone.")])
-        # However long the file takes: what bounds it is that it must keep coming.
-        return await self.execute(prepared, context, has_file=True)
 
     async def _operate(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
@@ -360,14 +330,7 @@ class GraphQLHTTP:
                     outcome = graphql_metrics.outcome(answers)
                     await _tell(answers, media, reply)
                     return
-                stream = HttpStream(
-                    framing,
-                    receive,
-                    reply.send,
-                    head=partial(reply.head, 200, {**HEADERS, **framing.headers}),
-                    options=self.streams.options,
-                    request_id=reply.request_id,
-                )
+                stream = HttpStream(framing, receive, reply, options=self.streams.options)
                 outcome = await self.streams.run(stream, context, answers)
                 if stream.refusal is not None:
                     await _tell(stream.refusal, media, reply)

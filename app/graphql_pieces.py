@@ -2,14 +2,13 @@
 
 import time
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 from starlette.types import Receive
 
 from app import graphql_metrics
 from app.graphql_body import CancelOnDisconnect
-from app.graphql_framing import HEADERS, PIECES
+from app.graphql_framing import PIECES
 from app.graphql_reply import Reply
 from app.graphql_request import RequestInfo
 from app.graphql_stream import HttpStream, Streams
@@ -79,15 +78,7 @@ class PiecesEndpoint:
     async def _send(
         self, answer: Divided, context: Any, form: Form, receive: Receive, reply: Reply
     ) -> str:
-        framing = PIECES[form]
-        stream = HttpStream(
-            framing,
-            receive,
-            reply.send,
-            head=partial(reply.head, 200, {**HEADERS, **framing.headers}),
-            options=self._streams.options,
-            request_id=reply.request_id,
-        )
+        stream = HttpStream(PIECES[form], receive, reply, options=self._streams.options)
         outcome = await self._streams.run(stream, context, answer)
         if stream.refusal is not None:
             await reply.result(stream.refusal)

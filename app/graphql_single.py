@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from app.graphql_framing import HEADERS
 from app.graphql_media import EVENT_STREAM, RESPONSE_JSON, check_content, choose
 from app.graphql_outbox import Dispatcher
 from app.graphql_reply import Reply
@@ -160,14 +159,7 @@ class SingleConnections:
                 code="CONFLICT",
             )
         streams = self._endpoint.streams
-        response = HttpStream(
-            _FRAMING,
-            receive,
-            reply.send,
-            head=partial(reply.head, 200, {**HEADERS, **_FRAMING.headers}),
-            options=streams.options,
-            request_id=reply.request_id,
-        )
+        response = HttpStream(_FRAMING, receive, reply, options=streams.options)
         try:
             await streams.run(response, None, stream.open(response))
         finally:

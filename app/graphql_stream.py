@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from starlette.types import Message, Receive, Send
+from starlette.types import Receive
 
 from app import graphql_metrics
-from app.graphql_framing import Answers, Framing
+from app.graphql_framing import HEADERS, Answers, Framing
 from app.graphql_register import Register
+from app.graphql_reply import Reply
 from app.graphql_request import abort, gone, hang_up
 from schema.execution import ErrorDict, Event, Result, request_failure
 from services.errors import RateLimitedError, UnavailableError
@@ -55,19 +56,15 @@ class HttpStream:
         self,
         framing: Framing,
         receive: Receive,
-        send: Send,
+        reply: Reply,
         *,
-        head: Callable[[], Message],
         options: StreamOptions,
-        request_id: str,
     ) -> None:
         self.framing = framing
         self.refusal: Result | None = None
         self._receive = receive
-        self._send = send
-        self._head = head
+        self._reply = reply
         self._options = options
-        self._request_id = request_id
         self._loop = asyncio.get_running_loop()
         self._life: asyncio.Timeout | None = None
         self._stopped: str | None = None
@@ -125,7 +122,7 @@ class HttpStream:
                     # Neither a source with a backlog nor a client that reads need ever suspend.
                     await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            await self._fail([request_failure(error, self._request_id)])
+            await self._fail([request_failure(error, self._reply.request_id)])
             return
         self._outcome = "ok"
         await self._write_last(b"")
@@ -144,7 +141,7 @@ class HttpStream:
     async def _begin(self) -> None:
         self._is_started = True
         self._sending_since = self._loop.time()
-        await self._send(self._head())
+        await self._reply.send(self._reply.head(200, {**HEADERS, **self.framing.headers}))
         await self._put(self.framing.begin())
 
     async def _write(self, body: bytes) -> None:
@@ -161,7 +158,7 @@ class HttpStream:
         self._is_complete = True
 
     async def _put(self, body: bytes, *, more: bool = True) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await self._reply.send({"type": "http.response.body", "body": body, "more_body": more})
         self._sending_since = None
         self._sent_at = self._loop.time()
 

@@ -251,7 +251,7 @@ async def test_the_files_of_one_viewer_keep_nobody_else_waiting() -> None:
         return info.headers["authorization"]
 
     class Held(GraphQLHTTP):
-        async def _run_with_file(self, params: Params, info: RequestInfo, context: Any) -> Result:
+        async def prepare(self, params: Params, context: Any, id_: str) -> Result:
             begun.put_nowait(context)
             await release.wait()
             return Result.refused([{"message": "ended"}])
