@@ -12,22 +12,18 @@ import pytest
 from sandbox import cgroups, disk_images
 from sandbox.base import Capabilities, Enforcement, Limits, Policy
 from sandbox.bubblewrap import BubblewrapDriver
-from sandbox.bubblewrap_report import changeable, report
 from sandbox.errors import (
     ConflictError,
     DriverUnavailableError,
     PolicyUnsupportedError,
     SandboxError,
 )
-from sandbox.inside import barriers
 from tests.sandbox.conftest import MIB, Box, Boxes
 from tests.servers import require
 
-FULL, PARTLY, NONE = Enforcement.ENFORCED, Enforcement.PER_PROCESS, Enforcement.UNAVAILABLE
-
 
 def held(capabilities: Capabilities, item: str) -> bool:
-    return capabilities.items.get(item) is FULL
+    return capabilities.items.get(item) is Enforcement.ENFORCED
 
 
 async def fill(box: Box, mib: int) -> bytes:
@@ -354,45 +350,6 @@ async def test_a_trial_that_was_cut_short_promises_nothing(
         assert any("cannot make a workspace" in note for note in found.notes)
     finally:
         await driver.aclose()
-
-
-# What is said where less can be held.
-
-
-def test_a_report_claims_nothing_that_is_not_there() -> None:
-    def items(hierarchies: cgroups.Hierarchies | None, *, root: bool) -> dict[str, Enforcement]:
-        return dict(
-            report(
-                "box", program=None, hierarchies=hierarchies, has_uids=root, no_images="Not tried."
-            ).items
-        )
-
-    rootless = items(None, root=False)
-    assert (rootless["memory"], rootless["cpu"], rootless["pause"]) == (PARTLY, NONE, NONE)
-    assert (rootless["inodes"], rootless["uid"], rootless["disk_image"]) == (NONE, NONE, NONE)
-    folders = {"memory": Path("memory"), "pids": Path("pids")}
-    assert items(cgroups.Hierarchies(1, folders), root=True)["memory"] is FULL
-    swapping = items(cgroups.Hierarchies(1, folders, bounds_swap=False), root=True)
-    assert (swapping["memory"], swapping["pids"], swapping["cpu"]) == (NONE, FULL, NONE)
-
-
-def test_a_kernel_that_spares_nobody_for_sure_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    def notes(version: int) -> str:
-        monkeypatch.setattr(barriers, "landlock", lambda *asked: version)
-        groups = cgroups.Hierarchies(1, {"memory": Path("memory")})
-        return " ".join(
-            report("box", program=None, hierarchies=groups, has_uids=True, no_images=None).notes
-        )
-
-    assert "Landlock" in notes(-1)
-    assert "Landlock" in notes(1)
-    assert "Landlock" not in notes(2)
-    assert "TCP sockets" in notes(2)
-
-
-def test_only_what_a_group_or_a_mount_holds_can_change() -> None:
-    assert changeable(None, has_own_files=False) == {"output_bytes"}
-    assert "disk_bytes" in changeable(None, has_own_files=True)
 
 
 @pytest.mark.bubblewrap
