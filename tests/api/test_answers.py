@@ -13,9 +13,9 @@ import pytest
 from app.runtime import running
 from app.worker import working
 from tests.api import operations as op
+from tests.api.conversing import DELETE, RETRY, STOP, begin, codes, send
 from tests.api.hostile import assert_decent
 from tests.api.people import sign_up
-from tests.api.test_conversations import DELETE, RETRY, STOP, begin, codes, send
 from tests.fixtures import Api, Person, Stream, settings_for
 from tests.services.llm.scripted_server import (
     DONE,

@@ -1,10 +1,8 @@
-"""Conversations: sending, queueing, stopping, retrying, and following from every cursor."""
+"""Conversations: sending, queueing, stopping, retrying and listing."""
 
 import asyncio
-import base64
 from typing import Any
 
-import orjson
 import pytest
 from sqlalchemy import func, select
 
@@ -12,46 +10,9 @@ from models.conversations import Message
 from models.system import Task, TaskStatus
 from services.base import Deps
 from tests.api import operations as op
+from tests.api.conversing import DELETE, LIST, RETRY, STOP, UPDATE, begin, codes, send
 from tests.api.people import everything_stored, sign_up
 from tests.fixtures import Api, Person
-
-STOP = """
-mutation($id: ID!) { messageStop(id: $id) {
-  message { id status content completedAt } errors { code message path } } }
-"""
-RETRY = """
-mutation($id: ID!) { messageRetry(id: $id) {
-  message { id status content } errors { code message path } } }
-"""
-UPDATE = """
-mutation($id: ID!, $input: ConversationUpdateInput!) { conversationUpdate(id: $id, input: $input) {
-  conversation { id title status } errors { code message path } } }
-"""
-DELETE = """
-mutation($id: ID!) { conversationDelete(id: $id) {
-  conversation { id status } errors { code message path } } }
-"""
-LIST = """
-query($order: ConversationOrder, $filter: ConversationFilter, $first: Int, $after: String) {
-  conversations(first: $first, after: $after, orderBy: $order, filter: $filter) {
-    nodes { id title status } pageInfo { hasNextPage endCursor } } }
-"""
-
-
-def codes(payload: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(error["code"], ".".join(error["path"])) for error in payload["errors"]]
-
-
-async def begin(api: Api, who: Person, title: str | None = None) -> str:
-    made = await api.run(op.CREATE_CONVERSATION, who, title=title)
-    assert made["errors"] == []
-    return str(made["conversation"]["id"])
-
-
-async def send(api: Api, who: Person, id_: str, content: str, key: str | None = None) -> Any:
-    sent = await api.run(op.SEND, who, id=id_, content=content, key=key)
-    assert sent["errors"] == [], sent
-    return sent
 
 
 @pytest.fixture
@@ -302,131 +263,3 @@ async def test_a_part_of_a_title_is_found_whatever_the_case(
     id_ = await begin(api, ann, "Ärger über Öl, привет, σοφία: 100%_A\\b/c")
     listed = (await api.run(LIST, ann, filter={"titleContains": part}))["nodes"]
     assert [c["id"] for c in listed] == ([id_] if found else [])
-
-
-# ---- following
-
-
-def texts(events: list[dict[str, Any]], known: dict[str, str] | None = None) -> dict[str, str]:
-    """Put the deltas together, checking that each goes on where the text before it ended."""
-    found = dict(known or {})
-    for event in events:
-        if event["__typename"] == "MessageDelta":
-            id_ = event["message"]["id"]
-            assert event["offset"] == len(found.get(id_, "")), "a gap or a duplicate"
-            found[id_] = found.get(id_, "") + event["text"]
-    return found
-
-
-def facts(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Give what happened apart from texts: kinds and messages, which must come once each."""
-    return [
-        (e["__typename"], orjson.dumps(e.get("message") or e.get("toolCall")).decode())
-        for e in events
-        if e["__typename"] not in ("MessageDelta", "ConversationReset")
-    ]
-
-
-async def test_a_follower_can_go_on_from_every_cursor_and_gets_exactly_the_rest(
-    live: Api, ann: Person
-) -> None:
-    id_ = await begin(live, ann)
-    async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as events:
-        await events.until("ConversationReset")
-        for question in ("What can you do?", "what time is it in UTC?"):
-            await send(live, ann, id_, question)
-            await events.until("MessageCompleted")
-        seen = events.seen
-    whole = texts(seen)
-    final = await live.run(op.MESSAGES, ann, id=id_)
-    answers = {m["id"]: m["content"] for m in final["messages"]["nodes"] if m["id"] in whole}
-    assert whole == answers
-    assert len(answers) == 2
-
-    for place, event in enumerate(seen[:-1]):
-        known, rest = texts(seen[: place + 1]), seen[place + 1 :]
-        async with live.subscribe(
-            op.CONVERSATION_EVENTS, ann, id=id_, after=event["cursor"]
-        ) as again:
-            for _ in range(sum(e["__typename"] == "MessageCompleted" for e in rest)):
-                await again.until("MessageCompleted")
-        assert "ConversationReset" not in {e["__typename"] for e in again.seen}
-        assert texts(again.seen, known) == whole, place
-        # Rows are shown as they are now, so kinds and ids are compared.
-        assert [kind for kind, _ in facts(again.seen)] == [kind for kind, _ in facts(rest)], place
-        assert again.seen[-1]["cursor"] == seen[-1]["cursor"]
-
-
-async def test_from_the_last_cursor_nothing_comes_until_something_happens(
-    live: Api, ann: Person
-) -> None:
-    id_ = await begin(live, ann)
-    async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as events:
-        first = await events.until("ConversationReset")
-    async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=id_, after=first["cursor"]) as events:
-        sent = await send(live, ann, id_, "Hello")
-        added = await events.next()
-        assert added is not None
-        assert added["__typename"] == "MessageAdded"
-        assert added["message"]["id"] == sent["message"]["id"]
-
-
-def _position(cursor: str) -> list[Any]:
-    return list(orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
-
-
-def _encoded(position: list[Any]) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
-
-
-async def test_a_foreign_future_or_old_cursor_begins_anew_from_a_snapshot(
-    live: Api, ann: Person
-) -> None:
-    ids = [await begin(live, ann) for _ in range(2)]
-    cursors = []
-    for id_ in ids:
-        async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as events:
-            await events.until("ConversationReset")
-            await send(live, ann, id_, "Hello")
-            cursors.append((await events.until("MessageCompleted"))["cursor"])
-    epoch, seq, offsets = _position(cursors[0])
-    strange = {
-        "another conversation's": cursors[1],
-        "the future": _encoded([epoch, seq + 1, offsets]),
-        "the far future": _encoded([epoch, 2**62, offsets]),
-        "another epoch": _encoded(["00000000", 1, {}]),
-        "beyond the end of a text": _encoded([epoch, seq, {"msg_none:0": 10**9}]),
-    }
-    for what, cursor in strange.items():
-        async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=ids[0], after=cursor) as events:
-            if what == "beyond the end of a text":
-                # What the cursor claims to have is of no use, and does no harm.
-                await send(live, ann, ids[0], "Hello again")
-                await events.until("MessageCompleted")
-                continue
-            first = await events.next()
-            assert first is not None, what
-            assert first["__typename"] == "ConversationReset", what
-            nodes = first["conversation"]["messages"]["nodes"]
-            assert [m["status"] for m in nodes] == ["COMPLETED"] * 2, what
-            assert all(m["content"] for m in nodes)
-
-
-async def test_many_followers_see_the_same(live: Api, ann: Person) -> None:
-    id_ = await begin(live, ann)
-
-    async def follow(ready: asyncio.Barrier) -> tuple[dict[str, str], str]:
-        async with live.subscribe(op.CONVERSATION_EVENTS, ann, id=id_) as events:
-            await events.until("ConversationReset")
-            await ready.wait()
-            done = await events.until("MessageCompleted")
-            return texts(events.seen), str(done["message"]["content"])
-
-    barrier = asyncio.Barrier(11)
-    async with asyncio.TaskGroup() as group:
-        followers = [group.create_task(follow(barrier)) for _ in range(10)]
-        await barrier.wait()
-        sent = await send(live, ann, id_, "What can you do?")
-    for follower in followers:
-        text, content = follower.result()
-        assert text == {sent["reply"]["id"]: content}

@@ -15,8 +15,8 @@ from services.base import Deps, work
 from services.conversations import messages, threads
 from services.plans import StepInput
 from tests.api import operations as op
+from tests.api.conversing import encoded, position
 from tests.api.people import sign_up
-from tests.api.test_conversations import _encoded, _position
 from tests.fixtures import Api, Person, Stream
 
 LISTS = ("conversations", "plans", "sandboxes", "memories")
@@ -250,7 +250,7 @@ async def test_a_foreign_future_or_old_cursor_begins_anew(api: Api, ann: Person)
         told = [await events.next() for _ in range(2)]
         assert [event["cursor"] for event in told if event] == cursors[ann.id][1:]
 
-    epoch, seq, offsets = _position(cursors[ann.id][-1])
+    epoch, seq, offsets = position(cursors[ann.id][-1])
     conversation = await threads.create(api.deps, ann.viewer)
     async with api.subscribe(op.CONVERSATION_EVENTS, ann, id=conversation.id) as events:
         first = await events.next()
@@ -258,9 +258,9 @@ async def test_a_foreign_future_or_old_cursor_begins_anew(api: Api, ann: Person)
     strange = {
         "another person's": cursors[bob.id][-1],
         "a conversation's": first["cursor"],
-        "the future": _encoded([epoch, seq + 2, offsets]),
-        "the far future": _encoded([epoch, 2**62, offsets]),
-        "another epoch": _encoded(["00000000", 1, {}]),
+        "the future": encoded([epoch, seq + 2, offsets]),
+        "the far future": encoded([epoch, 2**62, offsets]),
+        "another epoch": encoded(["00000000", 1, {}]),
     }
     async with work(api.deps) as unit:
         # As housekeeping does with what is too old.
@@ -299,10 +299,10 @@ async def test_the_snapshot_and_its_cursor_belong_together(api: Api, ann: Person
                 (shown,) = first["viewer"]["conversations"]["nodes"]
                 # Created once, changed so often: the cursor says the same as the title.
                 written = 0 if shown["title"] == "Before" else int(shown["title"])
-                seq = _position(first["cursor"])[1]
+                seq = position(first["cursor"])[1]
                 assert seq == 1 + written
                 event = await events.next()
                 assert event is not None
-                assert _position(event["cursor"])[1] == seq + 1
+                assert position(event["cursor"])[1] == seq + 1
         stop.set()
     assert writing.result() > 0

@@ -13,7 +13,8 @@ from app.runtime import running
 from models.accounts import AuthSession, Role, User, UserRole
 from models.base import new_id, now
 from services.base import Deps, work
-from tests.api.access.world import Ids, belongings, shared_ids
+from tests.api.access.belongings import Ids, belongings
+from tests.api.access.world import shared_ids
 from tests.api.people import sign_up
 from tests.fixtures import Api, Person, Statements, settings_for
 

@@ -13,6 +13,7 @@ from graphql import (
     is_required_argument,
 )
 
+from tests.api.access.belongings import SECRET
 from tests.api.access.expectations import (
     ABSENT,
     ADMINS,
@@ -26,7 +27,7 @@ from tests.api.access.expectations import (
     UNAUTHENTICATED,
 )
 from tests.api.access.graph import NODE_TYPES, object_type
-from tests.api.access.world import SECRET, WHO, World, absent, filled
+from tests.api.access.world import WHO, World, absent, filled
 from tests.api.people import everything_stored
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

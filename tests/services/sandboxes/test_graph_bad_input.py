@@ -16,7 +16,7 @@ from services.sandboxes import executions, files, lifecycle, rows
 from services.sandboxes.wishes import Resources
 from tests.services.sandboxes.conftest import Launch, Server, finished, ran
 from tests.services.sandboxes.graph import ask
-from tests.services.sandboxes.test_bad_input import held_by_driver
+from tests.services.sandboxes.refusing import held_by_driver
 
 pytestmark = pytest.mark.bubblewrap
 MIB = 1_048_576
