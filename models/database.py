@@ -19,6 +19,8 @@ from models.statements import Reading
 SUPPORTED_DRIVERS = ("sqlite+aiosqlite", "mysql+aiomysql", "mysql+asyncmy")
 _BUSY_TIMEOUT_MS = 15_000
 _SQLITE_LANES = 4
+_LANES_FROM = 4
+"""Connections there must be for any of them to be kept for selects."""
 
 
 class Database:
@@ -78,11 +80,15 @@ class Database:
             event.listen(self.engine.sync_engine, "connect", refuse)
         self._write_engine = self.engine.execution_options(noosphere_begin="BEGIN IMMEDIATE")
         self._read_engine = self.engine.execution_options(noosphere_begin="")
-        # Of the connections there may be, half at most are for selects. On SQLite each has a
-        # thread, and more than a few only wait for the interpreter.
-        most = max(1, pool_size if max_overflow >= pool_size else (pool_size + max_overflow) // 2)
-        most = min(most, _SQLITE_LANES) if self.is_sqlite else most
-        self._lanes = Lanes(self._read_engine, most, pool_timeout_s)
+        # Of the connections there may be, half at most are for selects, and none where that would
+        # leave too few to whoever keeps one: a lane keeps its own.
+        most = min(pool_size, (pool_size + max_overflow) // 2)
+        if self.is_sqlite:
+            # Each has a thread, and more than a few only wait for the interpreter.
+            most = min(most, _SQLITE_LANES)
+        if pool_size + max_overflow < _LANES_FROM:
+            most = 0
+        self._lanes = Lanes(self._read_engine, most, pool_recycle_s)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

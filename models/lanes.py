@@ -8,32 +8,45 @@ closed the connection meanwhile.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.statements import fetch
 
-# How long one may have been idle: a server that closed it in that time was restarted.
+# How long one may have been idle: something on the way may forget those that say nothing, and then
+# nobody tells.
 _IDLE_S = 15.0
+# Who waits longer for a lane takes a connection from the pool: lanes may be held up by a few.
+_TURN_S = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    connection: AsyncConnection
+    opened_at: float
+    used_at: float
 
 
 class Lanes:
-    """At most `size` connections of an engine's pool, opened as they are needed.
+    """At most `size` connections of an engine's pool, opened as they are needed; 0 for none.
 
-    Whoever finds all of them taken waits in turn, `timeout_s` seconds at most: that is cheaper for
-    all than one more connection, and leaves the rest of the pool to those who write.
+    Whoever finds all of them taken waits a moment, which is cheaper for all than one more
+    connection, and is then served by the rest of the pool, as long as that has any. Those idle for
+    15 s are closed, and those older than `recycle_s` seconds.
     """
 
-    def __init__(self, engine: AsyncEngine, size: int, timeout_s: float) -> None:
+    def __init__(self, engine: AsyncEngine, size: int, recycle_s: float) -> None:
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
-        self._timeout_s = timeout_s
+        self._recycle_s = recycle_s
         self._places = asyncio.Semaphore(size)
-        # With when each was used last; the last one used is taken first.
-        self._idle: list[tuple[AsyncConnection, float]] = []
+        # The last one used is taken first.
+        self._idle: list[_Lane] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """Give how many connections are open and idle."""
@@ -45,33 +58,35 @@ class Lanes:
         Raises DBAPIError, and the pool's TimeoutError when no connection is to be had. A cancelled
         select gives up its connection.
         """
-        if self._places.locked():
-            await self._wait()
-        else:
+        if not self._places.locked():
             await self._places.acquire()
+        elif not await self._comes_in_turn():
+            async with self._engine.connect() as connection:
+                return await fetch(connection, text, values)
         try:
             try:
                 return await self._ask(text, values)
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
-            # It had been closed while nobody used it.
+            # It had been closed while nobody used it, and so were the others, most likely.
+            await self._drop_idle()
             return await self._ask(text, values)
         finally:
             self._places.release()
 
-    async def _wait(self) -> None:
+    async def _comes_in_turn(self) -> bool:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._places.acquire()
+            async with asyncio.timeout(_TURN_S):
+                return await self._places.acquire()
         except TimeoutError:
-            raise PoolTimeoutError(f"no connection was free within {self._timeout_s:g} s") from None
+            return False
 
     async def _ask(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
-        connection = await self._take() or await self._open()
+        lane = await self._take() or await self._open()
         is_fit = False
         try:
-            found = await fetch(connection, text, values)
+            found = await fetch(lane.connection, text, values)
             is_fit = True
             return found
         except DBAPIError as error:
@@ -79,20 +94,28 @@ class Lanes:
             raise
         finally:
             if is_fit:
-                self._idle.append((connection, asyncio.get_running_loop().time()))
+                self._keep(lane)
             else:
-                await connection.close()
+                await lane.connection.close()
 
-    async def _take(self) -> AsyncConnection | None:
-        """Take the one used last, if it was used just now; close those that were not."""
+    def _keep(self, lane: _Lane) -> None:
+        loop = asyncio.get_running_loop()
+        lane.used_at = loop.time()
+        self._idle.append(lane)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_IDLE_S, self._sweep)
+
+    async def _take(self) -> _Lane | None:
+        """Take the one used last, unless it is too old; the sweeper has those that were idle."""
         while self._idle:
-            connection, used_at = self._idle.pop()
-            if asyncio.get_running_loop().time() - used_at < _IDLE_S:
-                return connection
-            await connection.close()
+            lane = self._idle.pop()
+            now = asyncio.get_running_loop().time()
+            if now - lane.used_at < _IDLE_S and now - lane.opened_at < self._recycle_s:
+                return lane
+            await self._close(lane)
         return None
 
-    async def _open(self) -> AsyncConnection:
+    async def _open(self) -> _Lane:
         connection = await self._engine.connect()
         if not self._is_sqlite:
             try:
@@ -100,10 +123,40 @@ class Lanes:
             except BaseException:
                 await connection.close()
                 raise
-        return connection
+        now = asyncio.get_running_loop().time()
+        return _Lane(connection, now, now)
+
+    async def _close(self, lane: _Lane) -> None:
+        """Give a connection up without asking the server anything: it might never answer."""
+        if not self._is_sqlite:
+            await lane.connection.invalidate()
+        await lane.connection.close()
+
+    async def _drop_idle(self) -> None:
+        while self._idle:
+            await self._close(self._idle.pop())
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = None
+        oldest = loop.time() - _IDLE_S
+        idle, self._idle = self._idle, []
+        for lane in idle:
+            if lane.used_at > oldest:
+                self._idle.append(lane)
+                continue
+            task = loop.create_task(self._close(lane), name="idle lane")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        if self._idle:
+            next_at = min(lane.used_at for lane in self._idle) + _IDLE_S
+            self._sweeper = loop.call_at(next_at, self._sweep)
 
     async def aclose(self) -> None:
         """Close those that are idle."""
-        while self._idle:
-            connection, _ = self._idle.pop()
-            await connection.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        await self._drop_idle()
+        if self._closing:
+            await asyncio.wait(self._closing)

@@ -334,11 +334,11 @@ class Engine:
             names = conditions(prepared.operation, document.fragments)
             document.plans["conditions", prepared.name] = names
         chosen = {name: prepared.variables[name] for name in names if name in prepared.variables}
-        key = ("plan", prepared.name, is_divided, is_whole, tuple(chosen.values()))
+        key = ("plan", prepared.name, is_divided, is_whole, tuple(chosen.items()))
         plan = document.plans.get(key)
         if plan is None:
             plan = self._new_plan(prepared, self._planner(prepared, chosen, is_divided, is_whole))
-            if len(document.plans) > _PLANS:
+            if sum(kind == "plan" for kind, *_ in document.plans) >= _PLANS:
                 # Conditions in every combination: what is made for them all is not kept.
                 return plan
             document.plans[key] = plan

@@ -115,3 +115,17 @@ async def test_an_operation_is_paid_for_once_and_its_pieces_are_counted(tmp_path
             metrics = (await client.get(f"{server.url}/metrics")).text.splitlines()
     assert 'noosphere_pieces_total{kind="defer",outcome="kept"} 2.0' in metrics
     assert 'noosphere_undivided_total{reason="not accepted"} 1.0' in metrics
+
+
+async def test_what_is_put_off_goes_by_this_request_and_not_by_one_before(tmp_path: Path) -> None:
+    document = (
+        "query($a: Boolean, $b: Boolean) { viewer { id"
+        ' ... @defer(if: $a, label: "A") { username } ... @defer(if: $b, label: "B") { email } } }'
+    )
+    async with served(tmp_path) as server:
+        ann = await sign_up(server.deps, "ann")
+        for variables, at_once in (({"a": False}, "username"), ({"b": False}, "email")):
+            body = {"query": document, "variables": variables}
+            answer = await server.send(body, ann, accept=f"multipart/mixed;{Form.BY_ID.value}")
+            first, *_ = parts(answer.content)
+            assert set(first["data"]["viewer"]) == {"id", at_once}
