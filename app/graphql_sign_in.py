@@ -12,6 +12,7 @@ from app import graphql_protocol as protocol
 from app.graphql_operations import Spawn
 from app.graphql_protocol import Connect, ConnectionState, ConnectKnown, Signal
 from services.errors import RequestError
+from services.outages import outage
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,9 @@ class SignIn:
     def _failed(self, error: Exception) -> None:
         if isinstance(error, TimeoutError):
             self._close(protocol.TRY_AGAIN, "Signing in took too long. Try again later")
+        elif (away := outage(error)) is not None:
+            logger.warning("Nobody is signed in (socket id %s): %s", self._socket_id, error)
+            self._close(protocol.TRY_AGAIN, away.message)
         elif isinstance(error, RequestError) and error.code in ("RATE_LIMITED", "UNAVAILABLE"):
             self._close(protocol.TRY_AGAIN, error.message)
         elif isinstance(error, RequestError):

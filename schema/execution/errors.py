@@ -7,6 +7,7 @@ from typing import Any
 from graphql import GraphQLError
 
 from services.errors import RequestError, UserError, UserErrors
+from services.outages import outage
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,10 @@ def failure(code: str, message: str, **extensions: Any) -> ErrorDict:
 def request_failure(error: BaseException, request_id: str) -> ErrorDict:
     """Give the client's view of an exception; whatever is not meant for clients is logged."""
     cause = _unwrap(error)
+    away = outage(cause)
+    if away is not None:
+        logger.warning("The database was away (request id %s): %s", request_id, cause)
+        cause = away
     match cause:
         case RequestError():
             extra = {} if cause.retry_after_s is None else {"retryAfter": cause.retry_after_s}
@@ -78,7 +83,7 @@ def _located(error: GraphQLError, request_id: str, logged: set[int]) -> ErrorDic
     if cause is None or isinstance(cause, GraphQLError):
         return dict(error.formatted)
     inner = _unwrap(cause)
-    if isinstance(inner, RequestError | UserError | UserErrors):
+    if isinstance(inner, RequestError | UserError | UserErrors) or outage(inner) is not None:
         told = request_failure(inner, request_id)
     else:
         if id(inner) not in logged:

@@ -41,24 +41,29 @@ class Road:
         except OSError:
             return
 
-    async def aclose(self) -> None:
-        """Break off whatever is carried."""
+    async def open(self) -> None:
+        """Listen, on the same port as before if there was one."""
+        self._server = await asyncio.start_server(self.accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Break off whatever is carried, and refuse what comes."""
+        self._server.close()
         for task in tuple(self._pipes):
             task.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
         for writer in self._writers:
-            writer.close()
+            writer.transport.abort()
+        self._writers.clear()
+        await self._server.wait_closed()
 
 
 @asynccontextmanager
 async def forwarding(host: str, port: int) -> AsyncIterator[Road]:
     """Give a road to a server."""
     road = Road(host, port)
-    server = await asyncio.start_server(road.accept, "127.0.0.1", 0)
-    road.port = server.sockets[0].getsockname()[1]
+    await road.open()
     try:
         yield road
     finally:
-        server.close()
-        await road.aclose()
-        await server.wait_closed()
+        await road.close()
