@@ -13,8 +13,8 @@ from models.base import now
 from services.accounts import sessions
 from services.base import Deps
 from services.errors import UnauthenticatedError
+from tests.api.holding import in_database, refreshed, until
 from tests.api.people import sign_up
-from tests.api.test_session_watch import in_database, refreshed, until
 from tests.fixtures import Person, Statements
 
 

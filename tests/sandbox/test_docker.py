@@ -12,18 +12,10 @@ import pytest
 from aiodocker.containers import DockerContainer
 
 from sandbox import docker_config, docker_engine, docker_stats
-from sandbox.base import (
-    DriverEventKind,
-    SandboxSpec,
-    SandboxState,
-)
+from sandbox.base import DriverEventKind, SandboxSpec, SandboxState
 from sandbox.client import Reason, SandboxClient
 from sandbox.docker import DockerDriver
-from sandbox.errors import (
-    DriverUnavailableError,
-    NotFoundError,
-    TemplateError,
-)
+from sandbox.errors import DriverUnavailableError, NotFoundError, TemplateError
 from tests.sandbox.conftest import Box, Boxes, docker_settings
 from tests.sandbox.docker_containers import shown
 

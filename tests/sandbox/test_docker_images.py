@@ -10,10 +10,7 @@ import pytest
 from sandbox import docker_config, docker_images
 from sandbox.agent_file import code_arguments
 from sandbox.docker import DockerDriver
-from sandbox.errors import (
-    PolicyUnsupportedError,
-    TemplateError,
-)
+from sandbox.errors import PolicyUnsupportedError, TemplateError
 from tests.sandbox.conftest import Boxes, docker_settings
 from tests.sandbox.docker_containers import command_line, shown
 

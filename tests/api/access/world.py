@@ -22,9 +22,7 @@ from models.sandboxes import (
     SandboxTemplate,
     SandboxTemplateVersion,
 )
-from models.states import (
-    RunState,
-)
+from models.states import RunState
 from models.tools import ToolParameter
 from services import memories
 from services.base import Deps, work

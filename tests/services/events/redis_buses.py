@@ -4,10 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from services.events.base import (
-    News,
-    Tap,
-)
+from services.events.base import News, Tap
 from services.events.redis import RedisBus
 from tests.services.events.redis_server import RedisServer
 

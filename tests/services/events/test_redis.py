@@ -6,12 +6,7 @@ import contextlib
 import pytest
 from redis.asyncio import Redis
 
-from services.events.base import (
-    BusUnavailableError,
-    CallError,
-    Json,
-    NodeUnavailableError,
-)
+from services.events.base import BusUnavailableError, CallError, Json, NodeUnavailableError
 from services.events.liveness import Liveness, Pulse
 from services.events.redis import RedisBus
 from tests.services.events.redis_buses import PATIENCE_S, Make, running, stop_beating, take

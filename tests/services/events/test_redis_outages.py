@@ -9,10 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.events import open_bus
-from services.events.base import (
-    BusUnavailableError,
-    News,
-)
+from services.events.base import BusUnavailableError, News
 from services.events.redis import RedisBus
 from tests.services.events.redis_buses import PATIENCE_S, Make, running, take, until_lost
 from tests.services.events.redis_server import RedisServer

@@ -4,17 +4,9 @@ from contextlib import aclosing
 
 import pytest
 
-from services.llm.base import (
-    ChatMessage,
-    ChatRequest,
-    ProviderError,
-    Role,
-    TextDelta,
-)
+from services.llm.base import ChatMessage, ChatRequest, ProviderError, Role, TextDelta
 from services.llm.openai import OpenAIProvider, Retries
-from tests.services.llm.scripted_server import (
-    ScriptedServer,
-)
+from tests.services.llm.scripted_server import ScriptedServer
 
 KEY = "sk-secret-0123456789abcdef"
 HELLO = ChatRequest([ChatMessage(Role.USER, "hello")])

@@ -4,13 +4,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.llm.base import (
-    ChatMessage,
-    ChatRequest,
-    RecalledMemory,
-    Role,
-    TextDelta,
-)
+from services.llm.base import ChatMessage, ChatRequest, RecalledMemory, Role, TextDelta
 from tests.services.llm.talk import MEMORIES, TOOLS, ran
 
 PLAN = {

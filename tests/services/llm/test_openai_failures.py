@@ -9,9 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.llm.base import (
-    ProviderError,
-)
+from services.llm.base import ProviderError
 from services.llm.openai import OpenAIProvider, Retries, Timeouts
 from tests.services.llm.openai_turns import (
     FAST,

@@ -5,13 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sandbox.base import (
-    MIB,
-    Capabilities,
-    Limits,
-    SandboxDriver,
-    SandboxSpec,
-)
+from sandbox.base import MIB, Capabilities, Limits, SandboxDriver, SandboxSpec
 from sandbox.errors import Resource, ResourceExhaustedError
 from services.sandboxes.pool import Wanted, WarmPool
 

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import (
-    MIB,
-    Enforcement,
-    NetworkPolicy,
-    NetworkRule,
-    Policy,
-)
+from sandbox.base import MIB, Enforcement, NetworkPolicy, NetworkRule, Policy
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
 from services.sandboxes.counts import Totals

@@ -16,14 +16,7 @@ from services import streams
 from services.base import ANONYMOUS, Viewer
 from services.errors import RequestError, UserError, UserErrorCode
 from services.events.redis import RedisBus
-from services.sandboxes import (
-    changed,
-    file_events,
-    files,
-    findings,
-    lifecycle,
-    watching,
-)
+from services.sandboxes import changed, file_events, files, findings, lifecycle, watching
 from services.sandboxes.file_events import Changed, FileChange, Quarantined, Reset
 from tests.services.sandboxes.conftest import Launch, Server, ran
 from tests.services.sandboxes.graph import ask, prepared
