@@ -25,7 +25,7 @@ from tests.api.following import ConversationFollower, following
 from tests.api.transports import Events, Subscription, WebSocket, in_time
 from tests.fixtures import settings_for
 from tests.product import Client, Product
-from tests.schema.watching import Writer
+from tests.services.streams.authors import Author
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(400)]
 
@@ -160,7 +160,7 @@ async def test_a_reader_that_stops_costs_little_and_misses_nothing(
     id_ = created["conversationCreate"]["conversation"]["id"]
     assert ann.token is not None
     viewer = await sessions.authenticate(deps, ann.token)
-    writer = Writer(deps, viewer, id_)
+    writer = Author(deps, viewer, id_)
     answer = await writer.add()
     reading = ConversationFollower(lambda: server.url, ann.token, id_)
     stopping = ConversationFollower(lambda: server.url, ann.token, id_)
@@ -193,10 +193,12 @@ async def test_a_reader_that_stops_costs_little_and_misses_nothing(
 
         deaf.stop()
         beside_one_who_stopped = await write(EVENTS)
+        # The kernel of a busy machine may take all of that; it takes no more than some megabytes.
+        while not await metric(server, "noosphere_stream_lagged_total"):
+            assert len(memory) < 10 * EVENTS // 500, "it ought to lag by now"
+            await write(1_000)
 
-        behind = len(answer.writer.text) - len(stopping.texts[answer.id])
-        assert behind > 2 * MEBI, "the kernel took it all, and the server held nothing"
-        assert await metric(server, "noosphere_stream_lagged_total") >= 1
+        assert len(answer.writer.text) - len(stopping.texts[answer.id]) > 2 * MEBI
         assert await metric(server, "noosphere_stream_queue_bytes") < 1.2 * MEBI
         assert max(memory) - before < 64 * MEBI
 

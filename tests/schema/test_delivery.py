@@ -27,9 +27,11 @@ from services.conversations import threads
 from services.streams import following
 from tests.fixtures import Api, settings_for
 from tests.schema.journal import until
-from tests.schema.watching import DOCUMENTS, Shown, Watcher, Writer
+from tests.schema.watching import DOCUMENTS, Watcher
 from tests.services.faulty_bus import FaultyBus
 from tests.services.faulty_database import FaultyDatabase
+from tests.services.streams.authors import Author
+from tests.services.streams.followers import Shown
 
 EXAMPLES = int(os.environ.get("NOOSPHERE_TEST_EXAMPLES", "150"))
 
@@ -77,17 +79,17 @@ class Story:
         self.bus = stage.deps.bus
         assert isinstance(stage.deps.db, FaultyDatabase)
         self.database = stage.deps.db
-        self.writers: list[Writer] = []
+        self.writers: list[Author] = []
         self.watchers: list[Watcher] = []
         # Where clients were at some time: they may come back there.
-        self.past: dict[Writer, list[Shown]] = {}
+        self.past: dict[Author, list[Shown]] = {}
 
     async def play(self, steps: list[Step]) -> None:
         deps, owner = self.stage.deps, self.stage.viewers[0]
         self._mend()
         for _ in range(2):
             conversation = await threads.create(deps, owner)
-            self.writers.append(Writer(deps, owner, conversation.id))
+            self.writers.append(Author(deps, owner, conversation.id))
         self.past = {writer: [Shown()] for writer in self.writers}
         try:
             for which, writer in enumerate(self.writers):
@@ -104,7 +106,7 @@ class Story:
             await asyncio.gather(*(w.close() for w in self.watchers), return_exceptions=True)
         await self._leave_nothing()
 
-    async def _write(self, name: str, writer: Writer, which: int, count: int) -> None:
+    async def _write(self, name: str, writer: Author, which: int, count: int) -> None:
         growing = [answer for answer in writer.answers if not answer.is_final]
         finished = [answer for answer in writer.answers if answer.is_final]
         if name == "add" and len(writer.answers) < 8:
@@ -140,7 +142,7 @@ class Story:
         elif name in ("leave", "reconnect", "return"):
             await watcher.close()
             del self.watchers[place]
-            past = self.past[watcher.writer]
+            past = self.past[watcher.author]
             past.append(watcher.shown.copy())
             if name != "leave":
                 shown = past[count % len(past)] if name == "return" else watcher.shown
@@ -162,7 +164,7 @@ class Story:
             )
         )
 
-    async def _go_wrong(self, name: str, writer: Writer, count: int) -> None:
+    async def _go_wrong(self, name: str, writer: Author, count: int) -> None:
         if name == "deaf":
             self.bus.is_deaf = True
         elif name == "slow":
@@ -198,13 +200,11 @@ class Story:
                     await answer.writer.flush()
                     await answer.writer.store()
             rows = await writer.rows()
-            assert {a.id: (a.texts[a.key], a.is_final) for a in writer.answers}.items() <= (
-                rows.items()
-            )
+            assert writer.answered().items() <= rows.items()
             for watcher in self.watchers:
-                if watcher.writer is writer:
+                if watcher.author is writer:
                     await watcher.until(partial(watcher.shown.shows, rows))
-        kinds = {(w.writer, w.document, w.viewer) for w in self.watchers}
+        kinds = {(w.author, w.document, w.viewer) for w in self.watchers}
         await until(lambda: self.engine.feeds.open_feeds <= len(kinds))
         for watcher in self.watchers:
             await watcher.close()

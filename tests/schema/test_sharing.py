@@ -19,7 +19,8 @@ from tests.api import operations as op
 from tests.api.people import sign_up
 from tests.fixtures import Api, Person, Statements
 from tests.schema.journal import until
-from tests.schema.watching import DOCUMENTS, Writer
+from tests.schema.watching import DOCUMENTS
+from tests.services.streams.authors import Author
 
 NAMED = (
     "subscription A($id: ID!, $after: String) {"
@@ -35,7 +36,7 @@ class Room:
     def __init__(self, deps: Deps, owner: Person, conversation_id: str) -> None:
         self.deps, self.owner, self.id = deps, owner, conversation_id
         self.engine = Api(deps).engine
-        self.writer = Writer(deps, owner.viewer, conversation_id)
+        self.writer = Author(deps, owner.viewer, conversation_id)
 
     async def open(
         self,

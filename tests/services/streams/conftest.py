@@ -16,7 +16,8 @@ from services.conversations import threads
 from services.streams import following
 from tests.fixtures import Api, settings_for
 from tests.services.faulty_bus import FaultyBus
-from tests.services.streams.authors import NAMES, Author, Reader, Session
+from tests.services.streams.authors import NAMES, Author
+from tests.services.streams.followers import Reader, Shown
 
 Step = tuple[str, int, int]
 
@@ -41,9 +42,8 @@ async def play(deps: Deps, viewer: Viewer, steps: list[Step]) -> None:
     assert isinstance(bus, FaultyBus)
     bus.is_away = bus.is_deaf = False
     reader = Reader(author)
-    session = Session(reader)
     # Where the client was at some time: it may come back there.
-    past: list[Reader] = []
+    past: list[Shown] = []
     try:
         for name, which, count in steps:
             growing = [a for a in author.answers if not a.is_final]
@@ -62,14 +62,14 @@ async def play(deps: Deps, viewer: Viewer, steps: list[Step]) -> None:
                 length = len(answer.texts[answer.key]) * which // 9
                 await author.take_back(answer, length)
             elif name == "read":
-                session.allow(count)
+                reader.allow(count)
                 for _ in range(count * 4):
                     await asyncio.sleep(0)
             elif name in ("reconnect", "return"):
-                await session.close()
-                past.append(_copy(reader))
-                reader = _copy(past[which % len(past)] if name == "return" else reader)
-                session = Session(reader)
+                await reader.close()
+                past.append(reader.shown.copy())
+                shown = past[which % len(past)] if name == "return" else reader.shown
+                reader = reader.again(shown.copy())
             elif name in ("deaf", "hear"):
                 bus.is_deaf = name == "deaf"
             elif name in ("away", "back"):
@@ -86,22 +86,10 @@ async def play(deps: Deps, viewer: Viewer, steps: list[Step]) -> None:
                 # As its writer does every few milliseconds, and every second.
                 await answer.writer.flush()
                 await answer.writer.store()
-        await session.catch_up()
+        await reader.catch_up()
     finally:
         bus.is_away = bus.is_deaf = False
-        await session.close()
-
-
-def _copy(reader: Reader) -> Reader:
-    return Reader(
-        reader.author,
-        dict(reader.texts),
-        dict(reader.keys),
-        set(reader.final),
-        reader.seq,
-        reader.cursor,
-        reader.restarts,
-    )
+        await reader.close()
 
 
 @dataclass(repr=False)

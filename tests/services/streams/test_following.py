@@ -18,7 +18,8 @@ from services.streams import Position, Restarted, TextWriter
 from tests.api import operations as op
 from tests.fixtures import Api
 from tests.services.faulty_bus import FaultyBus
-from tests.services.streams.authors import NAMES, Author, Reader, Session, author_of
+from tests.services.streams.authors import NAMES, Author, author_of
+from tests.services.streams.followers import Reader, Shown, event_of
 
 
 async def test_a_snapshot_is_the_state_at_its_cursor_while_many_write(deps: Deps) -> None:
@@ -34,13 +35,12 @@ async def test_a_snapshot_is_the_state_at_its_cursor_while_many_write(deps: Deps
     async def look() -> None:
         items = events.follow(deps, author.viewer, author.conversation_id, None)
         async with aclosing(items):
-            reader = Reader(author)
-            await reader.take(await anext(items))
-        assert reader.seq is not None
-        seen.append((reader.seq, set(reader.texts), reader.final))
-        for id_ in reader.final:
+            shown = Shown()
+            shown.take(await event_of(await anext(items), author.conversation_id), author)
+        seen.append((shown.seq, set(shown.texts), shown.whole))
+        for id_ in shown.whole:
             answer = next(a for a in author.answers if a.id == id_)
-            assert reader.texts[id_] == answer.texts[answer.key]
+            assert shown.texts[id_] == answer.texts[answer.key]
 
     async def look_often(writing: "asyncio.Future[Any]") -> None:
         while not writing.done():
@@ -127,15 +127,14 @@ async def test_the_end_of_a_text_does_not_wait_for_the_bus(deps: Deps, faulty: F
     author = await author_of(deps)
     answer = await author.add()
     reader = Reader(author)
-    session = Session(reader)
-    session.allow(1)
+    reader.allow(1)
     faulty.is_away = True
     await author.write(answer, 4)
     await author.end(answer)
     faulty.is_away = False
-    await session.catch_up()
-    await session.close()
-    assert reader.texts[answer.id] == answer.writer.text
+    await reader.catch_up()
+    await reader.close()
+    assert reader.shown.texts[answer.id] == answer.writer.text
 
 
 async def test_a_log_that_began_anew_is_made_whole_again(deps: Deps, faulty: FaultyBus) -> None:
@@ -197,10 +196,9 @@ async def test_a_text_that_ends_sooner_than_before_is_taken_back(deps: Deps) -> 
     answer.writer = again
     await author.end(answer)
     reader = Reader(author)
-    session = Session(reader)
-    await session.catch_up()
-    await session.close()
-    assert reader.texts == {answer.id: sent[:5]}
+    await reader.catch_up()
+    await reader.close()
+    assert reader.shown.texts == {answer.id: sent[:5]}
 
 
 async def test_what_other_texts_have_beyond_what_is_stored_follows_a_text_taken_back(
@@ -209,18 +207,17 @@ async def test_what_other_texts_have_beyond_what_is_stored_follows_a_text_taken_
     author = await author_of(deps)
     answer, other = await author.add(), await author.add()
     reader = Reader(author)
-    session = Session(reader)
-    await session.catch_up()
+    await reader.catch_up()
     for written in (answer, other):
         await author.write(written, 3)
-    await session.catch_up()
+    await reader.catch_up()
 
     await author.take_back(answer, 2)
 
     # Nothing more is written, and nothing was stored.
-    await session.catch_up()
-    await session.close()
-    assert reader.restarts == 2
+    await reader.catch_up()
+    await reader.close()
+    assert reader.shown.resets == 2
 
 
 async def test_a_database_that_is_away_delays_the_storing_only(deps: Deps) -> None:
