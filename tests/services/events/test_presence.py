@@ -8,8 +8,8 @@ import pytest
 from services.events.base import Bus, BusUnavailableError, Tap
 from services.events.redis import RedisBus
 from tests.services.events.conftest import MakeBus
+from tests.services.events.patience import PATIENCE_S, patience, take
 from tests.services.events.redis_server import RedisServer
-from tests.services.events.test_contract import PATIENCE_S, patience, take
 
 MakeRedis = Callable[..., Awaitable[RedisBus]]
 TTL_S = 1.0

@@ -1,0 +1,1 @@
+"""Subscriptions over HTTP from a server as users run it."""

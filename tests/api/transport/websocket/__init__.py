@@ -1,0 +1,1 @@
+"""graphql-transport-ws by the letter."""

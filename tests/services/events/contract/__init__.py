@@ -1,0 +1,1 @@
+"""What every bus promises: the local one (on disk, in memory) and that of Redis alike."""
