@@ -7,6 +7,7 @@ rest waits for room.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import orjson
@@ -147,7 +148,6 @@ class ReservedStream:
     ) -> None:
         self.who = who
         self.is_closed = False
-        self._tasks = tasks
         self._on_close = on_close
         self._response: HttpStream | None = None
         self._outlet = _Outlet()
@@ -163,7 +163,7 @@ class ReservedStream:
             engine,
             self._outbox,
             _WORDS,
-            self._spawn,
+            partial(_spawn, tasks),
             max_running=max_operations,
             timeout_s=timeout_s,
         )
@@ -191,6 +191,7 @@ class ReservedStream:
         if self.is_closed:
             return
         self.is_closed = True
+        self._outlet.on_abort = None
         self._outbox.close()
         self._operations.close()
         self._on_close(self)
@@ -236,8 +237,9 @@ class ReservedStream:
         """Let go of the place of an operation that did not start."""
         self._operations.drop(operation)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+
+def _spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task

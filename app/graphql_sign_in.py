@@ -96,8 +96,10 @@ class SignIn:
     def end(self) -> None:
         """Care no more about how it ends."""
         self._stop_timer()
+        # Those cancelled know this sign-in by their tracebacks.
         for task in self._tasks:
             task.cancel()
+        self._tasks.clear()
         if self._release is not None:
             self._release()
             self._release = None

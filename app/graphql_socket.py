@@ -42,7 +42,8 @@ _WORDS = SocketWords()
 class Socket:
     """Reads and answers the messages of one accepted connection until either side closes it.
 
-    Leaving `run` has closed every stream; a mutation under way is finished first, unheard.
+    Leaving `run` has closed every stream; a mutation under way is finished first, unheard. It is
+    called once.
     """
 
     def __init__(
@@ -133,6 +134,8 @@ class Socket:
                 await self._send_close()
         finally:
             self._end()
+            # They know the socket: without them it is gone at once, not when garbage is collected.
+            del self._sign_in, self._heartbeat, self._operations
 
     def _end(self) -> None:
         self._heartbeat.stop()

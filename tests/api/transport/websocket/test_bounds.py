@@ -1,9 +1,12 @@
 """What one socket may take, and all of them: operations, readers that stop, deploys."""
 
 import asyncio
+import gc
+import weakref
 
 from app.graphql_protocol import SocketOptions
 from tests.api.transport.conftest import Server, closing, hear, say, serving, subscribe, until
+from tests.api.transport.streams import reserved
 
 
 async def test_a_peer_that_pongs_stays_and_one_that_does_not_is_dropped() -> None:
@@ -101,6 +104,22 @@ async def test_two_hundred_sockets_come_and_go_and_leave_nothing(server: Server)
     await until(lambda: server.ws.open_sockets == 0 and server.probe.open_streams == 0)
     await until(lambda: len(asyncio.all_tasks()) <= before)
     assert not server.ws._register.counts
+
+
+async def test_what_is_closed_needs_no_garbage_collection(server: Server) -> None:
+    gc.disable()
+    try:
+        async with server.socket() as socket, reserved(server.url) as single:
+            await subscribe(socket, "1", "subscription { forever }")
+            await hear(socket)
+            assert (await single.post("1", "subscription { forever }")).status_code == 202
+            await single.body.until(b'"forever":1')
+            closed = [weakref.ref(one) for one in server.ws._sockets]
+            closed += [weakref.ref(one) for one in server.http.single._streams.values()]
+            assert len(closed) == 2
+        await until(lambda: not any(one() for one in closed))
+    finally:
+        gc.enable()
 
 
 async def test_draining_closes_every_socket_with_1012_and_refuses_new_ones(
