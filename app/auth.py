@@ -214,7 +214,8 @@ class SignedInState(ConnectionState):
             release()
 
     async def _context(self, request_id: str) -> Context:
-        return Context(self._deps, self._watch.viewer, request_id, self._client)
+        viewer = await self._watch.certain()
+        return Context(self._deps, viewer, request_id, self._client)
 
 
 def _resolve(ended: "asyncio.Future[str]", reason: str) -> None:

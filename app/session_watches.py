@@ -1,7 +1,8 @@
 """The sign-ins in use in a process: one watch for each session, found by its token.
 
-Further connections and requests with a token that is watched need no database. Revocations are
-announced, and looked for besides, for all watches together.
+Further connections and requests with a token that is watched need no database. What becomes of
+sign-ins is told at the commit by this process, announced by others, and looked for besides, for all
+watches together.
 """
 
 import asyncio
@@ -10,17 +11,16 @@ from collections import OrderedDict
 from functools import partial
 from weakref import WeakValueDictionary
 
+from app.session_lookout import Lookout
 from app.session_watch import REVOKED, SessionWatch
 from services.accounts import sessions
 from services.accounts.passwords import hash_token
 from services.base import Deps, Viewer
 from services.errors import UnauthenticatedError
+from services.events.base import Json
 
 log = logging.getLogger("noosphere.auth")
 
-_LOOK_S = 1.5
-"""Revocations are announced; this is for those whose announcement was lost with the bus."""
-_LOOK_TIMEOUT_S = 10.0
 _SETTLE_S = 2.0
 _CLOSE_TIMEOUT_S = 5.0
 _LINGER_S = 15.0
@@ -43,10 +43,9 @@ class SessionWatches:
         # Tokens of requests that are not watched, and when each came last.
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._looking: asyncio.Task[None] | None = None
+        self._lookout = Lookout(deps, self._watches)
         self._is_closing = False
-        # Nobody is watched any more, or all is to be closed: no need to wait for the next look.
-        self._has_changed = asyncio.Event()
+        deps.listeners.append(self._hear)
 
     def __len__(self) -> int:
         return len(self._watches)
@@ -119,7 +118,7 @@ class SessionWatches:
         session_id = viewer.session_id or ""
         watch = self._watches.get(session_id)
         if watch is None or watch.ended is not None:
-            watch = SessionWatch(self._deps, viewer)
+            watch = SessionWatch(self._deps, viewer, self._lookout.sight)
             watch.on_idle = partial(self._linger, watch)
             self._watches[session_id] = watch
             task = asyncio.get_running_loop().create_task(watch.run())
@@ -127,15 +126,17 @@ class SessionWatches:
             # A callback, for a task cancelled before its first step never reaches a `finally`.
             task.add_done_callback(partial(self._over, watch))
             self._linger(watch)
-            if self._looking is None:
-                self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._lookout.begin()
         return watch
 
     async def aclose(self) -> None:
         """Stop watching; breaks off what takes longer than a few seconds."""
         self._is_closing = True
-        self._has_changed.set()
-        tasks = [*self._tasks.values(), *([self._looking] if self._looking else ())]
+        self._lookout.stop()
+        if self._hear in self._deps.listeners:
+            self._deps.listeners.remove(self._hear)
+        looking = self._lookout.task
+        tasks = [*self._tasks.values(), *([looking] if looking else ())]
         if not tasks:
             return
         for watch in tuple(self._tasks):
@@ -145,29 +146,15 @@ class SessionWatches:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
-    async def _look(self) -> None:
-        """Ask for revocations that nobody could announce, for all watches together."""
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_S):
-                    await self._has_changed.wait()
-            except TimeoutError:
-                pass
-            self._has_changed.clear()
-            if not self._watches or self._is_closing:
-                break
-            try:
-                async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                    revoked = await sessions.revoked_among(self._deps, list(self._watches))
-            except Exception as error:  # noqa: BLE001 - a database that is away comes back.
-                log.warning("revocations cannot be looked for right now: %r", error)
-                continue
-            for session_id in revoked:
-                watch = self._watches.get(session_id)
-                if watch is not None:
-                    watch.end(REVOKED)
-                    watch.stop()
-        self._looking = None
+    def _hear(self, topic: str, data: Json) -> None:
+        """Act on what this process has committed, before anybody is answered."""
+        noun, _, id_ = topic.partition(":")
+        if noun == "session" and id_ in self._watches:
+            self._watches[id_].hear(data)
+        elif noun == "viewer":
+            for watch in tuple(self._watches.values()):
+                if watch.viewer.user_id == id_:
+                    watch.hear(data)
 
     def _known(self, token_hash: str) -> Viewer | None:
         watch = self._watches.get(self._sessions.get(token_hash, ""))
@@ -203,7 +190,7 @@ class SessionWatches:
         if self._watches.get(watch.session_id) is watch:
             del self._watches[watch.session_id]
             if not self._watches:
-                self._has_changed.set()
+                self._lookout.wake()
         if watch.token_noted is not None:
             self._sessions.pop(watch.token_noted, None)
             watch.token_noted = None

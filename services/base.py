@@ -19,7 +19,7 @@ from models.database import Database
 from models.system import Event, Topic
 from services import changes, contention
 from services.errors import UnauthenticatedError, UserError, UserErrorCode
-from services.events.base import Bus, BusUnavailableError
+from services.events.base import Bus, BusUnavailableError, Json
 from services.options import Options
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ class Deps:
     sandboxes: "SandboxHost"
     # What this process caches between requests, by the service that owns it.
     caches: dict[str, Any] = field(default_factory=dict)
+    # Who in this process is given the topic and data of signals the moment they are committed.
+    # They neither wait nor raise.
+    listeners: list[Callable[[str, Json], None]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -101,6 +104,7 @@ class Work:
     _news: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     _after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _signals: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    _told: list[tuple[str, Json]] = field(default_factory=list)
 
     def record(self, topic: str, kind: str, payload: Mapping[str, Any]) -> None:
         """Add an event to the topic's durable log, and announce it after the commit."""
@@ -113,6 +117,17 @@ class Work:
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run `action` once the transaction is committed. It may get lost in a crash."""
         self._after.append(action)
+
+    def signal(self, topic: str, data: Json) -> None:
+        """Announce after the commit what no log repairs.
+
+        The listeners of this process hear of it at once, whatever becomes of the bus; those who are
+        attached to the topic when the bus tells them, which may be later, if it is away. It names
+        this `node`, so that nobody need act on it twice.
+        """
+        bus, told = self.deps.bus, {**data, "node": self.deps.bus.node_id}
+        self._told.append((topic, told))
+        self.after_commit(lambda: bus.publish(topic, told))
 
     async def lock(self, record: type[R], id_: str) -> R | None:
         """Give the row `id_` locked until the end of the transaction, or None if absent."""
@@ -130,6 +145,10 @@ class Work:
             for signal in await self._number(topic)
         ]
         await self.session.commit()
+        # Nothing is awaited in between: neither a cancellation nor the bus can get in the way.
+        for topic, data in self._told:
+            for listener in tuple(self.deps.listeners):
+                listener(topic, data)
 
     async def announce(self) -> None:
         """Tell whoever listens. What is lost here is found in the log: readers look again."""

@@ -132,7 +132,7 @@ async def assign(deps: Deps, viewer: Viewer, *, user_id: str, roles: list[str]) 
                 ("roles",),
             )
         await grant(unit, user_id, roles)
-        unit.after_commit(lambda: deps.bus.publish(f"viewer:{user_id}", {"changed": "roles"}))
+        unit.signal(f"viewer:{user_id}", {"changed": "roles"})
         return user.frozen()
 
 

@@ -33,7 +33,6 @@ _LOGIN_FACTOR = 10
 _ADDRESS_FACTOR = 100
 # A viewer's last activity is written at most this often, so that reads stay reads.
 _ACTIVITY_STEP = timedelta(minutes=1)
-_IDS_PER_STATEMENT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ async def refresh(deps: Deps, *, refresh_token: str, client: Client) -> Credenti
             renewed, expires_at = _add_refresh_token(unit, session.id)
             await unit.session.flush()
             news = {"renewed": session.id, "expires_at": session.expires_at.timestamp()}
-            unit.after_commit(lambda: deps.bus.publish(f"session:{session.id}", news))
+            unit.signal(f"session:{session.id}", news)
             return Credentials(session.frozen(), token, renewed, expires_at)
         log.warning("refresh token reused, session revoked", extra={"session_id": session.id})
         _end(unit, session, "refresh token reused")
@@ -191,8 +190,7 @@ async def refresh(deps: Deps, *, refresh_token: str, client: Client) -> Credenti
 
 def _end(unit: Work, session: AuthSession, reason: str) -> None:
     session.revoked_at, session.revoked_reason = now(), reason
-    bus, topic = unit.deps.bus, f"session:{session.id}"
-    unit.after_commit(lambda: bus.publish(topic, {"revoked": True}))
+    unit.signal(f"session:{session.id}", {"revoked": True})
 
 
 @repeatable
@@ -356,18 +354,3 @@ async def viewer_of(deps: Deps, user_id: str, session_id: str | None = None) -> 
         roles=frozenset(row.role for row in rows if row.role),
         permissions=frozenset(row.permission for row in rows if row.permission),
     )
-
-
-async def revoked_among(deps: Deps, session_ids: Sequence[str]) -> set[str]:
-    """Give those sign-ins that were revoked, whether or not that was announced."""
-    revoked: set[str] = set()
-    async with deps.db.reading() as connection:
-        for start in range(0, len(session_ids), _IDS_PER_STATEMENT):
-            found = await connection.scalars(
-                select(AuthSession.id).where(
-                    AuthSession.id.in_(session_ids[start : start + _IDS_PER_STATEMENT]),
-                    AuthSession.revoked_at.is_not(None),
-                )
-            )
-            revoked.update(found)
-    return revoked

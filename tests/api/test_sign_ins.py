@@ -78,7 +78,7 @@ async def test_a_token_that_expires_is_refused(deps: Deps, monkeypatch: pytest.M
     ann = await sign_up(deps, "ann")
     info = await known(deps, ann)
     watch = watches(deps).watch(ann.viewer)
-    monkeypatch.setattr(type(watch), "expires_at", now() - timedelta(seconds=1))
+    monkeypatch.setattr(watch, "_expires_at_s", now().timestamp() - 1)
     assert context_known(deps, info) is None
 
 
