@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
@@ -22,6 +22,7 @@ from sandbox.execution import (
     Output,
     Reason,
     check_size,
+    taken_over,
 )
 from sandbox.files import Files
 from sandbox.inside import wire
@@ -49,7 +50,8 @@ class SandboxClient(Connection):
     """Many executions and file operations at once over one channel.
 
     `async with SandboxClient(channel) as client:` or `await SandboxClient.connect(channel)` and
-    later `aclose()`. Closing ends the executions that still run. `on_accepted` is called with each
+    later `aclose()`. The next client ends the executions that still run, but for those with a name:
+    it finds these in `kept`, to be resumed or released. `on_accepted` is called with each
     connection that a program makes to a port opened by `listen`, and that port; it must not raise.
     Without it they are broken off.
     """
@@ -57,6 +59,7 @@ class SandboxClient(Connection):
     def __init__(self, channel: Channel, env: Mapping[str, str] | None = None) -> None:
         super().__init__(channel)
         self._env = {**DEFAULT_ENV, **(env or {})}
+        self.kept: dict[str, Execution] = {}
         self.tunnels: dict[int, Tunnel] = {}
         self.on_accepted: Callable[[Tunnel, int], None] | None = None
         self.files = Files(self)
@@ -88,13 +91,16 @@ class SandboxClient(Connection):
         background: bool = False,
         timeout_s: float | None,
         output_limit_bytes: int,
+        name: str = "",
     ) -> Execution:
         """Start a command: a string through `/bin/sh -c`, a sequence as it is.
 
         `output_limit_bytes` counts for each stream. `stdin` is written and closed, unless it is
         to be kept open for `write_stdin`. `terminal` gives rows and columns of a terminal to run
         on, whose input stays open. A command in the `background` is over when its last process
-        is, others when their first process is. Without a `timeout_s` it may run for ever.
+        is, others when their first process is. Without a `timeout_s` it may run for ever. With a
+        `name` of its own, of at most 64 bytes, it outlives this client (`Execution`), unless the
+        agent is of an older version.
 
         Raises InvalidArgumentError (too large, NUL, no such program or directory),
         ResourceExhaustedError (no room for a process), SandboxLostError. Cancelled while
@@ -114,12 +120,41 @@ class SandboxClient(Connection):
             flags=flags,
             timeout_s=timeout_s,
             output_limit_bytes=output_limit_bytes,
+            name=name if self.has_names else "",
         )
         op = self.operation()
-        execution = Execution(self, op, output_limit_bytes, terminal=terminal is not None)
+        is_named = bool(name) and self.has_names
+        execution = Execution(
+            self, op, output_limit_bytes, terminal=terminal is not None, is_named=is_named
+        )
         self.register(op, execution)
+        await self._begun(execution, self.send(wire.EXEC, op, body))
+        if stdin:
+            self._spawn(self._provide(execution, stdin, close=not keep_stdin_open))
+        execution._stdin_closed = not keep_stdin_open and not stdin
+        return execution
+
+    async def resume(
+        self,
+        execution: Execution,
+        at: tuple[int, int],
+        *,
+        stdin: bytes | None = None,
+        output_limit_bytes: int,
+    ) -> None:
+        """Go on with one of `kept`: its output comes from `at`, bytes of each stream; then its end.
+
+        `at` is one that is `nearest`. `stdin` is the rest of its input, which is then closed; None
+        leaves that as it is. Raises what `execute` raises; it is released then.
+        """
+        await self._begun(execution, execution.resume(*at, output_limit_bytes))
+        if stdin is not None:
+            self._spawn(self._provide(execution, stdin, close=True))
+
+    async def _begun(self, execution: Execution, sending: Coroutine[None, None, None]) -> None:
+        """Wait until it runs, or has ended."""
         try:
-            await self.send(wire.EXEC, op, body)
+            await sending
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.shield(execution._started)
         except TimeoutError as error:
@@ -128,10 +163,18 @@ class SandboxClient(Connection):
         except BaseException:
             self._abandon(execution)
             raise
-        if stdin:
-            self._spawn(self._provide(execution, stdin, close=not keep_stdin_open))
-        execution._stdin_closed = not keep_stdin_open and not stdin
-        return execution
+
+    def on_kept(self, records: bytes) -> None:
+        """Take over what outlived an earlier client."""
+        at = 0
+        while at < len(records):
+            record = wire.KEPT.unpack_from(records, at)
+            name, at = wire.unpack(records, at + wire.KEPT.size)
+            execution = taken_over(self, record)
+            self.register(execution.operation, execution)
+            self.kept[name.decode()] = execution
+            # Numbers of theirs are not given again: of what is released something may yet come.
+            self._next = max(self._next, execution.operation)
 
     def export(self, env: Mapping[str, str], *, without: Collection[str] = ()) -> None:
         """Give commands that start from now on these variables, and not those `without`."""
@@ -217,6 +260,7 @@ class SandboxClient(Connection):
 
     def _abandon(self, execution: Execution) -> None:
         execution._discard()
+        execution.release()
         if execution._started.done() and not execution._started.cancelled():
             execution._started.exception()  # Retrieved: the caller has it already.
         else:

@@ -38,6 +38,7 @@ class Connection:
         self._lost = asyncio.Event()
         self.is_distrusted = False  # The agent broke the protocol: it is not to be asked again.
         self.has_zlib = False  # The agent can pack and unpack compressed archives.
+        self.has_names = False  # The agent lets executions with a name outlive their client.
 
     async def __aenter__(self) -> Self:
         await self._greet()
@@ -57,7 +58,7 @@ class Connection:
         await self._lost.wait()
 
     async def aclose(self) -> None:
-        """Stop listening. What still runs ends as SANDBOX_LOST here."""
+        """Stop listening. What still runs ends as SANDBOX_LOST here, and inside unless named."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,13 +162,19 @@ class Connection:
 
     def _on_greeting(self, body: bytes) -> None:
         assert self._greeted is not None  # noqa: S101 - set by the only caller's caller.
-        if body[:2] != struct.pack(">H", wire.VERSION) or len(body) != wire.HELLO_BODY.size:
+        version = int.from_bytes(body[:2], "big")
+        if not wire.OLDEST <= version <= wire.VERSION or len(body) < wire.HELLO_BODY.size:
             error = SandboxLostError("The sandbox was made by another version of the server.")
             if not self._greeted.done():
                 self._greeted.set_exception(error)
             raise error
-        _, features = wire.HELLO_BODY.unpack(body)
+        _, features = wire.HELLO_BODY.unpack_from(body)
         self.has_zlib = bool(features & wire.HAS_ZLIB)
+        self.has_names = version > wire.OLDEST
+        try:
+            self.on_kept(body[wire.HELLO_BODY.size :])
+        except (struct.error, UnicodeDecodeError, wire.Refused) as error:
+            raise self.distrust(error) from error
         if not self._greeted.done():
             self._greeted.set_result(None)
 
@@ -190,6 +197,9 @@ class Connection:
                 self.on_unasked(kind, op, body)
         if at:
             del held[:at]
+
+    def on_kept(self, records: bytes) -> None:
+        """What outlived an earlier client; may raise whatever unpacking raises."""
 
     def on_unasked(self, kind: int, op: int, body: bytes) -> None:
         """A frame of an operation that nobody here knows, or not any more; ignored unless told.

@@ -15,6 +15,7 @@ from sandbox.inside import wire
 
 WINDOW_BYTES = 1024 * 1024
 MAX_SIDE = 4096  # Rows or columns of a terminal.
+_MOST_WINDOW = 16 * 1024 * 1024  # Another version may have given another one.
 
 
 class Reason(StrEnum):
@@ -69,15 +70,27 @@ class Execution:
     settings say; closing the input types the terminal's end-of-file character there. At most
     `WINDOW_BYTES` of output wait here: a reader that stalls stops the program. An agent that sends
     more than it has credit for, or than the limit, is one that somebody took over.
+
+    One with a name outlives this client: its reader says what is safe (`acknowledge`), for only
+    what is not can be had again, and stops the program by not saying so. When its end is safe too,
+    `release` has the agent forget it.
     """
 
     def __init__(
-        self, connection: Connection, op: int, limit: int, *, terminal: bool = False
+        self,
+        connection: Connection,
+        op: int,
+        limit: int,
+        *,
+        terminal: bool = False,
+        is_named: bool = False,
     ) -> None:
         self._connection = connection
         self._op = op
         self.has_terminal = terminal
         self._limit = limit
+        self._is_named = is_named
+        self._safe = [0, 0]
         self._window = WINDOW_BYTES
         self._chunks: deque[Output] = deque()
         self._news = asyncio.Event()
@@ -173,12 +186,52 @@ class Execution:
         """Whether it has ended, whatever of its output is still to be read."""
         return self._result.done()
 
+    @property
+    def is_input_closed(self) -> bool:
+        """Whether nothing more can be written to it."""
+        return self._stdin_closed
+
+    def acknowledge(self, stdout: int, stderr: int) -> None:
+        """Say how many bytes of each stream, from its beginning, are safe: the agent drops them."""
+        size = stdout + stderr - sum(self._safe)
+        if size >= WINDOW_BYTES // 4 and self._is_named and not self._result.done():
+            self._safe = [stdout, stderr]
+            self._window += size
+            offsets = wire.OFFSETS.pack(stdout, stderr)
+            self._connection.send_now(wire.ACKNOWLEDGE, self._op, offsets)
+
+    def nearest(self, stdout: int, stderr: int) -> tuple[int, int]:
+        """Where it can be resumed: there, unless the agent holds too little or never had it."""
+        asked = zip((stdout, stderr), self._safe, self._counts, strict=True)
+        out, err = (min(max(offset, safe), count) for offset, safe, count in asked)
+        return out, err
+
+    async def resume(self, stdout: int, stderr: int, limit: int) -> None:
+        """Have all sent that is behind these bytes; see `nearest` and `SandboxClient.resume`."""
+        self._limit = limit
+        self._safe, self._counts = [stdout, stderr], [stdout, stderr]
+        offsets = wire.OFFSETS.pack(stdout, stderr)
+        await self._connection.send(wire.RESUME, self._op, offsets)
+
+    def release(self) -> None:
+        """Have the agent forget it, and end it first if it runs. Without a name it does nothing."""
+        if self._is_named:
+            self._is_named = False
+            self._connection.send_now(wire.RELEASE, self._op)
+            self.on_lost()
+            if not self._started.cancelled():
+                self._started.exception()  # Retrieved: nobody may have waited for it.
+
     def _discard(self) -> None:
         self._discarding = True
         while self._chunks:
             self._acknowledge(len(self._chunks.popleft().data))
 
     def _acknowledge(self, size: int) -> None:
+        if self._is_named:
+            if self._discarding:
+                self.acknowledge(*self._counts)
+            return
         self._unacknowledged += size
         if self._unacknowledged >= WINDOW_BYTES // 4 and not self._result.done():
             credit = struct.pack(">I", self._unacknowledged)
@@ -238,6 +291,27 @@ class Execution:
         out, err = self._counts
         lost = Reason.SANDBOX_LOST
         self._finish(ExecutionResult(None, None, lost, False, out, err, ResourceUsage()))
+
+
+def taken_over(connection: Connection, record: tuple[int, ...]) -> Execution:
+    """An execution that outlived another client, as KEPT tells of it: silent until it is resumed.
+
+    Raises SandboxLostError for what no agent says.
+    """
+    op, pid, window, safe_out, safe_err, out, err, taken, waiting, flags = record
+    held = (out - safe_out, err - safe_err)
+    is_sound = min(held) >= 0 and sum(held) <= window <= _MOST_WINDOW
+    if not is_sound or waiting > wire.STDIN_WINDOW or not 0 < op <= wire.LAST_OPERATION:
+        raise connection.distrust("an execution that cannot be")
+    on_terminal = bool(flags & wire.KEPT_TERMINAL)
+    execution = Execution(connection, op, 0, terminal=on_terminal, is_named=True)
+    execution.pid = pid or None
+    execution._window = window
+    execution._safe, execution._counts = [safe_out, safe_err], [out, err]
+    execution._stdin_room -= waiting
+    execution.stdin_bytes = taken
+    execution._stdin_closed = bool(flags & wire.KEPT_ENDED)
+    return execution
 
 
 def _result(body: bytes) -> ExecutionResult:

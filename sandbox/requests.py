@@ -33,10 +33,12 @@ def execution(
     flags: int,
     timeout_s: float | None,
     output_limit_bytes: int,
+    name: str,
 ) -> bytes:
     """The body of EXEC; the environment is `base`, which was checked before, with `env` over it.
 
-    Raises InvalidArgumentError for what no process can be given.
+    With a `name`, of at most 64 bytes, it outlives its client. Raises InvalidArgumentError for what
+    no process can be given.
     """
     argv = _argv(command)
     check_env(env)
@@ -50,8 +52,11 @@ def execution(
         raise InvalidArgumentError("The command is larger than 64 KB.")
     strings = [*encoded, encode(cwd or WORKSPACE, "cwd")]
     merged = {**base, **env}
-    for name, value in merged.items():
-        strings += [encode(name, "env"), encode(value, "env")]
+    for key, value in merged.items():
+        strings += [encode(key, "env"), encode(value, "env")]
+    if name:
+        strings.append(encode(name, "name"))
+        flags |= wire.EXEC_NAMED
     head = wire.EXEC_HEAD.pack(
         0 if timeout_s is None else max(1, int(timeout_s * 1000)),
         output_limit_bytes,

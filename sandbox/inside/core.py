@@ -9,7 +9,8 @@ A part is a class made once with the agent. It puts itself into
 - `watch(fd, events, handler)`: `handler(events)` when a descriptor is ready; `unwatch`, `close`;
 - `children[pid](status)`: the end of a child, which then counts as the agent's own until it is
   reaped (nothing else that has process 1 as its parent is left alive);
-- `reset_hooks`: another client takes over: end everything, answer nothing;
+- `reset_hooks`: another client takes over: end everything that is not to outlive its client,
+  answer nothing; `greeting_hooks` give what it is told of the rest;
 - `room_hooks`: the channel has room again, after `is_full()` was true;
 - `due_hooks` and `tick_hooks`: when to wake up next, and what to do at each turn;
 - `idle_hooks`: after a turn's frames are out.
@@ -92,6 +93,7 @@ class Agent:
         self.children: dict[int, Callable[[int], None]] = {}
         self.workers: dict[int, Worker] = {}
         self.reset_hooks: list[Callable[[], None]] = [self.end_workers]
+        self.greeting_hooks: list[Callable[[], bytes]] = []
         self.room_hooks: list[Callable[[], None]] = [self.watch_workers]
         self.due_hooks: list[Callable[[], float]] = []
         self.tick_hooks: list[Callable[[float, float], None]] = []
@@ -195,13 +197,14 @@ class Agent:
 
     def on_hello(self, op: int, body: bytes) -> None:
         """A client takes over: end what the previous one began, forget its pending answers."""
-        for hook in self.reset_hooks:
-            hook()
         for hooks in (self.cancel_hooks, self.credit_hooks, self.data_hooks, self.end_hooks):
             hooks.clear()
+        for hook in self.reset_hooks:
+            hook()
         self.outgoing.clear()
         self.waiting = 0
-        self.send(HELLO_ACK, op, body[:16], HELLO_BODY.pack(VERSION, self.features))
+        kept = [greet() for greet in self.greeting_hooks]
+        self.send(HELLO_ACK, op, body[:16], HELLO_BODY.pack(VERSION, self.features), *kept)
 
     def on_ping(self, op: int, body: bytes) -> None:
         self.send(PONG, op)

@@ -5,9 +5,18 @@ import time
 
 from sandbox.inside.core import Agent
 from sandbox.inside.inputs import Input
+from sandbox.inside.keeping import Kept
 from sandbox.inside.processes import Request
 from sandbox.inside.shims import Shim
-from sandbox.inside.wire import EXEC_BACKGROUND, EXEC_PTY, EXITED
+from sandbox.inside.wire import (
+    EXEC_BACKGROUND,
+    EXEC_PTY,
+    EXITED,
+    KEPT,
+    KEPT_ENDED,
+    KEPT_TERMINAL,
+    pack,
+)
 
 
 class Execution:
@@ -15,8 +24,10 @@ class Execution:
 
     def __init__(self, agent: Agent, op: int, request: Request, shim: Shim) -> None:
         self.op = op
+        self.name = request.name
+        self.kept = Kept(agent, op) if request.name else None
         self.limit = request.limit
-        self.credit = request.credit
+        self.window = self.credit = request.credit
         self.terminal = bool(request.flags & EXEC_PTY)
         self.background = bool(request.flags & EXEC_BACKGROUND)
         self.started = time.monotonic()
@@ -44,3 +55,13 @@ class Execution:
         self.crowded = False
         self.settling = False
         self.oom_before = 0
+
+    def record(self) -> bytes:
+        """What a client that takes over is told of it, where it outlives its client."""
+        if self.kept is None:
+            return b""
+        flags = (KEPT_ENDED if self.input.ends else 0) | (KEPT_TERMINAL if self.terminal else 0)
+        counts = (*self.kept.acknowledged, *self.counts)
+        waiting = sum(map(len, self.input.pending))
+        number = (self.op, self.main, self.window)
+        return KEPT.pack(*number, *counts, self.input.received, waiting, flags) + pack(self.name)

@@ -27,6 +27,7 @@ from sandbox.inside.wire import (
     EXEC_STDIN,
     EXITED,
     KILLED,
+    MAX_KEPT,
     MAX_PID,
     OUTPUT,
     OUTPUT_LIMIT,
@@ -46,13 +47,17 @@ LINGER_S = 60.0  # How long output held open by others waits for its end, where 
 
 
 class Executions:
-    """Starts, feeds, limits and ends executions."""
+    """Starts, feeds, limits and ends executions.
+
+    Those with a name outlive their client: `ended` has them from their end until they are released.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.starting = Shims(agent, self.on_gone)
         self.ooms = Ooms(agent.options.get("oom", ""))
         self.running: dict[int, Execution] = {}
+        self.ended: dict[int, Execution] = {}
         self.shims: dict[int, Execution] = {}
         agent.operations[EXEC] = self.on_exec
         agent.operations[STDIN] = self.on_stdin
@@ -65,18 +70,36 @@ class Executions:
         agent.tick_hooks.append(self.tick)
 
     def on_reset(self) -> None:
-        for execution in list(self.running.values()):
-            execution.silent = True
-            if execution.empty:
-                self.finish(execution)
+        for execution in self.known():
+            if execution.kept is None:
+                self.drop(execution)
             else:
-                self.end(execution, KILLED)
-        self.running.clear()
+                execution.kept.away = True
+                self.listen(execution)
+
+    def known(self) -> list[Execution]:
+        return [*self.running.values(), *self.ended.values()]
+
+    def find(self, op: int) -> "Execution | None":
+        return self.running.get(op) or self.ended.get(op)
+
+    def drop(self, execution: Execution) -> None:
+        """End one that nobody wants to hear of any more."""
+        execution.silent = True
+        self.agent.forget(execution.op)
+        if execution.empty:
+            self.finish(execution)
+        else:
+            self.end(execution, KILLED)
+        self.running.pop(execution.op, None)
+        self.ended.pop(execution.op, None)
 
     # Starting.
 
     def on_exec(self, op: int, body: bytes) -> None:
         request = Request(body)
+        if request.name and sum(bool(one.kept) for one in self.known()) >= MAX_KEPT:
+            raise Refused("EXHAUSTED", "Too many executions outlive their clients.")
         oom_before = self.ooms.count()
         shim, ours = self.starting.start(request)
         execution = Execution(self.agent, op, request, shim)
@@ -89,12 +112,16 @@ class Executions:
             os.close(ours[0])
         for index, fd in enumerate(ours[1:]):
             execution.streams[fd] = index
-        self.agent.cancel_hooks[op] = lambda: self.on_cancel(execution)
-        self.agent.credit_hooks[op] = lambda amount: self.on_credit(execution, amount)
+        self.listen(execution)
         self.agent.watch(
             execution.report, select.EPOLLIN, lambda events: self.on_report_ready(execution)
         )
         self.watch_streams(execution)
+
+    def listen(self, execution: Execution) -> None:
+        self.agent.cancel_hooks[execution.op] = lambda: self.on_cancel(execution)
+        if execution.kept is None:
+            self.agent.credit_hooks[execution.op] = lambda size: self.on_credit(execution, size)
 
     # Input.
 
@@ -131,7 +158,9 @@ class Executions:
         self.watch_streams(execution)
 
     def on_room(self) -> None:
-        for execution in list(self.running.values()):
+        for execution in self.known():
+            if execution.kept is not None:
+                execution.kept.send()
             if execution.crowded:
                 self.watch_streams(execution)
 
@@ -194,7 +223,11 @@ class Executions:
             execution.truncated = True
         execution.counts[index] += len(data)
         execution.credit -= len(data)
-        if data and not execution.silent:
+        if execution.silent or not data:
+            pass
+        elif execution.kept is not None:
+            execution.kept.add(index, data)
+        else:
             self.agent.send(OUTPUT, execution.op, bytes((index,)), data)
         if execution.truncated:
             self.end(execution, OUTPUT_LIMIT)
@@ -310,6 +343,10 @@ class Executions:
         """
         if not execution.empty or execution.settling:
             return
+        if overdue and execution.kept is not None and execution.credit <= 0:
+            # It does not write into the void: its client will come back, or the sandbox ends.
+            execution.deadline = time.monotonic() + LINGER_S
+            return
         forced = execution.ending and execution.reason != EXITED
         if execution.silent or overdue or forced:
             execution.settling = True
@@ -336,7 +373,14 @@ class Executions:
         execution.streams.clear()
         execution.report = -1
         if not execution.silent:
-            self.agent.send(RESULT, execution.op, result(execution, self.ooms, not self.running))
+            self.tell(execution, result(execution, self.ooms, not self.running))
+
+    def tell(self, execution: Execution, result: bytes) -> None:
+        if execution.kept is None:
+            self.agent.send(RESULT, execution.op, result)
+        else:
+            self.ended[execution.op] = execution
+            execution.kept.end(result)
 
     def release(self, execution: Execution) -> None:
         """The shim says that nothing is left: if the kernel says so too, the execution is over.

@@ -20,8 +20,10 @@ class Input:
         self.pending: deque[bytes] = deque()
         self.ends = False
         self.last = b""  # The last byte written.
+        self.received = 0
 
     def add(self, data: bytes) -> None:
+        self.received += len(data)
         if self.fd < 0:
             self.agent.send(STDIN_CREDIT, self.op, AMOUNT.pack(len(data)))
         else:

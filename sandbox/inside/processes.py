@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from sandbox.inside.barriers import obey
 from sandbox.inside.native import Memory, errno_of_last, libc_prctl, libc_wait4
-from sandbox.inside.wire import EXEC_HEAD, EXEC_PTY, SIZE, Refused, unpack
+from sandbox.inside.wire import (
+    EXEC_HEAD,
+    EXEC_NAMED,
+    EXEC_PTY,
+    LONGEST_NAME,
+    SIZE,
+    Refused,
+    unpack,
+)
 
 if TYPE_CHECKING:
     Order = tuple[bytes, list[bytes], dict[bytes, bytes], bool]
@@ -142,14 +150,18 @@ class Request:
         if self.flags & EXEC_PTY:
             self.rows, self.columns = SIZE.unpack_from(body, at)
             at += SIZE.size
+        named = bool(self.flags & EXEC_NAMED)
         strings = []
-        for _ in range(count + 1 + 2 * pairs):
+        for _ in range(count + 1 + 2 * pairs + named):
             value, at = unpack(body, at)
             strings.append(value)
         if b"\0" in b"".join(strings):
             raise Refused("INVALID", "A NUL byte cannot be part of a command.")
         if not count:
             raise Refused("INVALID", "The command is empty.")
+        self.name = strings.pop() if named else b""
+        if len(self.name) > LONGEST_NAME or (named and not self.name):
+            raise Refused("INVALID", "The name is empty or too long.")
         self.argv = strings[:count]
         self.folder = strings[count]
         self.env = dict(zip(strings[count + 1 :: 2], strings[count + 2 :: 2]))  # noqa: B905 - 3.8

@@ -2,7 +2,13 @@
 
 A zero byte where a type is expected is padding and is skipped: a client that takes over a channel
 in the middle of a frame first sends more zeros than any frame is long, then HELLO; everything
-older is ended by HELLO.
+older is ended by HELLO, but for executions that were given a name.
+
+Those go on. HELLO_ACK tells of each, and of those that have ended since: its number, by which it is
+known to the new client as well, and how much of its output the agent holds. RESUME says how much of
+each stream is safe, and has the rest sent, then the end. What is sent stays with the agent, within
+the window that EXEC gave, until ACKNOWLEDGE says that it is safe too, which moves the window as
+CREDIT does for others; RELEASE ends whatever there is of an execution.
 
 The client numbers operations from 1 to LAST_OPERATION; those that the agent begins (connections
 that a program makes to a port the agent listens on) have AGENT_OPERATION set.
@@ -12,7 +18,8 @@ import errno
 import os
 import struct
 
-VERSION = 2
+VERSION = 3
+OLDEST = 2  # Of an agent that a client can speak to; it knows of no names.
 HEADER = struct.Struct(">BII")
 MAX_PAYLOAD = 256 * 1024
 CHUNK = 64 * 1024
@@ -29,6 +36,7 @@ AGENT_OPERATION = 0x8000_0000
 HELLO, EXEC, STDIN, STDIN_CLOSE, SIGNAL, CANCEL, CREDIT, PING, RESIZE, PROCESSES, KILL = range(
     1, 12
 )
+ACKNOWLEDGE, RESUME, RELEASE = 12, 13, 14
 READ, WRITE_OPEN, WRITE_DATA, WRITE_END, LIST, STAT, MAKE_DIR, RENAME, REMOVE = range(16, 25)
 MEASURE, WATCH, WALK = 26, 27, 28
 PACK, UNPACK_OPEN, DIAL, TUNNEL_DATA, TUNNEL_END, LISTEN = range(30, 36)
@@ -37,11 +45,18 @@ READY, HELLO_ACK, STARTED, OUTPUT, RESULT, ERROR, STDIN_CREDIT, DATA, DONE, PONG
 WRITE_CREDIT, OPENED, TUNNEL_ENDED, ACCEPTED = range(74, 78)
 
 HELLO_BODY = struct.Struct(">HI")  # version, features; behind the nonce that is answered.
+KEPT = struct.Struct(">IIIQQQQQIB")
+# Then, each followed by its name: operation, pid (0: it has not begun), window, bytes of each
+# stream that were acknowledged, and that were read, bytes of input that came, and that wait, flags
+KEPT_ENDED, KEPT_TERMINAL = 1, 2  # Its input was closed; it runs on a terminal.
 HAS_ZLIB = 1
 READY_BODY = struct.Struct(">H4s")  # version, and that of the interpreter's byte code
 
 EXEC_HEAD = struct.Struct(">QQIBHH")  # timeout ms (0: none), output limit, credit, flags, argv, env
-EXEC_STDIN, EXEC_PTY, EXEC_BACKGROUND = 1, 2, 4
+EXEC_STDIN, EXEC_PTY, EXEC_BACKGROUND, EXEC_NAMED = 1, 2, 4, 8
+LONGEST_NAME = 64  # Bytes; behind everything else of EXEC with EXEC_NAMED.
+MAX_KEPT = 64  # Executions with a name, running or not released yet.
+OFFSETS = struct.Struct(">QQ")  # bytes of standard output and error
 SIZE = struct.Struct(">HH")  # rows, columns of a terminal; behind EXEC_HEAD with EXEC_PTY
 RESULT_BODY = struct.Struct(">BBiiQQQQQ")
 # reason, truncated, exit code (-1: none), signal (0: none), stdout bytes, stderr bytes,

@@ -128,6 +128,8 @@ async def _begin(
                 command=command,
                 stdin=code,
                 timeout_s=timeout_s,
+                # Whoever waits for it begins it anew after a restart.
+                is_bound=True,
             )
         except UserError as error:
             is_gone = error.code in (UserErrorCode.CONFLICT, UserErrorCode.UNAVAILABLE)

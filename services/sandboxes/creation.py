@@ -174,6 +174,8 @@ class Creation(Workspaces):
                 await live.client.aclose()
             await self._wait(live, SETTLE_S)
             self.live.pop(sandbox_id, None)
+        if not is_kept:
+            await self._settle_lost(sandbox_id, keep_pending=True)
 
     async def _named(self, sandbox_id: str) -> str:
         row = await rows.sandbox(self.deps, sandbox_id)

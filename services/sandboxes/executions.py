@@ -103,11 +103,14 @@ class Order:
         )
 
 
-async def execute(deps: Deps, viewer: Viewer, *, sandbox_id: str, **wish: Any) -> SandboxExecution:
+async def execute(
+    deps: Deps, viewer: Viewer, *, sandbox_id: str, is_bound: bool = False, **wish: Any
+) -> SandboxExecution:
     """Run a command in a sandbox of the viewer; gives it at once, PENDING.
 
     `wish` are the fields of `Order`. What was accepted is run, or settled as SANDBOX_LOST: the row
-    is the order, and its host looks for rows it was not told of.
+    is the order, and its host looks for rows it was not told of. It goes on over a restart of the
+    process that hosts it, where the sandbox does, unless it `is_bound` to that process.
 
     Raises UserError NOT_FOUND, CONFLICT unless the sandbox is RUNNING, REQUIRED, INVALID and LIMIT
     for the arguments, LIMIT while 32 executions have not ended, UNAVAILABLE when the sandbox's host
@@ -125,7 +128,7 @@ async def execute(deps: Deps, viewer: Viewer, *, sandbox_id: str, **wish: Any) -
         await unit.session.flush()
         row, host = execution.frozen(), sandbox.frozen()
     try:
-        await deps.sandboxes.ask(host, "run", execution_id=row.id)
+        await deps.sandboxes.ask(host, "run", execution_id=row.id, is_bound=is_bound)
     except UserError:
         # A host that is only slow to answer finds the order by itself; one that is gone never will.
         present = await rows.execution(deps, row.id)
@@ -238,7 +241,7 @@ async def _run(node: "Node", sandbox_id: str, request: Json) -> None:
             ("sandbox_id",),
         )
     if live is not None:
-        node.begin(live, request["execution_id"])
+        node.begin(live, request["execution_id"], is_bound=bool(request.get("is_bound")))
         return
     # It ended between the acceptance and now; while it is being taken up, housekeeping begins it.
     row = await rows.sandbox(node.deps, sandbox_id)

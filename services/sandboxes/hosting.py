@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import secrets
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -15,11 +16,11 @@ from models.base import now
 from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
 from models.states import RunState, SandboxStatus
 from sandbox.base import Limits, Policy, SandboxDriver
-from sandbox.client import SandboxClient
+from sandbox.client import Execution, SandboxClient
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet
-from services.sandboxes import mending, removals, rows, running
+from services.sandboxes import mending, removals, rows, running, settling
 from services.sandboxes.live import Live
 from services.sandboxes.removals import Kind
 from services.sandboxes.running import Run
@@ -53,6 +54,7 @@ class Hosting(ABC):
         self._busy: set[str] = set()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._ooms: dict[str, float] = {}
+        self._nonce = secrets.token_hex(8)
 
     @property
     def survives(self) -> bool:
@@ -158,6 +160,37 @@ class Hosting(ABC):
                 removals.record(unit, Kind.SANDBOX, sandbox_id, cleared, sandbox_id=sandbox_id)
             return is_changed
 
+    async def go_on(self, live: Live) -> None:
+        """Go on with what outlived an earlier way to a sandbox, and settle what did not.
+
+        To be called under the lock of the sandbox, once for each of its clients.
+        """
+        if live.client is None:
+            return
+        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
+            if row.status is RunState.RUNNING:
+                await self._go_on_with(live, live.client, row)
+        for execution in live.client.kept.values():
+            execution.release()
+        live.client.kept.clear()
+
+    async def _go_on_with(self, live: Live, client: SandboxClient, row: rows.Standing) -> None:
+        names = (self._name(row.id, is_bound=bound) for bound in (False, True))
+        name = next((name for name in names if name in client.kept), None)
+        before = live.runs.get(row.id)
+        if name is not None:
+            current = live.runs[row.id] = Run(row.id, name)
+            work = functools.partial(self._resume, before, client, current, client.kept.pop(name))
+            self._spawn(self._until_done(live, current, work), f"resume {row.id}")
+        elif before is None:
+            await settle_lost(self.deps, row)
+
+    def _name(self, execution_id: str, *, is_bound: bool) -> str:
+        """Name an execution for the agent: what is bound to this process, no other goes on with."""
+        if not self.survives:
+            return ""
+        return f"{execution_id}/{self._nonce}" if is_bound else execution_id
+
     async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
         for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
             if row.status is RunState.RUNNING or not keep_pending:
@@ -206,15 +239,20 @@ class Hosting(ABC):
             return "The sandbox ran out of memory and ended."
         return "The sandbox ended unexpectedly."
 
-    def begin(self, live: Live, execution_id: str) -> None:
-        """Run an execution beside the caller, unless it runs already."""
+    def begin(self, live: Live, execution_id: str, *, is_bound: bool = False) -> None:
+        """Run an execution beside the caller, unless it runs already.
+
+        One that is bound to this process ends with it, whatever becomes of the sandbox.
+        """
         if execution_id in live.runs or live.is_ending:
             return
         if live.client is None or (live.client.is_lost and self.survives):
             # It is run when there is a way to the sandbox again.
             return
-        current = live.runs[execution_id] = Run(execution_id)
-        self._spawn(self._run(live, live.client, current), f"run {execution_id}")
+        name = self._name(execution_id, is_bound=is_bound)
+        current = live.runs[execution_id] = Run(execution_id, name)
+        work = functools.partial(running.run, self.deps, live.client, current)
+        self._spawn(self._until_done(live, current, work), f"run {execution_id}")
 
     async def begin_pending(self, live: Live) -> None:
         """Run what was asked for while the sandbox could not run it."""
@@ -222,15 +260,28 @@ class Hosting(ABC):
             if row.status is RunState.PENDING:
                 self.begin(live, row.id)
 
-    async def _run(self, live: Live, client: SandboxClient, current: Run) -> None:
+    async def _resume(
+        self, before: Run | None, client: SandboxClient, current: Run, execution: Execution
+    ) -> None:
+        if before is not None:
+            # It still writes down what it had.
+            await before.done.wait()
+        await running.resume(self.deps, client, current, execution)
+
+    async def _until_done(
+        self, live: Live, current: Run, work: Callable[[], Awaitable[None]]
+    ) -> None:
         try:
-            await running.run(self.deps, client, current)
+            await work()
         except Exception:
             log.exception("execution failed", extra={"id": current.execution_id})
-            await running.settle(self.deps, current.execution_id, running.LOST)
+            await settling.settle(self.deps, current.execution_id, settling.LOST)
+            if current.execution is not None:
+                current.execution.release()
         finally:
             current.done.set()
-            live.runs.pop(current.execution_id, None)
+            if live.runs.get(current.execution_id) is current:
+                del live.runs[current.execution_id]
 
     async def settle(self, execution_id: str) -> None:
         """End an execution that nothing runs any more, if it has not ended."""
@@ -314,7 +365,7 @@ def driver_id(row: Sandbox) -> str:
 async def settle_lost(deps: Deps, row: rows.Standing) -> None:
     """End an execution that nothing runs any more, with the output it had."""
     is_canceled = row.cancel_requested_at is not None
-    await running.settle(deps, row.id, running.CANCELED if is_canceled else running.LOST)
+    await settling.settle(deps, row.id, settling.CANCELED if is_canceled else settling.LOST)
 
 
 def gone() -> UserError:

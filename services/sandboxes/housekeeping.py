@@ -267,6 +267,9 @@ async def _repair(node: Node) -> None:
             live = node.live.get(execution.sandbox_id)
             if live is not None and (execution.id in live.runs or live.is_paused):
                 continue
+            if live is not None and node.survives and (live.client is None or live.client.is_lost):
+                # It goes on when there is a way to the sandbox again.
+                continue
             row = await rows.standing(node.deps, execution.id)
             if row is None or row.status.is_final:
                 continue

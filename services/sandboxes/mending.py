@@ -34,7 +34,7 @@ class _EndedError(Exception):
 async def mend(hosting: "Hosting", live: Live, lost: SandboxClient) -> bool:
     """Serve a sandbox by a new client in place of the lost one; False: it has ended.
 
-    What ran in it is over: the agent ends that when it is greeted anew. As long as the driver
+    What runs in it goes on, where the agent lets it outlive its client. As long as the driver
     itself does not answer, it is asked again: of the sandbox that says nothing.
     """
     tries, delay_s = 0, FIRST_DELAY_S
@@ -59,6 +59,7 @@ async def mend(hosting: "Hosting", live: Live, lost: SandboxClient) -> bool:
                 tries += 1
                 log.info("no way to it: %s", error, extra={"sandbox_id": live.sandbox_id})
                 continue
+            await hosting.go_on(live)
         await lost.aclose()
         await _go_on(hosting, live)
         return True

@@ -114,6 +114,7 @@ class Node(Creation):
                 if live.client is None:
                     live.client = await self.connect(live.driver_id, live.env)
                     self.serve(live, live.client)
+                    await self.go_on(live)
             live.is_paused = False
             await self.prepare(live)
             at = now()
@@ -197,7 +198,8 @@ class Node(Creation):
 
     async def adopt(self, row: Sandbox) -> None:
         """Take up a live row that no client of this process serves: after a restart, or from a node
-        that is gone. What cannot be reached any more is FAILED, with its executions.
+        that is gone. What runs in it goes on. What cannot be reached any more is FAILED, with its
+        executions.
         """
         async with self.lock(row.id):
             if row.id in self.live:
@@ -213,9 +215,10 @@ class Node(Creation):
                     failure=HOST_GONE,
                     stopped_at=now(),
                 )
+                await self._settle_lost(row.id, keep_pending=False)
             else:
                 self._add(live)
-            await self._settle_lost(row.id, keep_pending=live is not None)
+                await self.go_on(live)
         if live is not None and not live.is_paused and row.stop_requested_at is None:
             await self.prepare(live)
             await self.begin_pending(live)
@@ -262,7 +265,9 @@ class Node(Creation):
             await self._settle_lost(sandbox_id, keep_pending=False)
 
     async def aclose(self) -> None:
-        """End all executions, settle their rows, and remove sandboxes that end with the process."""
+        """Let go of all sandboxes; those that end with the process are removed, and what ran in
+        them is settled.
+        """
         lives = list(self.live.values())
         lost: dict[str, str] = {}
         if not self.survives:
@@ -276,8 +281,8 @@ class Node(Creation):
                 group.create_task(self._wait(live, SETTLE_S))
         await self._tasks.aclose()
         for live in lives:
-            await self._settle_lost(live.sandbox_id, keep_pending=self.survives)
             if not self.survives:
+                await self._settle_lost(live.sandbox_id, keep_pending=False)
                 await self._set(
                     live.sandbox_id,
                     SandboxStatus.STOPPED,

@@ -5,7 +5,7 @@ import base64
 import codecs
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -81,6 +81,12 @@ class Kept:
             kept.texts[stream] += whole.removesuffix(MARK).encode()
         return kept
 
+    def go_on_at(self, sizes: tuple[int, int]) -> None:
+        """Go on there, whatever was written before; something is missing unless it was there."""
+        if sizes != tuple(self.sizes.values()):
+            self.cut.update(STREAMS)
+            self.sizes = dict(zip(STREAMS, sizes, strict=True))
+
     def end_at(self, limit: int) -> None:
         """Note that the execution was ended for writing more than `limit` bytes to a stream."""
         self.over |= {stream for stream in STREAMS if self.sizes[stream] >= limit}
@@ -126,10 +132,20 @@ class OutputLog:
 
     A chunk ends where a character ends, so that each entry can be read by itself; what is prompt
     waits only a moment for that, for its reader may have to answer. `run` must be running; `write`
-    waits while much is queued, which makes the program wait in turn.
+    waits while much is queued, which makes the program wait in turn. It goes on after what is
+    `kept`, up to the entry `head`. `on_safe` is told, for each stream, how much the log has; it
+    neither waits nor raises.
     """
 
-    def __init__(self, deps: Deps, execution_id: str, *, is_prompt: bool = False) -> None:
+    def __init__(
+        self,
+        deps: Deps,
+        execution_id: str,
+        *,
+        is_prompt: bool = False,
+        kept: Kept | None = None,
+        head: int = 0,
+    ) -> None:
         self._deps = deps
         self._is_prompt = is_prompt
         self._topic = topic(execution_id)
@@ -141,8 +157,9 @@ class OutputLog:
         self._rest: dict[OutputStream, bytes] = dict.fromkeys(STREAMS, b"")
         self._flushing = asyncio.Lock()
         self._is_broken = False
-        self.kept = Kept(deps.options.execution_output_bytes)
-        self.head = 0
+        self.kept = kept or Kept(deps.options.execution_output_bytes)
+        self.head = head
+        self.on_safe: Callable[[int, int], None] | None = None
 
     async def write(self, stream: OutputStream, data: bytes) -> None:
         """Queue a chunk."""
@@ -212,6 +229,8 @@ class OutputLog:
         if not self._is_broken:
             await self._log(encode(stream, self.kept.total, data))
         self.kept.add(stream, data)
+        if self.on_safe is not None:
+            self.on_safe(*self.kept.sizes.values())
 
     async def _log(self, entry: dict[str, Any]) -> None:
         """Append to the log; a bus that is away is waited for, then done without.

@@ -4,12 +4,12 @@ import asyncio
 import base64
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
@@ -28,17 +28,15 @@ from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
 from services.options import Options
 from services.sandboxes import rows
-from services.sandboxes.counts import TOTALS
-from services.sandboxes.recording import Kept, OutputLog, OutputStream, snapshot
+from services.sandboxes.recording import Kept, OutputLog, OutputStream, Snapshot, snapshot
+from services.sandboxes.settling import CANCELED, LOST, End, settle
 
 log = logging.getLogger("noosphere.sandboxes")
-# The log of an execution outlives it by so long; afterwards readers get the row.
-LOG_TTL_S = 3600.0
 _STREAMS = {"stdout": OutputStream.STDOUT, "stderr": OutputStream.STDERR}
 # Stored while it runs every second; more rarely as it grows, so that writes stay below 64 KiB/s.
 _CHECKPOINT_BYTES_PER_S = 65_536
 _NOT_STARTED = 126
-_SETTLE_TRIES = 12
+_TRIES = 12
 # The agent ends an execution at its timeout; one that has not by then does not answer.
 _MARGIN_S = 60.0
 # So long an order waits for its execution to begin, and input for the program to read it.
@@ -46,17 +44,17 @@ BEGIN_S = 20.0
 READ_S = 10.0
 # More than people and terminals have on their way at once.
 WRITERS = 32
-_STATES = {
-    ExecutionReason.TIMED_OUT: RunState.TIMED_OUT,
-    ExecutionReason.KILLED: RunState.CANCELED,
-}
 
 
 @dataclass(slots=True)
 class Run:
-    """An execution under way on this node. `left_s` is what is left of its time and a margin."""
+    """An execution under way on this node. `left_s` is what is left of its time and a margin.
+
+    With a `name` it outlives the way to its sandbox, as that is what the agent knows it by.
+    """
 
     execution_id: str
+    name: str = ""
     left_s: float = float("inf")
     is_canceled: bool = False
     execution: Execution | None = None
@@ -67,6 +65,18 @@ class Run:
     is_interactive: bool = False
     is_background: bool = False
     is_input_closed: bool = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether, when it is lost here, others may go on with it."""
+        return bool(self.name) and not self.is_canceled
+
+    def is_of(self, row: SandboxExecution) -> None:
+        """Take in what the row says of it."""
+        if row.timeout_s:
+            self.left_s = row.timeout_s + _MARGIN_S
+        self.is_interactive, self.is_background = row.is_interactive, row.is_background
+        self.is_canceled = self.is_canceled or row.cancel_requested_at is not None
 
     async def started(self) -> Execution:
         """Give what runs, as soon as it does. Raises UserError CONFLICT when it does not."""
@@ -136,24 +146,6 @@ class Run:
                 log.debug("a lost execution was canceled", extra={"id": self.execution_id})
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How an execution ended."""
-
-    reason: ExecutionReason
-    exit_code: int | None = None
-    signal: int | None = None
-    is_truncated: bool = False
-    usage: Mapping[str, Any] | None = None
-
-    @property
-    def status(self) -> RunState:
-        """The state that goes with the reason."""
-        if self.reason is ExecutionReason.EXITED:
-            return RunState.COMPLETED if self.exit_code == 0 else RunState.FAILED
-        return _STATES.get(self.reason, RunState.FAILED)
-
-
 def _conflict(message: str) -> UserError:
     return UserError(UserErrorCode.CONFLICT, message, ("execution_id",))
 
@@ -162,14 +154,12 @@ def _unread(why: str, taken: int, size: int) -> UserError:
     return _conflict(f"{why}: {taken:,} of {size:,} bytes were taken.")
 
 
-LOST = End(ExecutionReason.SANDBOX_LOST)
-CANCELED = End(ExecutionReason.KILLED)
-
-
 async def run(deps: Deps, client: SandboxClient, current: Run) -> None:
     """Start a PENDING execution, record what it writes, and settle its row at its end.
 
-    Does nothing unless it is PENDING. Cancelled, it leaves the row for the caller to settle.
+    Does nothing unless it is PENDING. One with a name outlives the way to it: its row is left as it
+    stands when that breaks off, for whoever finds another way to `resume` it. Cancelled, it leaves
+    the row for the caller to settle.
     """
     try:
         await _run(deps, client, current)
@@ -182,28 +172,108 @@ async def _run(deps: Deps, client: SandboxClient, current: Run) -> None:
     if claimed is None:
         return
     row, stdin = claimed
-    if row.timeout_s:
-        current.left_s = row.timeout_s + _MARGIN_S
-    current.is_interactive, current.is_background = row.is_interactive, row.is_background
-    if current.is_canceled or row.cancel_requested_at is not None:
+    current.is_of(row)
+    if current.is_canceled:
         await settle(deps, row.id, CANCELED)
         return
     output = OutputLog(deps, row.id, is_prompt=row.is_interactive)
-    limit = row.output_limit or output_bytes(deps.options)
+    begin = client.execute(
+        row.argv or row.command,
+        cwd=row.working_dir,
+        env=row.environment,
+        # What is interactive is fed from here, in one line with what is written later.
+        stdin=b"" if row.is_interactive else stdin,
+        keep_stdin_open=row.is_interactive,
+        terminal=_terminal(row),
+        background=row.is_background,
+        timeout_s=row.timeout_s or None,
+        output_limit_bytes=_limit(deps, row),
+        name=current.name,
+    )
+    await _see_through(deps, current, begin, row, output, stdin)
+
+
+async def resume(deps: Deps, client: SandboxClient, current: Run, execution: Execution) -> None:
+    """Go on with an execution that outlived an earlier client, from where its log ends.
+
+    Releases it where its row has ended. Raises what database and bus raise when they are away for
+    long.
+    """
     try:
-        execution = await client.execute(
-            row.argv or row.command,
-            cwd=row.working_dir,
-            env=row.environment,
-            # What is interactive is fed from here, in one line with what is written later.
-            stdin=b"" if row.is_interactive else stdin,
-            keep_stdin_open=row.is_interactive,
-            terminal=_terminal(row),
-            background=row.is_background,
-            timeout_s=row.timeout_s or None,
-            output_limit_bytes=limit,
+        known = await _known(deps, current.execution_id)
+        if known is None:
+            execution.release()
+        else:
+            await _resume(deps, client, current, execution, *known)
+    finally:
+        current.begun.set()
+
+
+async def _resume(
+    deps: Deps,
+    client: SandboxClient,
+    current: Run,
+    execution: Execution,
+    known: Snapshot,
+    stdin: bytes,
+) -> None:
+    row = known.row
+    current.is_of(row)
+    kept = Kept.of(row, deps.options.execution_output_bytes)
+    at = execution.nearest(*kept.sizes.values())
+    kept.go_on_at(at)
+    output = OutputLog(deps, row.id, is_prompt=row.is_interactive, kept=kept, head=known.seq)
+    rest = stdin[execution.stdin_bytes :]
+    current.is_input_closed = row.is_interactive and execution.is_input_closed
+    is_fed = bool(stdin) and not row.is_interactive and not execution.is_input_closed
+
+    async def begin() -> Execution:
+        await client.resume(
+            execution,
+            at,
+            stdin=rest if is_fed else None,
+            output_limit_bytes=_limit(deps, row),
         )
+        return execution
+
+    await _see_through(deps, current, begin(), row, output, rest)
+
+
+async def _known(deps: Deps, execution_id: str) -> tuple[Snapshot, bytes] | None:
+    """Give what row and log have of a RUNNING execution, and its input; None of one that is not."""
+    for attempt in range(_TRIES):
+        try:
+            row = await rows.execution(deps, execution_id)
+            if row is None or row.status is not RunState.RUNNING:
+                return None
+            async with deps.db.reading() as connection:
+                stdin = await connection.scalar(
+                    select(SandboxExecution.stdin).where(SandboxExecution.id == execution_id)
+                )
+            return await snapshot(deps, row), _stdin(stdin, row.is_stdin_base64)
+        except (BusUnavailableError, SQLAlchemyError):
+            if attempt == _TRIES - 1:
+                raise
+            log.warning("execution was not resumed yet", extra={"id": execution_id}, exc_info=True)
+            await asyncio.sleep(min(0.1 * 2**attempt, 10.0))
+    raise AssertionError("unreachable")
+
+
+async def _see_through(
+    deps: Deps,
+    current: Run,
+    begin: Awaitable[Execution],
+    row: SandboxExecution,
+    output: OutputLog,
+    stdin: bytes,
+) -> None:
+    """Begin an execution, or go on with it, and settle its row at its end."""
+    execution = None
+    try:
+        execution = await begin
     except SandboxError as error:
+        if isinstance(error, SandboxLostError) and current.is_left:
+            return
         # Told where a shell would tell it: there is no such directory, for example.
         await output.write(OutputStream.STDERR, f"{error.message}\n".encode())
         await output.finish()
@@ -212,13 +282,24 @@ async def _run(deps: Deps, client: SandboxClient, current: Run) -> None:
         end = End(ExecutionReason.EXITED, exit_code=_NOT_STARTED) if is_refused else lost
     else:
         current.execution = execution
+        output.on_safe = execution.acknowledge
         if current.is_canceled:
             await current.cancel()
         result = await _record(deps, current, execution, output, stdin)
+        if result.reason is Reason.SANDBOX_LOST and current.is_left:
+            # With what was said to be safe and is not in the log, should the bus have been away.
+            await _store(deps, current, output.kept)
+            return
         end = _end(result, current)
         if end.reason is ExecutionReason.OUTPUT_LIMIT:
-            output.kept.end_at(limit)
+            output.kept.end_at(_limit(deps, row))
     await settle(deps, row.id, end, kept=output.kept, head=output.head, values=current.values())
+    if execution is not None:
+        execution.release()
+
+
+def _limit(deps: Deps, row: SandboxExecution) -> int:
+    return row.output_limit or output_bytes(deps.options)
 
 
 def output_bytes(options: Options) -> int:
@@ -240,8 +321,11 @@ async def _claim(deps: Deps, execution_id: str) -> tuple[SandboxExecution, bytes
             return None
         row.status, row.started_at = RunState.RUNNING, now()
         await unit.session.flush()
-        stdin = (row.stdin or "").encode()
-        return row.frozen(), base64.b64decode(stdin) if row.is_stdin_base64 else stdin
+        return row.frozen(), _stdin(row.stdin, row.is_stdin_base64)
+
+
+def _stdin(stored: str | None, is_base64: bool) -> bytes:
+    return base64.b64decode(stored or "") if is_base64 else (stored or "").encode()
 
 
 async def _record(
@@ -258,7 +342,11 @@ async def _record(
             async for chunk in chunks:
                 await output.write(_STREAMS[chunk.stream], chunk.data)
         result = await execution.result()
-        await output.finish()
+        if result.reason is Reason.SANDBOX_LOST and current.is_left:
+            # The end of a character cut in two may still come.
+            await output.flush()
+        else:
+            await output.finish()
         for task in (feeding, sending, storing):
             task.cancel()
     return result
@@ -305,73 +393,3 @@ async def _store(deps: Deps, current: Run, kept: Kept) -> None:
     except SQLAlchemyError:
         # Nothing is lost: the log has it, and the end of the execution stores everything.
         log.warning("output was not stored yet", extra={"id": execution_id}, exc_info=True)
-
-
-async def settle(
-    deps: Deps,
-    execution_id: str,
-    end: End,
-    *,
-    kept: Kept | None = None,
-    head: int = 0,
-    values: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the end of an execution and announce it; nothing happens if it has ended already.
-
-    Without `kept` the output is what row and log have of it; `values` are more of its columns. A
-    database that is away is tried again for a minute.
-    """
-    for attempt in range(_SETTLE_TRIES):
-        try:
-            await _settle(deps, execution_id, end, kept, head, values or {})
-            break
-        except SQLAlchemyError:
-            if attempt == _SETTLE_TRIES - 1:
-                raise
-            log.warning("execution was not settled yet", extra={"id": execution_id}, exc_info=True)
-            await asyncio.sleep(min(0.1 * 2**attempt, 10.0))
-    try:
-        await deps.bus.expire(rows.topic(execution_id), LOG_TTL_S)
-    except BusUnavailableError:
-        # The log then goes with all others that nobody writes to.
-        log.warning("log was not given an end", extra={"id": execution_id})
-
-
-async def _settle(
-    deps: Deps,
-    execution_id: str,
-    end: End,
-    kept: Kept | None,
-    head: int,
-    values: Mapping[str, Any],
-) -> None:
-    if kept is None:
-        stored = await rows.execution(deps, execution_id)
-        if stored is None or stored.status.is_final:
-            return
-        known = await snapshot(deps, stored)
-        kept, head = Kept.of(known.row, deps.options.execution_output_bytes), known.seq
-    async with work(deps) as unit:
-        row = await unit.lock(SandboxExecution, execution_id)
-        if row is None or row.status.is_final:
-            return
-        for name, value in {**kept.values(), **values}.items():
-            setattr(row, name, value)
-        row.status, row.reason = end.status, end.reason
-        row.exit_code, row.signal = end.exit_code, end.signal
-        row.is_truncated = end.is_truncated or bool(kept.cut)
-        row.resource_usage = dict(end.usage) if end.usage else None
-        row.completed_at = now()
-        took = row.completed_at - (row.started_at or row.completed_at)
-        unit.record(
-            rows.topic(execution_id),
-            "exited",
-            {
-                "execution_id": execution_id,
-                "status": row.status,
-                "reason": end.reason,
-                "exit_code": end.exit_code,
-                "head": head,
-            },
-        )
-    TOTALS.executed(end.reason, took.total_seconds())

@@ -241,6 +241,74 @@ async def test_an_agent_of_another_version_is_refused() -> None:
         await SandboxClient.connect(channel)
 
 
+async def test_an_agent_that_knows_no_names_is_served_without() -> None:
+    channel = Taken()
+    channel.greeting = wire.HELLO_BODY.pack(wire.OLDEST, 0)
+    size = WINDOW_BYTES // wire.CHUNK
+    body = RESULT.pack(wire.EXITED, 0, 0, 0, WINDOW_BYTES, 0, 0, 0, 0)
+    channel.answers = [STARTED, *[(wire.OUTPUT, b"\0" + BLOCK)] * size, (wire.RESULT, body)]
+    async with asyncio.timeout(20), SandboxClient(channel) as client:
+        execution = await client.execute(
+            "true", timeout_s=30, output_limit_bytes=LIMIT, name="unheard of"
+        )
+        async for _ in execution.output():
+            execution.acknowledge(1, 0)
+        assert (await execution.result()).exit_code == 0
+        execution.release()
+        asked = {kind for kind, _ in channel.asked}
+    assert asked == {wire.HELLO, wire.EXEC}
+    assert client.kept == {}
+
+
+def kept(name: bytes = b"one", **changes: int) -> bytes:
+    record = {
+        "op": 7, "pid": 9, "window": WINDOW_BYTES, "safe_out": 5, "safe_err": 0, "out": 8,
+        "err": 2, "taken": 0, "waiting": 0, "flags": 0,
+    } | changes  # fmt: skip
+    return wire.KEPT.pack(*record.values()) + wire.pack(name)
+
+
+async def test_what_outlived_another_client_is_known_by_name() -> None:
+    channel = Taken()
+    channel.greeting += kept() + kept(b"two", op=9, out=5, err=0)
+    async with asyncio.timeout(20), SandboxClient(channel) as client:
+        one, two = client.kept.pop("one"), client.kept.pop("two")
+        assert client.kept == {}
+        assert (one.operation, one.pid, one.nearest(6, 1)) == (7, 9, (6, 1))
+        # The log may lack what was safe, but never have what was never read.
+        assert (one.nearest(0, 0), one.nearest(99, 99)) == ((5, 0), (8, 2))
+        assert client.operation() == 10
+        two.release()
+        two.release()
+        assert (await two.result()).reason is Reason.SANDBOX_LOST
+    assert channel.asked == [(wire.HELLO, 0), (wire.RELEASE, 9)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(kept()[:-1], id="a torn name"),
+        pytest.param(kept()[:20], id="a torn record"),
+        pytest.param(kept(b"\xff"), id="a name that is no text"),
+        pytest.param(kept(safe_out=9), id="more acknowledged than read"),
+        pytest.param(kept(window=1), id="more held than the window"),
+        pytest.param(kept(window=1 << 31), id="a window without end"),
+        pytest.param(kept(waiting=wire.STDIN_WINDOW + 1), id="more input than there may be"),
+        pytest.param(kept(op=0), id="no number"),
+        pytest.param(kept(op=wire.AGENT_OPERATION), id="a number of the agent's"),
+    ],
+)
+async def test_what_cannot_have_outlived_a_client_ends_the_sandbox(record: bytes) -> None:
+    channel = Taken()
+    channel.greeting += record
+    client = SandboxClient(channel)
+    with pytest.raises(SandboxLostError):
+        async with asyncio.timeout(20), client:
+            pass
+    assert client.is_distrusted
+    await client.aclose()
+
+
 async def test_what_was_meant_for_an_earlier_client_is_skipped() -> None:
     channel = Taken()
     channel.incoming.put_nowait(b"half of a frame" * 99)

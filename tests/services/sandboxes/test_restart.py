@@ -291,13 +291,16 @@ class Surviving(BubblewrapDriver):
         """Keep everything."""
 
 
+UNTIL_TOLD = "echo one; until [ -e go ]; do sleep 0.02; done; echo two; exit 7"
+
+
 async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver) -> None:
     ada = await server.person("ada")
     secret = Security(env_variables={"SECRET": "of the first"})
     box = await lifecycle.create(server.deps, ada, security=secret)
     frozen = await lifecycle.create(server.deps, ada, security=secret)
     made = await executions.execute(
-        server.deps, ada, sandbox_id=box.id, command="echo one; sleep 600", timeout_s=900
+        server.deps, ada, sandbox_id=box.id, command=UNTIL_TOLD, timeout_s=900
     )
     await first_chunk(server, ada, made.id)
     await ran(server.deps, ada, box.id, "echo kept > file")
@@ -309,9 +312,10 @@ async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver)
     row = await rows.sandbox(again.deps, box.id)
     assert row is not None
     assert row.status is SandboxStatus.RUNNING
+    assert (await ran(again.deps, ada, box.id, "cat file; echo go > go")).stdout == "kept\n"
     ended = await finished(again.deps, ada, made.id)
-    assert (ended.reason, ended.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
-    assert (await ran(again.deps, ada, box.id, "cat file")).stdout == "kept\n"
+    assert (ended.reason, ended.exit_code) == (ExecutionReason.EXITED, 7)
+    assert (ended.stdout, ended.stderr) == ("one\ntwo\n", "")
     await lifecycle.resume(again.deps, ada, sandbox_id=frozen.id)
     assert (await ran(again.deps, ada, frozen.id, "cat file")).stdout == "cold\n"
     for one in (box, frozen):
