@@ -25,7 +25,7 @@ class AttachChannel:
     """See `sandbox.base.Channel`. Lost connections are not mended here: bytes would be missing.
 
     Whoever reads then sees the end and takes the sandbox over with a fresh channel. The container
-    goes on; only what ran in it ends, because the agent's next HELLO ends it.
+    goes on, and what its agent has kept is sent again.
     """
 
     def __init__(

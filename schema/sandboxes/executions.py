@@ -34,9 +34,8 @@ described_enum(
         ExecutionReason.OOM_KILLED: "It used more memory than the sandbox has.",
         ExecutionReason.OUTPUT_LIMIT: "It wrote more than an execution may.",
         ExecutionReason.KILLED: "It was canceled, or its sandbox was stopped.",
-        ExecutionReason.SANDBOX_LOST: "Its end was not seen: the sandbox ended first, or the "
-        "way to it broke off, as when the server is restarted. That ends what runs in it, even "
-        "where the sandbox itself and its files go on.",
+        ExecutionReason.SANDBOX_LOST: "Its end was not seen: the sandbox ended first, with its "
+        "server perhaps. On Docker and Kubernetes what runs goes on over restarts of the server.",
     },
     name="SandboxExecutionReason",
 )
