@@ -39,12 +39,13 @@ LIMIT_MARK = "\n[… the execution was ended: it wrote more than it may]\n"
 HOLD_S = 0.25
 
 
-def encode(stream: OutputStream, at: int, data: bytes) -> dict[str, Any]:
-    """Give the log entry of `data`; `at` counts the bytes of both streams before it."""
+def encode(stream: OutputStream, at: int, own: int, data: bytes) -> dict[str, Any]:
+    """Give the log entry of `data`; `at` counts the bytes of both streams before it, `own` its."""
     text = data.decode("utf-8", "replace")
+    entry = {"stream": stream, "at": at, "own": own}
     if "\ufffd" in text:
-        return {"stream": stream, "at": at, "base64": base64.b64encode(data).decode("ascii")}
-    return {"stream": stream, "at": at, "text": text}
+        return {**entry, "base64": base64.b64encode(data).decode("ascii")}
+    return {**entry, "text": text}
 
 
 def decode(entry: Mapping[str, Any]) -> bytes:
@@ -81,7 +82,13 @@ class Kept:
             kept.texts[stream] += whole.removesuffix(MARK).encode()
         return kept
 
-    def go_on_at(self, sizes: tuple[int, int]) -> None:
+    def go_on_before(self, entry: Mapping[str, Any]) -> None:
+        """Go on where an entry of the log begins; what lies between is missing."""
+        stream, at = entry["stream"], int(entry["at"])
+        own = int(entry.get("own", self.sizes[stream] + at - self.total))
+        self.go_on_at(tuple(own if one == stream else at - own for one in STREAMS))
+
+    def go_on_at(self, sizes: tuple[int, ...]) -> None:
         """Go on there, whatever was written before; something is missing unless it was there."""
         if sizes != tuple(self.sizes.values()):
             self.cut.update(STREAMS)
@@ -227,7 +234,8 @@ class OutputLog:
 
     async def _append(self, stream: OutputStream, data: bytes) -> None:
         if not self._is_broken:
-            await self._log(encode(stream, self.kept.total, data))
+            own = self.kept.sizes[stream]
+            await self._log(encode(stream, self.kept.total, own, data))
         self.kept.add(stream, data)
         if self.on_safe is not None:
             self.on_safe(*self.kept.sizes.values())
@@ -280,8 +288,7 @@ async def snapshot(deps: Deps, row: SandboxExecution) -> Snapshot:
                 kept.add(news.data["stream"], data)
             elif at > kept.total:
                 # Neither stored nor in the log any more; said so, rather than joined over.
-                kept.cut.update(STREAMS)
-                kept.sizes[news.data["stream"]] += at - kept.total
+                kept.go_on_before(news.data)
                 kept.add(news.data["stream"], data)
         if len(page.entries) < _PAGE:
             values = {
