@@ -183,3 +183,12 @@ async def ran(
     """Execute a command and wait for its end."""
     made = await executions.execute(deps, viewer, sandbox_id=sandbox_id, command=command, **more)
     return await finished(deps, viewer, made.id)
+
+
+async def first_chunk(server: Server, viewer: Viewer, execution_id: str) -> output.Item:
+    """Wait for the first that an execution writes."""
+    async with (
+        asyncio.timeout(60),
+        aclosing(output.follow(server.deps, viewer, execution_id)) as items,
+    ):
+        return await anext(items)

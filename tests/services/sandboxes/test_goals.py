@@ -26,7 +26,7 @@ from services.sandboxes import (
     workspaces,
 )
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
-from tests.services.sandboxes.test_restart import Surviving
+from tests.services.sandboxes.test_surviving import Surviving
 
 pytestmark = pytest.mark.bubblewrap
 AT_ONCE = 6
