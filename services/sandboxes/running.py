@@ -196,8 +196,7 @@ async def _run(deps: Deps, client: SandboxClient, current: Run) -> None:
 async def resume(deps: Deps, client: SandboxClient, current: Run, execution: Execution) -> None:
     """Go on with an execution that outlived an earlier client, from where its log ends.
 
-    Releases it where its row has ended. Raises what database and bus raise when they are away for
-    long.
+    Releases it where its row has ended, and where this fails: database and bus are away for long.
     """
     try:
         known = await _known(deps, current.execution_id)
@@ -205,6 +204,9 @@ async def resume(deps: Deps, client: SandboxClient, current: Run, execution: Exe
             execution.release()
         else:
             await _resume(deps, client, current, execution, *known)
+    except Exception:
+        execution.release()
+        raise
     finally:
         current.begun.set()
 

@@ -22,7 +22,6 @@ LONGER = {
     "services/events/redis.py": 443,
     "services/language/rules_en.py": 493,
     "services/workflows.py": 446,
-    "tests/services/sandboxes/test_restart.py": 433,
 }
 """Nothing is added to this list, and its numbers only fall."""
 

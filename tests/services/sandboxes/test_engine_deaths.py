@@ -123,16 +123,21 @@ async def test_an_engine_that_dies_under_an_execution_and_a_file(
     async with asyncio.timeout(60), aclosing(output.follow(deps, eve, made.id)) as items:
         await anext(items)
         wire.cut()
+        for verb in (
+            files.read(deps, eve, sandbox_id=box.id, path="x"),
+            files.write(deps, eve, sandbox_id=box.id, path="x", content="x"),
+            executions.execute(deps, eve, sandbox_id=box.id, command="true"),
+        ):
+            codes = {code for code, _ in await refusal(verb)}
+            assert codes <= {UserErrorCode.UNAVAILABLE, CONFLICT}
+        # An engine that is away has ended nothing.
+        row = await rows.execution(deps, made.id)
+        assert row is not None
+        assert row.reason is None
+        wire.mend()
+        await executions.cancel(deps, eve, execution_id=made.id)
         last = [item async for item in items][-1]
     assert isinstance(last, output.Exited)
-    assert last.execution.reason is ExecutionReason.SANDBOX_LOST
+    assert last.execution.reason is ExecutionReason.KILLED
     assert last.execution.stdout == "on\n"
-    for verb in (
-        files.read(deps, eve, sandbox_id=box.id, path="x"),
-        files.write(deps, eve, sandbox_id=box.id, path="x", content="x"),
-        executions.execute(deps, eve, sandbox_id=box.id, command="true"),
-    ):
-        codes = {code for code, _ in await refusal(verb)}
-        assert codes <= {UserErrorCode.UNAVAILABLE, CONFLICT}
-    wire.mend()
     await left_after_restart(launch, behind, docker_url, docker_image)

@@ -44,7 +44,11 @@ async def test_a_sandbox_of_a_cluster_lives_through_a_crash_of_the_server(
     done = await ran(server.deps, ada, box.id, "echo $WORD; echo file > /workspace/f")
     assert (done.stdout, done.reason) == ("kept\n", ExecutionReason.EXITED)
     running = await executions.execute(
-        server.deps, ada, sandbox_id=box.id, command="echo begun; tail -f /dev/null", timeout_s=600
+        server.deps,
+        ada,
+        sandbox_id=box.id,
+        command="echo begun; until [ -e /workspace/go ]; do sleep 0.02; done; echo ended",
+        timeout_s=600,
     )
     async with (
         asyncio.timeout(60),
@@ -58,10 +62,10 @@ async def test_a_sandbox_of_a_cluster_lives_through_a_crash_of_the_server(
     row = await rows.sandbox(again.deps, box.id)
     assert row is not None
     assert (row.status, row.driver) == (SandboxStatus.RUNNING, "kubernetes")
-    lost = await finished(again.deps, ada, running.id)
-    assert (lost.status, lost.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
     # The environment is not in the cluster, and is there all the same.
-    done = await ran(again.deps, ada, box.id, "echo $WORD; cat /workspace/f")
+    done = await ran(again.deps, ada, box.id, "echo $WORD; cat /workspace/f; touch /workspace/go")
+    ended = await finished(again.deps, ada, running.id)
+    assert (ended.status, ended.stdout) == (RunState.COMPLETED, "begun\nended\n")
     assert done.stdout == "kept\nfile\n"
     await lifecycle.stop(again.deps, ada, sandbox_id=box.id)
     assert cluster.pods == {}
