@@ -18,8 +18,8 @@ from services.accounts import lookout, passwords, roles, sessions, users
 from services.base import Deps, work
 from services.errors import UnauthenticatedError
 from services.events.base import BusUnavailableError
+from tests.api.holding import holding, in_database, refreshed, until
 from tests.api.people import CLIENT, sign_up
-from tests.api.test_session_watch import holding, in_database, refreshed, until
 from tests.api.test_sign_ins import asking, known
 from tests.fixtures import Person, Statements, settings_for
 from tests.servers import require
