@@ -1,24 +1,32 @@
 """Docker's hijacked attach stream as a channel, and the events of an engine."""
 
 import asyncio
-import contextlib
 import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import aiodocker
+import aiohttp
 from aiodocker.containers import DockerContainer
-from aiodocker.stream import Stream
 
 from sandbox import docker_config
 from sandbox.base import DriverEvent, DriverEventKind
 from sandbox.docker_engine import BROKEN, answers
+from sandbox.docker_stream import Demultiplexer
 from sandbox.errors import SandboxLostError
 from sandbox.events import Broadcast
 
 log = logging.getLogger(__name__)
 
+_ATTACHED: dict[str, str | int] = {
+    "stream": 1,
+    "stdin": 1,
+    "stdout": 1,
+    "stderr": 1,
+    "logs": 0,
+    "detachKeys": "",
+}
 _EVENTS = {
     "oom": DriverEventKind.OOM,
     "die": DriverEventKind.DIED,
@@ -30,63 +38,71 @@ _EVENTS = {
 class AttachChannel:
     """See `sandbox.base.Channel`. `complaints` is the end of what came on standard error."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        connection = response.connection
+        protocol = None if connection is None else connection.protocol
+        if protocol is None or protocol.transport is None:
+            raise SandboxLostError("The engine closed the way to the sandbox.")
+        self._response = response
+        self._protocol = protocol
+        self._transport = protocol.transport
         self._closed = False
         self._first = b""
-        self.complaints = b""
+        self._output = Demultiplexer(protocol.pause_reading, protocol.resume_reading)
+        protocol.set_parser(self._output, self._output)
+        protocol.force_close()
 
     @classmethod
     async def open(cls, container: DockerContainer) -> "AttachChannel":
         """Attach to a container, whether or not it was started already."""
-        stream = container.attach(stdin=True, stdout=True, stderr=True)
+        engine = container.docker
+        async with answers("attach to the sandbox"):
+            response = await engine._do_query(
+                f"containers/{container.id}/attach",
+                method="POST",
+                params=_ATTACHED,
+                headers={"Connection": "Upgrade", "Upgrade": "tcp"},
+                timeout=None,  # Streams have no end; the answer has its own.
+                read_until_eof=False,
+            )
         try:
-            async with answers("attach to the sandbox"):
-                await stream._init()
+            return cls(response)
         except BaseException:
-            await stream.close()
+            response.close()
             raise
-        return cls(stream)
+
+    @property
+    def complaints(self) -> bytes:
+        return self._output.complaints
 
     async def read(self) -> bytes:
         first, self._first = self._first, b""
-        if first:
+        if first or self._closed:
             return first
-        while not self._closed:
-            try:
-                message = await self._stream.read_out()
-            except BROKEN:
-                break
-            if message is None:
-                break
-            if message.stream == 1:
-                return message.data
-            self.complaints = (self.complaints + message.data)[-4096:]
-        return b""
+        return await self._output.read()
 
     def put_back(self, data: bytes) -> None:
         self._first = data + self._first
 
     def write(self, data: bytes) -> None:
-        response = self._stream._resp
-        connection = None if response is None else response.connection
-        transport = None if connection is None else connection.transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     async def drain(self) -> None:
-        if self._closed:
+        if self._closed or self._transport.is_closing():
             raise SandboxLostError("The sandbox is gone.")
         try:
-            await self._stream.write_in(b"")
-        except (RuntimeError, AssertionError, *BROKEN) as error:
+            await self._protocol._drain_helper()
+        except BROKEN as error:
             raise SandboxLostError("The sandbox is gone.") from error
 
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            with contextlib.suppress(AssertionError, OSError):
-                await self._stream.close()
+            self._output.feed_eof()
+            if self._transport.can_write_eof() and not self._transport.is_closing():
+                self._transport.write_eof()
+            self._response.close()
 
 
 async def listen(engine: aiodocker.Docker, listeners: Broadcast) -> None:

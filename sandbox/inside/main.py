@@ -6,6 +6,7 @@ PR_SET_DUMPABLE (its memory and descriptors, and those of its children, cannot b
 through the seccomp policy (no ptrace).
 """
 
+import fcntl
 import gc
 import os
 import signal
@@ -13,6 +14,18 @@ import sys
 
 from sandbox.inside.core import Agent
 from sandbox.inside.processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, SIGNALS, prctl
+
+F_SETPIPE_SZ = 1031  # A name in Python 3.10 and later.
+# Bytes of the channel that whoever is at its other end can be behind, without the agent's waiting
+# for him: with the kernel's 64 KiB they take turns, frame by frame.
+CHANNEL_ROOM = 256 * 1024
+
+
+def widen(channel: int) -> None:
+    try:
+        fcntl.fcntl(channel, F_SETPIPE_SZ, CHANNEL_ROOM)
+    except OSError:
+        return  # No pipe, or its size is not ours to choose.
 
 
 def limit_processes(options: dict[str, str]) -> None:
@@ -44,6 +57,7 @@ def main() -> None:
         os.closerange(low + 1, high)
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
+    widen(writing)
     os.umask(0o022)
     limit_processes(options)
     prctl(PR_SET_DUMPABLE, 0)
