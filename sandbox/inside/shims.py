@@ -58,9 +58,10 @@ class Shims:
 
     Each fork makes the agent copy the pages that it touches next, and the shim those that it
     touches. Where executions come one upon the other, a shim therefore serves several, one after
-    the other, and as many spares as the option `spares` allows are forked at once; elsewhere there
-    is one, for one execution. A shim serves another execution only when the kernel has said that
-    nothing is left of the one before, and none that had to be ended.
+    the other, and there are as many spares as the option `spares` allows, each forked with another
+    execution, lest one of them wait for all; elsewhere there is one, for one execution. A shim
+    serves another execution only when the kernel has said that nothing is left of the one before,
+    and none that had to be ended.
     """
 
     def __init__(self, agent: Agent, bury: "Callable[[Shim, int], bool]") -> None:
@@ -69,6 +70,7 @@ class Shims:
         self.root = os.fsencode(agent.options.get("workspace", "/workspace"))
         self.most = int(agent.options.get("spares", "1"))
         self.batch = 1
+        self.missing = 0  # Spares still to be forked, one with each execution.
         self.uses = 1
         self.most_uses = MAX_USES if tells_children() else 1
         self.prepared = 0.0  # When spares were forked last.
@@ -156,24 +158,27 @@ class Shims:
         return one
 
     def prepare_spares(self) -> None:
-        """Fork shims ahead of need: the next executions then start without that delay."""
+        """Fork a shim ahead of need: an execution then starts without that delay."""
         if not self.wants_spares:
             return
         self.wants_spares = False
         now = time.monotonic()
-        if self.spares or any(now - since < BUSY_S for since in self.lent.values()):
-            return
-        is_busy = now - self.prepared < BUSY_S
-        self.batch = min(2 * self.batch, self.most) if is_busy else 1
-        self.uses = self.most_uses if is_busy else 1
+        if not self.missing:
+            if self.spares or any(now - since < BUSY_S for since in self.lent.values()):
+                return
+            is_busy = now - self.prepared < BUSY_S
+            self.batch = min(2 * self.batch, self.most) if is_busy else 1
+            self.uses = self.most_uses if is_busy else 1
+            self.missing = self.batch
         self.prepared = now
-        for _ in range(self.batch):
-            try:
-                one, ours = self.fork_shim(None, self.uses)
-            except OSError:
-                return  # No room now; executions fork their own and say so if there is none.
-            one.later.insert(0, ours)
-            self.spares.appendleft(one)
+        self.missing -= 1
+        try:
+            one, ours = self.fork_shim(None, self.uses)
+        except OSError:
+            self.missing = 0
+            return  # No room now; executions fork their own and say so if there is none.
+        one.later.insert(0, ours)
+        self.spares.appendleft(one)
 
     def hand_over(self, order: "Order") -> tuple[Shim, list[int]] | None:
         """Give an order to a spare; None if there is none or the order fills its pipe.
