@@ -21,7 +21,6 @@ LONGER = {
     "sandbox/inside/executions.py": 467,
     "services/events/redis.py": 443,
     "services/language/rules_en.py": 493,
-    "services/workflows.py": 446,
 }
 """Nothing is added to this list, and its numbers only fall."""
 

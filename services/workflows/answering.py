@@ -1,20 +1,16 @@
-"""Verbs that span many domains: writing an answer with memories, a model, tools and a sandbox."""
+"""Writing an answer with memories, a model, tools and a sandbox."""
 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.base import now
 from models.conversations import Conversation, Message, MessageToolCall
 from models.statements import Reading
-from models.states import ConversationStatus, MessageStatus, RunState
+from models.states import ConversationStatus, MessageStatus
 from models.system import Task
 from services import memories, tasks
 from services.accounts.sessions import viewer_of
@@ -23,48 +19,16 @@ from services.batches import Batches
 from services.conversations import messages, prompts, threads
 from services.errors import UserErrorCode
 from services.events.base import BusUnavailableError, Tap
-from services.llm.base import (
-    ChatMessage,
-    ChatRequest,
-    Finished,
-    ProviderError,
-    RecalledMemory,
-    Role,
-    TextDelta,
-    ToolCall,
-)
+from services.llm.base import ProviderError
 from services.streams import TextWriter, read_text, resume_text
-from services.tools import ToolContext
-from services.tools import execute as execute_tool
-from services.tools import specs as tool_specs
+from services.workflows.draft import Draft
+from services.workflows.rounds import checkpoint, write
 
 log = logging.getLogger("noosphere.answers")
 _RECALLED = 5
 _CONTROL_POLL_S = 2.0
 # Followers that come back late still find the text in the bus for so long after its end.
 _LOG_TTL_S = 600.0
-
-
-@dataclass(slots=True)
-class _Draft:
-    """An answer being written."""
-
-    deps: Deps
-    viewer: Viewer
-    task: Task
-    message: Message
-    text: TextWriter
-    prompt: list[ChatMessage]
-    memories: list[RecalledMemory]
-    round: int
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: Decimal | None = None
-    cited: list[str] = field(default_factory=list)
-
-    @property
-    def topic(self) -> str:
-        return threads.topic(self.message.conversation_id)
 
 
 async def _answer_is_dead(deps: Deps, task: Task, reason: str) -> None:
@@ -103,12 +67,10 @@ async def _end_early(deps: Deps, message_id: str, status: MessageStatus, **error
 
 @tasks.handler(messages.ANSWER, dead=_answer_is_dead)
 async def answer(deps: Deps, task: Task) -> None:
-    """Write an answer: recall, ask the model, run its tools, and again, until it has nothing to
-    call.
+    """Write an answer: recall, ask the model, run its tools, and again until it calls none.
 
-    An answer whose writer was killed is taken up where it stood: finished rounds are kept, the
-    text of
-    the round under way is written again and sent only where it differs. Stopping keeps the text.
+    An answer whose writer was killed is taken up where it stood: finished rounds are kept, the text
+    of the round under way is written again and sent only where it differs. Stopping keeps the text.
     """
     message = await _begin(deps, task)
     if message is None:
@@ -128,7 +90,7 @@ async def answer(deps: Deps, task: Task) -> None:
     async with deps.bus.attach(f"control:{message.conversation_id}") as control:
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(draft.text.run())
-            writing = group.create_task(_write(draft))
+            writing = group.create_task(write(draft))
             watching = group.create_task(_watch(draft, control, writing))
             await asyncio.wait({writing})
             sending.cancel()
@@ -140,7 +102,7 @@ async def answer(deps: Deps, task: Task) -> None:
         raise ended
     if isinstance(ended, Exception) and not isinstance(ended, ProviderError | TimeoutError):
         await draft.text.settle()
-        await _checkpoint(deps, task, draft.text.text)
+        await checkpoint(deps, task, draft.text.text)
         raise ended
     await draft.text.settle()
     await _finish(draft, ended, was_stopped=was_stopped)
@@ -172,7 +134,7 @@ async def _viewer(deps: Deps, message: Message) -> Viewer | None:
     return None if user_id is None else await viewer_of(deps, user_id, message.session_id)
 
 
-async def _draft(deps: Deps, viewer: Viewer, task: Task, message: Message) -> _Draft:
+async def _draft(deps: Deps, viewer: Viewer, task: Task, message: Message) -> Draft:
     topic = threads.topic(message.conversation_id)
     past = await prompts.history(deps, message)
     calls = await prompts.calls_of(deps, [message.id, *(m.id for m in past)])
@@ -188,7 +150,7 @@ async def _draft(deps: Deps, viewer: Viewer, task: Task, message: Message) -> _D
     if not is_known:
         key = await _rewind(deps, task, message, sent)
     elif sent != message.content:
-        await _checkpoint(deps, task, sent)
+        await checkpoint(deps, task, sent)
     finished = _finished_rounds(calls[message.id])
     own, done = prompts.rounds(sent, finished)
     async with work(deps) as unit:
@@ -197,29 +159,19 @@ async def _draft(deps: Deps, viewer: Viewer, task: Task, message: Message) -> _D
         deps,
         topic,
         key,
-        checkpoint=lambda text: _checkpoint(deps, task, text),
+        checkpoint=lambda text: checkpoint(deps, task, text),
         rewind=lambda text: _rewind(deps, task, message, text),
         text=sent,
         replay_from=done,
     )
     next_round = max((call.round for call in finished), default=-1) + 1
-    return _Draft(deps, viewer, task, message, writer, prompt + own, recalled, next_round)
+    return Draft(deps, viewer, task, message, writer, prompt + own, recalled, next_round)
 
 
 def _finished_rounds(calls: list[MessageToolCall]) -> list[MessageToolCall]:
     open_rounds = {call.round for call in calls if not call.status.is_final}
     first_open = min(open_rounds, default=None)
     return [call for call in calls if first_open is None or call.round < first_open]
-
-
-async def _checkpoint(deps: Deps, task: Task, text: str) -> None:
-    async with work(deps) as unit:
-        await tasks.hold(unit, task)
-        await unit.session.execute(
-            update(Message)
-            .where(Message.id == task.payload["id"], Message.status == MessageStatus.STREAMING)
-            .values(content=text)
-        )
 
 
 async def _rewind(deps: Deps, task: Task, message: Message, text: str) -> str:
@@ -242,7 +194,7 @@ async def _rewind(deps: Deps, task: Task, message: Message, text: str) -> str:
         return key
 
 
-async def _watch(draft: _Draft, control: Tap, writing: "asyncio.Task[Any]") -> None:
+async def _watch(draft: Draft, control: Tap, writing: "asyncio.Task[Any]") -> None:
     """Cancel the writing when its stop is asked for; news may get lost, so look at the row."""
     wanted, loop = _wanted(draft.deps), asyncio.get_running_loop()
     while True:
@@ -284,135 +236,7 @@ def _wanted(deps: Deps) -> Batches[str, bool]:
     return known
 
 
-async def _write(draft: _Draft) -> BaseException | None:
-    """Write rounds until the model calls nothing more; give the error that ended it, if any."""
-    options = draft.deps.options
-    try:
-        async with asyncio.timeout(options.answer_timeout_s):
-            while True:
-                is_last = draft.round >= options.answer_tool_rounds
-                calls = await _turn(draft, with_tools=not is_last)
-                if not calls or is_last:
-                    return None
-                await draft.text.settle()
-                await _checkpoint(draft.deps, draft.task, draft.text.text)
-                await _call_tools(draft, calls)
-                draft.round += 1
-    except Exception as error:  # noqa: BLE001 - handed to the caller, which sorts it out.
-        return error
-
-
-async def _turn(draft: _Draft, *, with_tools: bool) -> list[ToolCall]:
-    """Let the model write once; give the calls it asks for."""
-    deps = draft.deps
-    request = ChatRequest(
-        messages=tuple(draft.prompt),
-        tools=tuple(await tool_specs(deps)) if with_tools else (),
-        memories=tuple(draft.memories),
-        max_output_tokens=deps.options.answer_max_output_tokens,
-        user_id=draft.viewer.user_id,
-    )
-    start, calls = len(draft.text.text), []
-    async with aclosing(deps.provider.stream(request)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                await draft.text.write(event.text)
-            elif isinstance(event, Finished):
-                _count(draft, event)
-            else:
-                calls.append(event.call)
-    if calls:
-        draft.prompt.append(
-            ChatMessage(role=Role.ASSISTANT, content=draft.text.text[start:], tool_calls=calls)
-        )
-    return calls
-
-
-def _count(draft: _Draft, finished: Finished) -> None:
-    draft.cited += [id_ for id_ in finished.cited_memory_ids if id_ not in draft.cited]
-    usage = finished.usage
-    if usage is not None:
-        draft.input_tokens += usage.input_tokens
-        draft.output_tokens += usage.output_tokens
-        if usage.cost_usd is not None:
-            draft.cost_usd = (draft.cost_usd or Decimal(0)) + usage.cost_usd
-
-
-async def _call_tools(draft: _Draft, calls: list[ToolCall]) -> None:
-    """Run the calls of one round side by side and add their results to the prompt."""
-    ids = await _open_calls(draft, calls)
-    async with asyncio.TaskGroup() as group:
-        running = [
-            group.create_task(_call_tool(draft, call_id, call))
-            for call_id, call in zip(ids, calls, strict=True)
-        ]
-    for call, done in zip(calls, running, strict=True):
-        draft.prompt.append(
-            ChatMessage(Role.TOOL, prompts.result_text(done.result()), tool_call_id=call.id)
-        )
-
-
-async def _open_calls(draft: _Draft, calls: list[ToolCall]) -> list[str]:
-    async with work(draft.deps) as unit:
-        await tasks.hold(unit, draft.task)
-        # A killed writer may have left this round half done; it is done anew.
-        await unit.session.execute(
-            delete(MessageToolCall).where(
-                MessageToolCall.message_id == draft.message.id,
-                MessageToolCall.round >= draft.round,
-            )
-        )
-        rows = [
-            MessageToolCall(
-                message_id=draft.message.id,
-                call_id=call.id[:100],
-                round=draft.round,
-                position=position,
-                text_offset=len(draft.text.text),
-                tool_name=call.name[:100],
-                arguments=call.arguments,
-                status=RunState.RUNNING,
-            )
-            for position, call in enumerate(calls)
-        ]
-        unit.session.add_all(rows)
-        await unit.session.flush()
-        for row in rows:
-            unit.record(
-                draft.topic,
-                "ToolCallStarted",
-                {"tool_call_id": row.id, "message_id": draft.message.id},
-            )
-        return [row.id for row in rows]
-
-
-async def _call_tool(draft: _Draft, call_id: str, call: ToolCall) -> Any:
-    message = draft.message
-    outcome = await execute_tool(
-        ToolContext(
-            deps=draft.deps,
-            viewer=draft.viewer,
-            conversation_id=message.conversation_id,
-            message_id=message.id,
-        ),
-        call.name,
-        call.arguments,
-    )
-    async with work(draft.deps) as unit:
-        row = await unit.lock(MessageToolCall, call_id)
-        if row is not None:
-            row.status = RunState.COMPLETED if outcome.is_ok else RunState.FAILED
-            row.result, row.completed_at = outcome.result, now()
-            row.tool_execution_id = outcome.execution_id
-            unit.record(
-                draft.topic,
-                "ToolCallFinished",
-                {"tool_call_id": call_id, "message_id": message.id},
-            )
-    return outcome.result
-
-
-async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bool) -> None:
+async def _finish(draft: Draft, ended: BaseException | None, *, was_stopped: bool) -> None:
     async with work(draft.deps) as unit:
         await tasks.hold(unit, draft.task)
         message = await unit.lock(Message, draft.message.id)
@@ -439,7 +263,7 @@ async def _finish(draft: _Draft, ended: BaseException | None, *, was_stopped: bo
         log.info("the log of a finished answer goes with those nobody writes to")
 
 
-def _explain(draft: _Draft, ended: BaseException) -> tuple[str, str]:
+def _explain(draft: Draft, ended: BaseException) -> tuple[str, str]:
     if isinstance(ended, ProviderError):
         return ended.code, ended.message
     limit = draft.deps.options.answer_timeout_s

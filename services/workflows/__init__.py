@@ -1,0 +1,5 @@
+"""Verbs that span many domains: writing an answer with memories, a model, tools and a sandbox."""
+
+from services.workflows.answering import answer
+
+__all__ = ["answer"]
