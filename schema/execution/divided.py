@@ -7,6 +7,7 @@ belongs; the draft of today announces pieces, and tells them by the ids it annou
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -181,9 +182,13 @@ async def _watched_first(
 async def _watched_rest(pieces: Pieces, watch: _Watch, work: Callable[[], Awaitable[None]]) -> None:
     async def settle(*_: Any) -> Settled:
         await work()
+        if pieces.is_late:
+            # The client was told; whoever watches is to know that it was stopped.
+            raise TimeoutError
         return None, pieces.errors
 
-    await watch(settle)
+    with suppress(TimeoutError):
+        await watch(settle)
 
 
 def _first(result: Result, update: Update, form: Form) -> dict[str, Any]:

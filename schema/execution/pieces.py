@@ -128,8 +128,9 @@ class Pieces:
         self._task: asyncio.Task[None] | None = None
         self._last: Update | None = None
         self._is_over = False
-        # Those of all that came later than the first piece.
+        # Those of all that came later than the first piece, and whether it took too long.
         self.errors: list[GraphQLError] = []
+        self.is_late = False
 
     async def first(self) -> tuple[dict[str, Any] | None, list[GraphQLError], Update]:
         """Give the first piece: data, errors, and what is promised with it.
@@ -177,15 +178,17 @@ class Pieces:
             async with asyncio.timeout_at(self._deadline) as deadline, asyncio.TaskGroup() as group:
                 self._start(group)
         except TimeoutError as error:
-            self._end(self._late() if deadline.expired() else self._masked(error))
+            self.is_late = deadline.expired()
+            self._end(self._late() if self.is_late else self._broken(error))
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
-            self._end(self._masked(error))
+            self._end(self._broken(error))
 
     def _end(self, error: ErrorDict) -> None:
         self._last = self._delivery.give_up(error)
         self._news.set()
 
-    def _masked(self, error: BaseException) -> ErrorDict:
+    def _broken(self, error: Exception) -> ErrorDict:
+        self.errors.append(GraphQLError(str(error), original_error=error))
         return request_failure(error, self._request_id)
 
     def _start(self, group: asyncio.TaskGroup) -> None:

@@ -24,7 +24,7 @@ QUERY = """{ viewer { id conversations(first: 5) { nodes { id user { username }
   ... @defer(label: "later") { createdAt user { email } } } } }
   sandboxTemplates { nodes @stream(initialCount: 1) { id name } } }"""
 
-APART = ("auth_sessions", "rate_limit_configs")
+APART = ("auth_sessions", "role_permissions", "rate_limit_configs")
 CREATE = 'mutation { conversationCreate(input: {title: "Trees"}) { errors { code } } }'
 
 

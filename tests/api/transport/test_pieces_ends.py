@@ -3,7 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from app.graphql_stream import StreamOptions, Streams
+from app.slow_operations import SlowOperations
+from app.watching import Watch
+from schema.execution.pieces import Pieces
 from tests.api.transport.conftest import run_node
 from tests.api.transport.pieces import GATED, JSON, _bare, _empty, metric, pieces, told
 from tests.api.transport.pieces_sample import BY_ID, BY_PATH, parts
@@ -82,6 +87,30 @@ async def test_what_is_not_ready_in_time_is_told_to_be_late() -> None:
     assert done["id"] == "0"
     assert done["errors"][0]["extensions"]["code"] == "TIMED_OUT"
     assert (first["hasNext"], third["hasNext"], end) == (True, False, "end")
+
+
+@pytest.mark.parametrize("ending", ["ok", "canceled", "error"])
+async def test_how_what_is_left_ends_is_told_to_who_watches(
+    ending: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    if ending == "error":
+        monkeypatch.setattr(Pieces, "_settle", broken)
+    caplog.set_level("WARNING", "noosphere.slow")
+    async with pieces(http={"timeout_s": 1.0 if ending == "canceled" else 60.0}) as (server, gates):
+        server.engine.watch = Watch(SlowOperations(0.0), None)
+        if ending != "canceled":
+            gates.open["a"].set()
+        _, text = await read(server.url, GATED, accept=BY_ID)
+        assert (b"TIMED_OUT" in text, b"INTERNAL" in text) == (
+            ending == "canceled",
+            ending == "error",
+        )
+        await _empty(server)
+    told_ = [one.__dict__["outcome"] for one in caplog.records if one.name == "noosphere.slow"]
+    assert told_ == ["ok", ending]
 
 
 async def test_a_first_piece_that_is_late_is_an_answer_by_itself() -> None:
