@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge
 
+from app.solitude import Solitude
 from models.base import now
 from models.system import Task
 from services import system, tasks, tools, workflows
@@ -48,6 +49,8 @@ class Worker:
         self._lost: set[str] = set()
         self._freed = asyncio.Event()
         self._began_at = now()
+        self._solitude = Solitude(deps.bus)
+        self._is_alone = False
 
     async def run(self) -> None:
         """Claim and run tasks until cancelled; returns after everything was given back."""
@@ -65,13 +68,13 @@ class Worker:
 
     async def _run_all(self) -> None:
         await tasks.free_own(self._deps)
-        await self._settle_lost_tools()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._claim(group))
             renew_s = min(self._deps.options.task_lease_s / 3, _RENEW_S)
             group.create_task(self._every(renew_s, self._renew))
             group.create_task(self._every(_CLEAN_S, self._clean))
             group.create_task(self._every(_LOST_TOOLS_S, self._settle_lost_tools))
+            group.create_task(self._every(_ORPHANS_S, self._look_around))
             suspects: set[str] = set()
             group.create_task(self._every(_ORPHANS_S, lambda: self._free_orphans(suspects)))
 
@@ -185,10 +188,16 @@ class Worker:
         if any(dropped.values()):
             log.info("old rows dropped", extra=dropped)
 
+    async def _look_around(self) -> None:
+        """Settle what others left behind, once nobody else is there to go on with it."""
+        was_alone, self._is_alone = self._is_alone, False
+        self._is_alone = await self._solitude.look()
+        if self._is_alone and not was_alone:
+            await self._settle_lost_tools()
+
     async def _settle_lost_tools(self) -> None:
         # With no other process alive, what began before this one has lost its own.
-        is_alone = await self._deps.bus.nodes() <= {self._deps.bus.node_id}
-        began_at = self._began_at if is_alone else None
+        began_at = self._began_at if await self._solitude.look() else None
         lost = await tools.settle_lost(self._deps, begun_before=began_at)
         if lost:
             log.warning("runs of tools settled whose process had ended: %d", lost)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from app import solitude
+from app import worker as worker_module
 from app.runtime import running
 from app.worker import working
 from models.base import now
@@ -168,9 +170,11 @@ async def test_a_round_whose_tools_were_killed_is_done_anew(tmp_path: Path) -> N
         assert [call["status"] for call in reply["toolCalls"]] == ["COMPLETED"]
 
 
-async def test_runs_of_the_process_before_are_settled_at_the_start(
+async def test_runs_of_the_process_before_are_settled_soon_after_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(solitude, "_ALONE_S", 0.1)
+    monkeypatch.setattr(worker_module, "_ORPHANS_S", 0.01)
     settled = asyncio.Event()
     settle = tools.settle_lost
 
