@@ -231,6 +231,23 @@ async def test_an_operation_stopped_before_it_began_never_begins(server: Server)
         assert server.probe.mutations == []
 
 
+async def test_a_stopped_mutation_is_finished_unheard_and_keeps_its_place_until_then() -> None:
+    async with serving(http={"max_operations": 1}) as server, reserved(server.url) as single:
+        assert (await single.post("1", 'mutation { slowNote(text: "late") }')).status_code == 202
+        await asyncio.wait_for(server.probe.entered.wait(), 60)
+        assert (await single.delete("1")).status_code == 200
+        full = await single.post("1", "{ hello }")
+        assert (full.status_code, code_of(full)) == (400, "LIMIT")
+        server.probe.gate.set()
+        await asyncio.wait_for(server.probe.finished.wait(), 60)
+        # Its id was free at once, and its place is.
+        assert (await single.post("1", "{ hello }")).status_code == 202
+        await single.body.until(b"event: complete")
+        hello, complete = single.told("1")
+        assert (hello["data"], complete) == ({"hello": "Hello, world!"}, "complete")
+        assert server.probe.mutations == ["late"]
+
+
 async def test_a_source_that_fails_says_so_masked_and_completes(server: Server) -> None:
     async with reserved(server.url) as single:
         for id_, query in (
