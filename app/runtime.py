@@ -23,7 +23,7 @@ from models.database import Database
 from services import system
 from services.base import Deps
 from services.events import open_bus
-from services.events.base import Bus, BusUnavailableError
+from services.events.base import Bus, BusUnavailableError, NodeTakenError
 from services.language.embeddings import Embedder
 from services.llm import open_provider
 from services.llm.base import Provider
@@ -183,13 +183,36 @@ def sole_owner(settings: Settings) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _file_held(database: Database, *, is_shared: bool) -> Iterator[None]:
+    """Hold the file of an SQLite database, wherever the data directory of its users is."""
+    path = database.url.database
+    if not path or path == ":memory:":
+        yield
+        return
+    with Path(f"{path}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the database {path} is in use by another process: stop it, or set the same "
+                "NOOSPHERE_REDIS_URL for both so that they can work together"
+            ) from error
+        yield
+
+
 @asynccontextmanager
 async def sole_user(database: Database, settings: Settings) -> AsyncIterator[None]:
     """Hold a shared database while the in-process bus is used.
 
-    Two servers without Redis would both take themselves for the only one, and run every task twice.
+    Two servers without Redis, or one with and one without, would both take themselves for the only
+    one, run every task twice and end each other's sandboxes.
     """
-    if settings.redis_url or database.is_sqlite:
+    if database.is_sqlite:
+        with _file_held(database, is_shared=bool(settings.redis_url)):
+            yield
+        return
+    if settings.redis_url:
         yield
         return
     async with AsyncExitStack() as stack:
@@ -210,6 +233,11 @@ async def sole_user(database: Database, settings: Settings) -> AsyncIterator[Non
 async def _start(bus: Bus, settings: Settings) -> None:
     try:
         await bus.start()
+    except NodeTakenError as error:
+        raise ConfigurationError(
+            f"NOOSPHERE_NODE_ID={bus.node_id} is in use by another process at the same Redis: give "
+            "each its own, or leave it empty"
+        ) from error
     except BusUnavailableError as error:
         if not settings.redis_url:
             raise

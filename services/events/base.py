@@ -245,6 +245,10 @@ class Bus(Protocol):
         """Set the count of `name` back to nothing."""
 
 
+class NodeTakenError(Exception):
+    """Another process is alive under the id of this node."""
+
+
 class NodeUnavailableError(BusUnavailableError):
     """The node called is not alive, or did not answer in time."""
 

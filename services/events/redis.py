@@ -13,7 +13,7 @@ import orjson
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import NoScriptError, RedisError
 
-from services.events import presence
+from services.events import naming, presence
 from services.events.base import (
     BusUnavailableError,
     Json,
@@ -114,14 +114,15 @@ class RedisBus:
         return self._hub.stats(received=subscriber.received, reconnects=subscriber.reconnects)
 
     async def start(self) -> None:
-        """Connect and begin to serve. Raises BusUnavailableError if Redis does not answer."""
+        """Connect and begin to serve. Raises BusUnavailableError, and NodeTakenError (`naming`)."""
         if self._state != "new":
             raise RuntimeError("A bus is started once.")
         self._state = "running"
         self._tasks.start(self._commands.run(), name="redis commands")
         self._tasks.start(self._reads.run(), name="redis reads")
-        self._tasks.start(self._subscriber.run(), name="redis subscriber")
         try:
+            await naming.until_free(self.node_id, self._request_channel, self._execute, self.nodes)
+            self._tasks.start(self._subscriber.run(), name="redis subscriber")
             await self._beat()
             async with asyncio.timeout(self._timeout_s):
                 await self._subscriber.wait_ready()
@@ -298,8 +299,7 @@ class RedisBus:
         After an outage of Redis, those alive before it are given until they must have come back.
         """
         self._require_running()
-        _, alive = await self._hear("")
-        return alive
+        return (await self._hear(""))[1]
 
     def unbroken_since(self) -> float:
         """Give the loop time since which no other node had reason to take this one for dead."""

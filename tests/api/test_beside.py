@@ -74,7 +74,9 @@ async def test_explain_ends_no_sandbox(
 
 async def test_seed_ends_no_sandbox(deps: Deps, running_id: str, tmp_path: Path) -> None:
     if deps.db.is_sqlite:
-        await seed(_settings(tmp_path, deps))
+        # The server holds the database, wherever the data of others are.
+        with pytest.raises(ConfigurationError, match="in use by another process"):
+            await seed(_settings(tmp_path, deps))
     else:
         # The server holds the database; `seed` is for when it does not, or for Redis.
         await seed(_settings(tmp_path, deps, redis_url="redis://127.0.0.1:1/0"))

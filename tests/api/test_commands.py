@@ -116,6 +116,55 @@ def test_a_data_directory_serves_one_process(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("first_has_redis", "second_has_redis"), [(False, False), (True, False), (False, True)]
+)
+def test_servers_of_one_database_share_a_redis_wherever_their_data_are(
+    first_has_redis: bool, second_has_redis: bool, tmp_path: Path, redis_url: str
+) -> None:
+    shared = {
+        "NOOSPHERE_SANDBOX_DRIVER": "off",
+        "NOOSPHERE_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/shared.sqlite3",
+    }
+    redis = {"NOOSPHERE_REDIS_URL": redis_url}
+    first, second = (redis if has else {} for has in (first_has_redis, second_has_redis))
+    running = Product(tmp_path / "one", **shared, **first).start()
+    try:
+        result = app(
+            "serve", "--port", "0", "--data-dir", str(tmp_path / "two"), **shared, **second
+        )
+    finally:
+        running.close()
+    assert result.returncode == 2
+    assert "shared.sqlite3 is in use by another process" in result.stderr
+    assert "NOOSPHERE_REDIS_URL" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.redis
+def test_a_node_id_is_of_one_process_and_free_once_that_was_killed(
+    tmp_path: Path, redis_url: str
+) -> None:
+    common = {
+        "NOOSPHERE_SANDBOX_DRIVER": "off",
+        "NOOSPHERE_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/shared.sqlite3",
+        "NOOSPHERE_REDIS_URL": redis_url,
+        "NOOSPHERE_NODE_ID": "east-1",
+    }
+    first = Product(tmp_path / "one", **common).start()
+    try:
+        result = app("serve", "--port", "0", "--data-dir", str(tmp_path / "two"), **common)
+        assert result.returncode == 2
+        assert "NOOSPHERE_NODE_ID=east-1 is in use by another process" in result.stderr
+        assert "Traceback" not in result.stderr
+        first.kill()
+        second = Product(tmp_path / "two", **common).start()
+        second.close()
+    finally:
+        first.close()
+
+
 def test_a_database_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
     url = "mysql+aiomysql://noosphere:hidden@127.0.0.1:1/noosphere"
     result = app("serve", "--port", "0", "--data-dir", str(tmp_path), NOOSPHERE_DATABASE_URL=url)
