@@ -22,6 +22,7 @@ class Unified:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, processes: str = "") -> None:
         self.root = root
         self.mkdir, self.write, self.rmdir = Path.mkdir, Path.write_text, Path.rmdir
+        self.read = cgroup_detect._read
         self.fill(root, "cpuset cpu io memory pids")
         (root / "cgroup.procs").write_text(processes)
 
@@ -31,6 +32,11 @@ class Unified:
         def write_text(path: Path, text: str) -> int:
             return self.on_write(path, text)
 
+        def read(path: Path) -> str:
+            # Whatever group the tests are in, it is none of this hierarchy.
+            return "0::/\n" if path == Path("/proc/self/cgroup") else self.read(path)
+
+        monkeypatch.setattr(cgroup_detect, "_read", read)
         monkeypatch.setattr(Path, "mkdir", mkdir)
         monkeypatch.setattr(Path, "write_text", write_text)
         monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
