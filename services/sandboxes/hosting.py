@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
 from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
@@ -19,6 +20,7 @@ from sandbox.base import Limits, Policy, SandboxDriver
 from sandbox.client import Execution, SandboxClient
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
+from services.events.base import BusUnavailableError
 from services.events.calls import TaskSet
 from services.sandboxes import mending, removals, rows, running, settling
 from services.sandboxes.live import Live
@@ -160,30 +162,49 @@ class Hosting(ABC):
                 removals.record(unit, Kind.SANDBOX, sandbox_id, cleared, sandbox_id=sandbox_id)
             return is_changed
 
-    async def go_on(self, live: Live) -> None:
-        """Go on with what outlived an earlier way to a sandbox, and settle what did not.
+    async def go_on(self, live: Live, client: SandboxClient) -> None:
+        """Serve a sandbox by a client: go on with what outlived an earlier one, and settle what
+        did not.
 
-        To be called under the lock of the sandbox, once for each of its clients.
+        To be called under the lock of the sandbox, once for each of its clients. Raises what
+        reading raises: then nothing has changed, and the client is closed.
         """
-        if live.client is None:
-            return
-        for row in await rows.unfinished(self.deps, sandbox_id=live.sandbox_id):
-            if row.status is RunState.RUNNING:
-                await self._go_on_with(live, live.client, row)
-        for execution in live.client.kept.values():
+        try:
+            unfinished = await rows.unfinished(self.deps, sandbox_id=live.sandbox_id)
+        except BaseException:
+            await client.aclose()
+            raise
+        # From here to where it is watched nothing waits, nor fails.
+        live.client = client
+        running = [row for row in unfinished if row.status is RunState.RUNNING]
+        lost = [row for row in running if not self._go_on_with(live, client, row.id)]
+        for execution in client.kept.values():
             execution.release()
-        live.client.kept.clear()
+        client.kept.clear()
+        live.is_renewed.set()
+        self._add(live)
+        for row in lost:
+            try:
+                await settle_lost(self.deps, row)
+            except (BusUnavailableError, SQLAlchemyError):
+                # Housekeeping looks for it again.
+                log.warning("execution was not settled yet", extra={"id": row.id}, exc_info=True)
 
-    async def _go_on_with(self, live: Live, client: SandboxClient, row: rows.Standing) -> None:
-        names = (self._name(row.id, is_bound=bound) for bound in (False, True))
-        name = next((name for name in names if name in client.kept), None)
-        before = live.runs.get(row.id)
-        if name is not None:
-            current = live.runs[row.id] = Run(row.id, name)
-            work = functools.partial(self._resume, before, client, current, client.kept.pop(name))
-            self._spawn(self._until_done(live, current, work), f"resume {row.id}")
-        elif before is None:
-            await settle_lost(self.deps, row)
+    def _go_on_with(self, live: Live, client: SandboxClient, execution_id: str) -> bool:
+        """Tell whether an execution goes on: it is kept inside, or its run still ends it."""
+        name = self.kept_name(client, execution_id)
+        before = live.runs.get(execution_id)
+        if name is None:
+            return before is not None
+        current = live.runs[execution_id] = Run(execution_id, name)
+        work = functools.partial(self._resume, before, client, current, client.kept.pop(name))
+        self._spawn(self._until_done(live, current, work), f"resume {execution_id}")
+        return True
+
+    def kept_name(self, client: SandboxClient, execution_id: str) -> str | None:
+        """Give the name by which a client keeps an execution that nobody goes on with yet."""
+        names = (self._name(execution_id, is_bound=bound) for bound in (False, True))
+        return next((name for name in names if name in client.kept), None)
 
     def _name(self, execution_id: str, *, is_bound: bool) -> str:
         """Name an execution for the agent: what is bound to this process, no other goes on with."""

@@ -270,6 +270,9 @@ async def _repair(node: Node) -> None:
             if live is not None and node.survives and (live.client is None or live.client.is_lost):
                 # It goes on when there is a way to the sandbox again.
                 continue
+            if live is not None and live.client and node.kept_name(live.client, execution.id):
+                # It runs inside: whoever settled it would leave it there for good.
+                continue
             row = await rows.standing(node.deps, execution.id)
             if row is None or row.status.is_final:
                 continue

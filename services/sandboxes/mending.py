@@ -9,6 +9,8 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from sandbox.client import SandboxClient
 from sandbox.errors import ConflictError, DriverUnavailableError, NotFoundError, SandboxError
 from services.base import Deps
@@ -35,35 +37,44 @@ async def mend(hosting: "Hosting", live: Live, lost: SandboxClient) -> bool:
     """Serve a sandbox by a new client in place of the lost one; False: it has ended.
 
     What runs in it goes on, where the agent lets it outlive its client. As long as the driver
-    itself does not answer, it is asked again: of the sandbox that says nothing.
+    itself does not answer, or the database, it is asked again: of the sandbox that says nothing.
     """
     tries, delay_s = 0, FIRST_DELAY_S
     while tries < TRIES and not lost.is_distrusted and not _is_flapping(live):
         await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret.
         delay_s = min(2 * delay_s, LONGEST_DELAY_S)
-        if not await _is_ours(hosting.deps, live):
-            await hosting.disown(live.sandbox_id)
-            return True
-        async with hosting.lock(live.sandbox_id):
-            if live.is_ending or live.client is not lost:
-                return True
-            try:
-                async with asyncio.timeout(ASK_S):
-                    await _open(hosting, live)
-            except _EndedError:
-                return False
-            except DriverUnavailableError as error:
-                log.info("the driver is away: %s", error, extra={"sandbox_id": live.sandbox_id})
-                continue
-            except (SandboxError, TimeoutError) as error:
-                tries += 1
-                log.info("no way to it: %s", error, extra={"sandbox_id": live.sandbox_id})
-                continue
-            await hosting.go_on(live)
-        await lost.aclose()
-        await _go_on(hosting, live)
-        return True
+        try:
+            return await _try(hosting, live, lost)
+        except _EndedError:
+            return False
+        except (DriverUnavailableError, SQLAlchemyError) as error:
+            log.info("driver or database is away: %s", error, extra={"sandbox_id": live.sandbox_id})
+        except (SandboxError, TimeoutError) as error:
+            tries += 1
+            log.info("no way to it: %s", error, extra={"sandbox_id": live.sandbox_id})
     return False
+
+
+async def _try(hosting: "Hosting", live: Live, lost: SandboxClient) -> bool:
+    """Try once; True, unless it raises. The lost client is still there then, for another try."""
+    if not await _is_ours(hosting.deps, live):
+        await hosting.disown(live.sandbox_id)
+        return True
+    async with hosting.lock(live.sandbox_id):
+        if live.is_ending or live.client is not lost:
+            return True
+        async with asyncio.timeout(ASK_S):
+            client = await _open(hosting, live)
+        if client is None:
+            live.client = None
+            live.is_renewed.set()
+        else:
+            await hosting.go_on(live, client)
+        live.mended_at.append(asyncio.get_running_loop().time())
+        log.warning("the way to a sandbox was mended", extra={"sandbox_id": live.sandbox_id})
+    await lost.aclose()
+    await begin(hosting, live)
+    return True
 
 
 def _is_flapping(live: Live) -> bool:
@@ -77,20 +88,25 @@ async def _is_ours(deps: Deps, live: Live) -> bool:
     return row is not None and row.status.is_live and row.node_id == deps.bus.node_id
 
 
-async def _open(hosting: "Hosting", live: Live) -> None:
+async def _open(hosting: "Hosting", live: Live) -> SandboxClient | None:
     try:
         await hosting.driver.connect(live.driver_id)
         # One that is frozen answers nothing; its client comes when it is resumed.
-        live.client = None if live.is_paused else await hosting.connect(live.driver_id, live.env)
+        return None if live.is_paused else await hosting.connect(live.driver_id, live.env)
     except (NotFoundError, ConflictError) as error:
         raise _EndedError from error
 
 
-async def _go_on(hosting: "Hosting", live: Live) -> None:
-    log.warning("the way to a sandbox was mended", extra={"sandbox_id": live.sandbox_id})
-    live.mended_at.append(asyncio.get_running_loop().time())
-    live.is_renewed.set()
-    if live.client is not None:
-        hosting.serve(live, live.client)
-        await hosting.prepare(live)
-        await hosting.begin_pending(live)
+async def begin(hosting: "Hosting", live: Live) -> None:
+    """Do what is to be done with a new client, if there is one: when the database lets us."""
+    client, delay_s = live.client, FIRST_DELAY_S
+    while client is not None and live.client is client and not live.is_ending:
+        try:
+            await hosting.prepare(live)
+            await hosting.begin_pending(live)
+        except SQLAlchemyError:
+            log.info("not prepared yet", extra={"sandbox_id": live.sandbox_id}, exc_info=True)
+        else:
+            return
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret.
+        delay_s = min(2 * delay_s, LONGEST_DELAY_S)

@@ -12,10 +12,11 @@ from models.base import now
 from models.sandboxes import Sandbox
 from models.states import SandboxStatus
 from sandbox.base import Limits, SandboxDriver
+from sandbox.client import SandboxClient
 from sandbox.errors import SandboxError
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import keeping, rows
+from services.sandboxes import keeping, mending, rows
 from services.sandboxes.creation import Creation
 from services.sandboxes.hosting import DRIVER_S, SETTLE_S, driver_id, gone
 from services.sandboxes.live import Live
@@ -111,10 +112,9 @@ class Node(Creation):
                 )
             async with asyncio.timeout(DRIVER_S):
                 await self.driver.resume(live.driver_id)
-                if live.client is None:
-                    live.client = await self.connect(live.driver_id, live.env)
-                    self.serve(live, live.client)
-                    await self.go_on(live)
+                client = live.client or await self.connect(live.driver_id, live.env)
+            if live.client is None:
+                await self.go_on(live, client)
             live.is_paused = False
             await self.prepare(live)
             at = now()
@@ -204,8 +204,8 @@ class Node(Creation):
         async with self.lock(row.id):
             if row.id in self.live:
                 return
-            live = await self._reach(row)
-            if live is None:
+            reached = await self._reach(row)
+            if reached is None:
                 await self._discard(driver_id(row))
                 await self._set(
                     row.id,
@@ -216,36 +216,33 @@ class Node(Creation):
                     stopped_at=now(),
                 )
                 await self._settle_lost(row.id, keep_pending=False)
-            else:
+                return
+            live, client = reached
+            if client is None:
                 self._add(live)
-                await self.go_on(live)
-        if live is not None and not live.is_paused and row.stop_requested_at is None:
-            await self.prepare(live)
-            await self.begin_pending(live)
+            else:
+                await self.go_on(live, client)
+        if row.stop_requested_at is None:
+            await mending.begin(self, live)
 
-    async def _reach(self, row: Sandbox) -> Live | None:
+    async def _reach(self, row: Sandbox) -> tuple[Live, SandboxClient | None] | None:
+        """Give a sandbox and who can serve it, which is nobody while it is frozen."""
         if row.driver != self.driver.name or row.status is SandboxStatus.CREATING:
             return None
         # The driver keeps no environment: secrets are in it.
         _, policy = await self._terms(row.id)
-        name = driver_id(row)
+        name, is_paused = driver_id(row), row.status is SandboxStatus.PAUSED
         try:
             async with asyncio.timeout(DRIVER_S):
                 await self.driver.connect(name)
-                if row.status is SandboxStatus.PAUSED:
-                    return Live(
-                        row.id,
-                        name,
-                        None,
-                        policy.env,
-                        is_paused=True,
-                        is_persistent=row.is_persistent,
-                    )
-                client = await self.connect(name, policy.env)
+                client = None if is_paused else await self.connect(name, policy.env)
         except (SandboxError, TimeoutError) as error:
             log.info("sandbox cannot be reached: %s", error, extra={"sandbox_id": row.id})
             return None
-        return Live(row.id, name, client, policy.env, is_persistent=row.is_persistent)
+        live = Live(
+            row.id, name, None, policy.env, is_paused=is_paused, is_persistent=row.is_persistent
+        )
+        return live, client
 
     async def lose(self, sandbox_id: str, why: str) -> None:
         """Note that a sandbox ended by itself; its executions end with it."""
