@@ -78,6 +78,6 @@ def _date(given: str | None) -> datetime | None:
     """Give a moment; None for what is no date, which is to be overlooked (RFC 9110, 13.1.4)."""
     try:
         found = parsedate_to_datetime(given or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
