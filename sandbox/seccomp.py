@@ -9,6 +9,9 @@ survive without answers ENOSYS. `python -m sandbox.seccomp` compiles it anew wit
   again: requests are allowed by name, compared under a 32-bit mask.
 - prlimit64 changes limits of every process of the same user, so of process 1: without
   descriptors it ends. Limits of others can be read only.
+- So do the calls for priorities, schedulers and processors: process 1, idle on a processor that
+  others burn, ends nothing in time. They are for the caller alone, whose number for that is 0: its
+  real one (also that of a thread) is refused, for no filter knows whose it is.
 - System V queues, semaphores and shared memory outlive their program and fill the sandbox's memory
   for good: absent, except segments below a page, which databases lock their folders with.
 """
@@ -57,25 +60,23 @@ fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs f
 futex_waitv futimesat get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid
 getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
 getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get ioprio_set kill
-landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown
-lgetxattr link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise
-membarrier memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
-mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msync munlock
-munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open pidfd_send_signal pipe
-pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 pselect6 pwrite64
-pwritev pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg removexattr
-rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask
-rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max
-sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler
-sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield
-seccomp select sendfile sendmmsg sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid
-setgid setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit
-setsid setsockopt setuid setxattr shmat shmctl shmdt shutdown sigaltstack signalfd signalfd4
-socketpair splice stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill
-time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
-timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat
-utimes vfork vmsplice wait4 waitid write writev
+inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioprio_get kill landlock_add_rule
+landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
+llistxattr lremovexattr lseek lsetxattr lstat madvise membarrier memfd_create mincore mkdir mkdirat
+mknod mknodat mlock mlock2 mlockall mmap mprotect mq_getsetattr mq_notify mq_open mq_timedreceive
+mq_timedsend mq_unlink mremap msync munlock munlockall munmap nanosleep newfstatat open openat
+openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll
+prctl pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead readlink readlinkat
+readv recvfrom recvmmsg recvmsg removexattr rename renameat renameat2 restart_syscall rmdir rseq
+rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
+rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
+sched_getparam sched_getscheduler sched_rr_get_interval sched_yield seccomp select sendfile sendmmsg
+sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer setpgid
+setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid setxattr shmat shmctl shmdt
+shutdown sigaltstack signalfd signalfd4 socketpair splice stat statfs statx symlink symlinkat sync
+sync_file_range syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun
+timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate
+umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write writev
 """.split()  # noqa: SIM905 - three hundred quotes would hide the names.
 ALLOWED_HERE = {"x86_64": ("arch_prctl",), "aarch64": ()}
 
@@ -87,6 +88,16 @@ ABSENT = (
 )  # fmt: skip
 
 Condition = tuple[int, int, int]  # argument, mask, value
+
+# What changes how a process is scheduled, as a call on the caller itself has it.
+OF_ONESELF: tuple[tuple[str, list[Condition]], ...] = (
+    ("sched_setaffinity", [(0, MASK32, 0)]),
+    ("sched_setattr", [(0, MASK32, 0)]),
+    ("sched_setparam", [(0, MASK32, 0)]),
+    ("sched_setscheduler", [(0, MASK32, 0)]),
+    ("setpriority", [(0, MASK32, 0), (1, MASK32, 0)]),  # PRIO_PROCESS
+    ("ioprio_set", [(0, MASK32, 1), (1, MASK32, 0)]),  # IOPRIO_WHO_PROCESS
+)
 
 
 class Rule(TypedDict):
@@ -108,6 +119,8 @@ def rules(machine: str) -> Iterator[Rule]:
     # Of oneself (0), or without new limits.
     yield Rule(names=("prlimit64",), conditions=[(0, MASK32, 0)], errno=None)
     yield Rule(names=("prlimit64",), conditions=[(2, MASK64, 0)], errno=None)
+    for name, conditions in OF_ONESELF:
+        yield Rule(names=(name,), conditions=conditions, errno=None)
     yield Rule(names=("shmget",), conditions=[(1, MASK64 ^ 0xFFF, 0)], errno=None)
     yield Rule(names=ABSENT, conditions=[], errno=errno.ENOSYS)
 

@@ -90,3 +90,31 @@ async def test_one_whose_execution_left_something_behind_serves_no_other(
         avoided.add(guardian)
         assert (await guarded(box, "true"))[0] not in avoided
     assert await box.client.processes() == []
+
+
+# Of a process, or of the one that asks (0): what it has of processors and disks.
+SCHEDULED = """
+import ctypes, os
+number = 252 if os.uname().machine == "x86_64" else 31
+def scheduled(pid):
+    return (os.sched_getaffinity(pid), os.sched_getscheduler(pid),
+            os.getpriority(os.PRIO_PROCESS, pid),
+            ctypes.CDLL(None).syscall(number, 1, pid))
+"""
+SCHEDULE = """
+before = scheduled(0)
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+os.setpriority(os.PRIO_PROCESS, 0, 15)
+assert ctypes.CDLL(None).syscall(number - 1, 1, 0, 3 << 13) == 0
+assert scheduled(0) != before
+"""
+
+
+async def test_how_one_schedules_itself_is_not_passed_on(box: Box) -> None:
+    """The first program of an execution is the child of its guardian: exec lets that be Python."""
+    first = f"exec python3 -c '{SCHEDULED}{SCHEDULE}'"
+    same = "assert scheduled(0) == scheduled(1) == scheduled(os.getppid())"
+    then = f"exec python3 -c '{SCHEDULED}{same}'"
+    for result in await one_after_another(box, first, then):
+        assert (result.exit_code, result.reason) == (0, Reason.EXITED)

@@ -32,7 +32,9 @@ NUMBERS: dict[str, tuple[int | None, int]] = {
     "personality": (135, 92), "socket": (41, 198), "ioctl": (16, 29), "prlimit64": (302, 261),
     "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "capset": (126, 91),
     "prctl": (157, 167), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
-    "getpid": (39, 172),
+    "getpid": (39, 172), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
 }  # fmt: skip
 
 PROLOGUE = f"""

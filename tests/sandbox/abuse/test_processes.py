@@ -1,11 +1,14 @@
 """Process 1, its shims, and other people's privileges: what a program does to its guardians."""
 
+import asyncio
+from contextlib import aclosing
+
 import pytest
 
 from sandbox.base import Limits
 from sandbox.client import Reason
-from tests.sandbox.abuse.attack import Attempt, attempts, execute, is_contained, tries
-from tests.sandbox.abuse.conftest import Site
+from tests.sandbox.abuse.attack import PROLOGUE, Attempt, attempts, execute, is_contained, tries
+from tests.sandbox.abuse.conftest import ANSWER_S, Site, answers
 from tests.sandbox.conftest import MIB, Box
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -102,25 +105,100 @@ async def test_limits_of_others_stay(box: Box, attempt: Attempt) -> None:
         assert (await box.run("echo well"))[1] == b"well\n"
 
 
-async def test_a_process_1_without_priority_still_answers(site: Site) -> None:
-    box = await site.make(limits=Limits(cpu_millis=500, memory_bytes=192 * MIB, disk_bytes=MIB))
-    program = """
-for work in (lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
-             lambda: os.setpriority(os.PRIO_USER, 0, 19),
-             lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
-             lambda: os.sched_setaffinity(1, {min(os.sched_getaffinity(0))})):
-    try:
-        work()
-    except OSError:
-        pass
-for _ in range(7):
+SCHEDULING = {
+    "a processor": "'sched_setaffinity', {pid}, 8, (1).to_bytes(8, sys.byteorder)",
+    "SCHED_IDLE": "'sched_setscheduler', {pid}, 5, bytes(4)",
+    "SCHED_BATCH": "'sched_setscheduler', {pid}, 3, bytes(4)",
+    "a parameter": "'sched_setparam', {pid}, bytes(4)",
+    "attributes": "'sched_setattr', {pid}, struct.pack('=IIQiIQQQ', 48, 5, 0, 0, 0, 0, 0, 0), 0",
+    "nice 19": "'setpriority', 0, {pid}, 19",
+    "an idle disk": "'ioprio_set', 1, {pid}, 3 << 13",
+}
+
+
+def scheduling(name: str, whom: str, pid: str, expected: str) -> Attempt:
+    program = f"import struct\ncall({SCHEDULING[name].format(pid=pid)})"
+    return Attempt(f"{name} for {whom}", program, expected)
+
+
+@attempts(
+    *(
+        scheduling(name, whom, pid, expected)
+        for whom, pid, expected in (
+            ("process 1", "1", "EPERM"), ("process 1, high bits", "0x7_0000_0001", "EPERM"),
+            ("the shim", "os.getppid()", "EPERM"), ("oneself", "0", "ALLOWED"))
+        for name in SCHEDULING
+    ),
+    Attempt("nice 19 for one's group", "call('setpriority', 1, 0, 19)", "EPERM"),
+    Attempt("nice 19 for the group of process 1", "call('setpriority', 1, 1, 19)", "EPERM"),
+    Attempt("nice 19 for all of one's user", "call('setpriority', 2, 0, 19)", "EPERM"),
+    Attempt("nice 19 for a user", "call('setpriority', 2, os.getuid(), 19)", "EPERM"),
+    Attempt("nice 19 for a user, high bits", "call('setpriority', 0x7_0000_0002, 0, 19)", "EPERM"),
+    Attempt("an idle disk for one's group", "call('ioprio_set', 2, 0, 3 << 13)", "EPERM"),
+    Attempt("an idle disk for a user", "call('ioprio_set', 3, os.getuid(), 3 << 13)", "EPERM"),
+    *(
+        Attempt(f"write {what} of process 1", f"attempt(open, '/proc/1/{what}', 'wb')",
+                "EACCES|EPERM|ENOENT|EROFS")
+        for what in ("autogroup", "timerslack_ns", "sched")
+    ),
+    Attempt("look at how process 1 is scheduled",
+            "for look in (os.sched_getaffinity, os.sched_getscheduler, os.sched_getparam):\n"
+            "    attempt(look, 1)\n"
+            "attempt(os.getpriority, os.PRIO_PROCESS, 1)", " ".join(["ALLOWED"] * 4)),
+)  # fmt: skip
+async def test_nobody_else_is_scheduled(box: Box, attempt: Attempt) -> None:
+    await is_contained(box, attempt)
+
+
+BURNERS = 40
+BURN = f"""
+place = min(os.sched_getaffinity(0))
+def harm(pid):
+    for work in (lambda: os.sched_setaffinity(pid, {{place}}), lambda: HARM):
+        try:
+            work()
+        except OSError:
+            pass
+for name in os.listdir('/proc'):
+    if name.isdigit() and int(name) != os.getpid():
+        harm(int(name))
+os.sched_setaffinity(0, {{place}})
+for _ in range({BURNERS}):
     if os.fork() == 0:
         break
+else:
+    print('burning', flush=True)
 while True:
     pass
 """
-    result, _ = await execute(box, program, timeout_s=1)
-    assert result.reason is Reason.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param("os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))", id="idle"),
+        pytest.param("os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))", id="batch"),
+        pytest.param("os.setpriority(os.PRIO_PROCESS, pid, 19)", id="nice"),
+        pytest.param("os.setpriority(os.PRIO_PGRP, os.getpgid(pid), 19)", id="nice for groups"),
+        pytest.param("raw(NUMBERS['sched_setattr'], pid, struct.pack("
+                     "'=IIQiIQQQ', 48, 5, 0, 0, 0, 0, 0, 0), 0)", id="attributes"),
+    ],
+)  # fmt: skip
+async def test_burners_beside_process_1_end_in_time(site: Site, harm: str) -> None:
+    limits = Limits(cpu_millis=1000, memory_bytes=192 * MIB, disk_bytes=MIB, pids=64)
+    box = await site.make(limits=limits)
+    program = PROLOGUE + "import struct\n" + BURN.replace("HARM", harm)
+    burner = await box.start(["python3", "-c", program], timeout_s=3)
+    async with asyncio.timeout(ANSWER_S), aclosing(burner.output()) as output:
+        assert (await anext(output)).data == b"burning\n"
+    # They burn until their time is up, and others are served meanwhile and then.
+    await answers(box)
+    async with asyncio.timeout(ANSWER_S):
+        assert (await burner.result()).reason is Reason.TIMED_OUT
+    burner = await box.start(["python3", "-c", program])
+    async with asyncio.timeout(ANSWER_S):
+        await burner.cancel()
+        assert (await burner.result()).reason is Reason.KILLED
 
 
 @attempts(
