@@ -24,6 +24,7 @@ PARTS = (
     "terminals",
     "paths",
     "workers",
+    "lateness",
     "core",
     "shims",
     "inputs",

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from sandbox.inside.lateness import Lateness
 from sandbox.inside.wire import (
     AMOUNT,
     CANCEL,
@@ -77,7 +78,7 @@ class Agent:
         self.blocked = False
         self.was_full = False
         self.features = 0
-        self.last_tick = time.monotonic()
+        self.lateness = Lateness()
         self.operations: dict[int, Callable[[int, bytes], None]] = {
             HELLO: self.on_hello,
             PING: self.on_ping,
@@ -293,8 +294,7 @@ class Agent:
 
     def tick(self, expected_s: float) -> None:
         now = time.monotonic()
-        lost = now - self.last_tick - expected_s
-        self.last_tick = now
+        lost = self.lateness.turn(now, expected_s)
         for hook in self.tick_hooks:
             hook(now, lost)
 
