@@ -20,7 +20,6 @@ from sandbox.base import Limits, Policy, SandboxDriver
 from sandbox.client import Execution, SandboxClient
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
-from services.events.base import BusUnavailableError
 from services.events.calls import TaskSet
 from services.sandboxes import mending, removals, rows, running, settling
 from services.sandboxes.live import Live
@@ -184,11 +183,8 @@ class Hosting(ABC):
         live.is_renewed.set()
         self._add(live)
         for row in lost:
-            try:
-                await settle_lost(self.deps, row)
-            except (BusUnavailableError, SQLAlchemyError):
-                # Housekeeping looks for it again.
-                log.warning("execution was not settled yet", extra={"id": row.id}, exc_info=True)
+            if not await settling.settle_or_leave(self.deps, row):
+                return
 
     def _go_on_with(self, live: Live, client: SandboxClient, execution_id: str) -> bool:
         """Tell whether an execution goes on: it is kept inside, or its run still ends it."""
@@ -213,9 +209,17 @@ class Hosting(ABC):
         return f"{execution_id}/{self._nonce}" if is_bound else execution_id
 
     async def _settle_lost(self, sandbox_id: str, *, keep_pending: bool) -> None:
-        for row in await rows.unfinished(self.deps, sandbox_id=sandbox_id):
-            if row.status is RunState.RUNNING or not keep_pending:
-                await settle_lost(self.deps, row)
+        """Settle what ended with a sandbox; what is not settled now, housekeeping looks for."""
+        try:
+            unfinished = await rows.unfinished(self.deps, sandbox_id=sandbox_id)
+        except SQLAlchemyError:
+            log.warning("nothing was settled yet", extra={"sandbox_id": sandbox_id}, exc_info=True)
+            return
+        for row in unfinished:
+            is_due = row.status is RunState.RUNNING or not keep_pending
+            if is_due and not await settling.settle_or_leave(self.deps, row):
+                # The others would wait as long, and whoever ends the sandbox with them.
+                return
 
     # Clients and executions.
 
@@ -296,9 +300,9 @@ class Hosting(ABC):
             await work()
         except Exception:
             log.exception("execution failed", extra={"id": current.execution_id})
-            await settling.settle(self.deps, current.execution_id, settling.LOST)
             if current.execution is not None:
                 current.execution.release()
+            await settling.settle(self.deps, current.execution_id, settling.LOST)
         finally:
             current.done.set()
             if live.runs.get(current.execution_id) is current:
@@ -308,7 +312,7 @@ class Hosting(ABC):
         """End an execution that nothing runs any more, if it has not ended."""
         row = await rows.standing(self.deps, execution_id)
         if row is not None:
-            await settle_lost(self.deps, row)
+            await settling.settle_lost(self.deps, row)
 
     async def cancel(self, sandbox_id: str, execution_id: str) -> None:
         """End an execution, and give it a moment to end. Idempotent."""
@@ -381,12 +385,6 @@ class Hosting(ABC):
 def driver_id(row: Sandbox) -> str:
     """Give the name the driver knows a sandbox by: its own id unless it came out of the pool."""
     return row.container_id or row.id
-
-
-async def settle_lost(deps: Deps, row: rows.Standing) -> None:
-    """End an execution that nothing runs any more, with the output it had."""
-    is_canceled = row.cancel_requested_at is not None
-    await settling.settle(deps, row.id, settling.CANCELED if is_canceled else settling.LOST)
 
 
 def gone() -> UserError:

@@ -17,7 +17,7 @@ from services.errors import UserError
 from services.events.base import BusUnavailableError
 from services.sandboxes import removals, rows, sweeping
 from services.sandboxes.creation import FORGOTTEN_S
-from services.sandboxes.hosting import settle_lost
+from services.sandboxes.hosting import DRIVER_S
 from services.sandboxes.node import (
     EXPIRED,
     HOST_GONE,
@@ -26,6 +26,7 @@ from services.sandboxes.node import (
     Node,
 )
 from services.sandboxes.removals import Kind
+from services.sandboxes.settling import settle_lost
 from services.sandboxes.sweeping import Sweep
 
 log = logging.getLogger("noosphere.sandboxes")
@@ -108,8 +109,9 @@ async def run(node: Node) -> None:
                 await _note_use(node)
                 if node.live:
                     await _rest(node)
-                await _repair(node)
+                # First, as it needs no bus.
                 await _reconcile(node)
+                await _repair(node)
                 if node.is_untidy or tick % _SWEEP_TICKS == 0:
                     await sweep.look()
             if tick % _NODES_TICKS == 0:
@@ -231,7 +233,10 @@ async def _each(node: Node, ids: Iterable[str], action: Callable[[str], Awaitabl
 
 
 async def _reconcile(node: Node) -> None:
-    """End rows whose creation was forgotten, and sandboxes whose row is not ours or has ended."""
+    """End rows whose creation was forgotten, and sandboxes whose row is not ours or has ended.
+
+    Rows that live though nothing serves their sandbox are taken up, or FAILED where there is none.
+    """
     held = set(node.live)
     forgotten_at = now() - timedelta(seconds=FORGOTTEN_S)
     ours = await rows.living(node.deps, node_id=node.deps.bus.node_id)
@@ -243,6 +248,32 @@ async def _reconcile(node: Node) -> None:
     ]
     await _each(node, forgotten, node.abandon)
     await _each(node, held - {row.id for row in ours}, node.disown)
+    unserved = [row.id for row in ours if _is_unserved(node, row)]
+
+    async def adopt(sandbox_id: str) -> None:
+        row = await rows.sandbox(node.deps, sandbox_id)
+        if row is None or not _is_unserved(node, row):
+            return
+        try:
+            async with asyncio.timeout(DRIVER_S):
+                await node.driver.check()
+        except (SandboxError, TimeoutError) as error:
+            # Of the sandbox that says nothing.
+            log.info("the driver is away: %s", error, extra={"sandbox_id": sandbox_id})
+            return
+        await node.adopt(row)
+
+    await _each(node, unserved, adopt)
+
+
+def _is_unserved(node: Node, row: Sandbox) -> bool:
+    """Tell of a row that lives, and is not about to end, whether nothing serves its sandbox."""
+    return (
+        row.status in (SandboxStatus.RUNNING, SandboxStatus.PAUSED)
+        and row.node_id == node.deps.bus.node_id
+        and row.stop_requested_at is None
+        and row.id not in node.live
+    )
 
 
 async def _overdue(node: Node) -> None:
@@ -251,7 +282,9 @@ async def _overdue(node: Node) -> None:
         if live.is_paused or live.is_ending:
             continue
         for current in live.runs.values():
-            current.left_s -= _TICK_S
+            # One that has ended, and waits for the bus to take what it wrote, says nothing of it.
+            if current.execution is None or not current.execution.is_over:
+                current.left_s -= _TICK_S
         if any(current.left_s < 0 for current in live.runs.values()):
             await node.lose(live.sandbox_id, _UNANSWERED)
 

@@ -117,3 +117,22 @@ async def _settle(
             },
         )
     TOTALS.executed(end.reason, took.total_seconds())
+
+
+async def settle_lost(deps: Deps, row: rows.Standing) -> None:
+    """End an execution that nothing runs any more, with the output it had."""
+    is_canceled = row.cancel_requested_at is not None
+    await settle(deps, row.id, CANCELED if is_canceled else LOST)
+
+
+async def settle_or_leave(deps: Deps, row: rows.Standing) -> bool:
+    """End an execution that nothing runs any more; False: bus or database are away.
+
+    It is left to housekeeping then.
+    """
+    try:
+        await settle_lost(deps, row)
+    except (BusUnavailableError, SQLAlchemyError):
+        log.warning("execution was not settled yet", extra={"id": row.id}, exc_info=True)
+        return False
+    return True
