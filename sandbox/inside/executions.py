@@ -85,7 +85,7 @@ class Executions:
 
     def drop(self, execution: Execution) -> None:
         """End one that nobody wants to hear of any more."""
-        execution.silent = True
+        execution.silent = execution.input.silent = True
         self.agent.forget(execution.op)
         if execution.empty:
             self.finish(execution)

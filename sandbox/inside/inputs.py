@@ -21,14 +21,20 @@ class Input:
         self.ends = False
         self.last = b""  # The last byte written.
         self.received = 0
+        self.silent = False  # Nobody wants to hear of it any more.
 
     def add(self, data: bytes) -> None:
         self.received += len(data)
         if self.fd < 0:
-            self.agent.send(STDIN_CREDIT, self.op, AMOUNT.pack(len(data)))
+            self.credit(len(data))
         else:
             self.pending.append(data)
             self.feed(0)
+
+    def credit(self, size: int) -> None:
+        """Tell that there is room for more; not of an operation whose number may be another's."""
+        if not self.silent:
+            self.agent.send(STDIN_CREDIT, self.op, AMOUNT.pack(size))
 
     def end(self) -> None:
         self.ends = True
@@ -58,7 +64,7 @@ class Input:
             else:
                 self.pending.popleft()
         if taken:
-            self.agent.send(STDIN_CREDIT, self.op, AMOUNT.pack(taken))
+            self.credit(taken)
         waits = bool(self.pending)
         if not waits and self.ends and self.terminal and not closed:
             waits = not self.type_end()

@@ -37,6 +37,8 @@ class Kept:
         for size, held in zip(sizes, self.held):  # noqa: B905 - 3.8
             del held[:size]
         self.acknowledged = list(offsets)
+        # What is safe already is not sent any more, whoever had it.
+        self.sent = [max(pair) for pair in zip(self.sent, offsets)]  # noqa: B905 - 3.8
         return sum(sizes)
 
     def resume(self, offsets: "tuple[int, int]") -> int:
