@@ -180,7 +180,13 @@ async def test_all_inodes_and_all_bytes_at_once(site: Site, limits: Limits, make
     box = await site.make(limits=limits)
     result, out = await execute(box, FILL.format(make=make, full="000000000"), timeout_s=60)
     assert (result.exit_code, result.reason) == (0, Reason.EXITED), out
-    assert out.split()[:3] in (["ENOSPC"] * 3, ["ENOSPC", "ENOSPC", "EOPNOTSUPP"]), out
+    # One number has two names, and not every version of Python says the same one first.
+    refusals = out.replace("EOPNOTSUPP", "ENOTSUP").split()[:3]
+    known = [["ENOSPC"] * 3, ["ENOSPC", "ENOSPC", "ENOTSUP"]]
+    if "setxattr" in make:
+        # Before Linux 6.6 a tmpfs keeps no attributes of users.
+        known.append(["ENOTSUP"] * 3)
+    assert refusals in known, out
     usage = await site.driver.stats(box.id)
     assert usage.oom_kills == 0
     assert usage.inodes is None or usage.inodes * INODE_BYTES < limits.memory_bytes
