@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,16 +14,13 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app.runtime import running
 from models.base import now
+from models.database import Database
 from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState
-from services.accounts import sessions
-from services.base import Deps, work
 from tests.api import operations as op
 from tests.api.hostile import assert_decent
 from tests.api.transports import TRANSPORTS, Subscription
-from tests.fixtures import settings_for
 from tests.product import Client, Product
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -87,7 +83,7 @@ class World:
         self.ids: dict[str, str] = {}
         self.others: dict[str, str] = {}
 
-    async def fill(self, directory: Path) -> None:
+    async def fill(self) -> None:
         # The first to come is the administrator, who sees everything.
         first = Client(self.server.url)
         await first.register("root")
@@ -103,10 +99,12 @@ class World:
             run = await client.run(op.EXECUTE_PLAN, id=plan["planCreate"]["plan"]["id"])
             ids["plan"] = run["planExecute"]["execution"]["id"]
             ids["viewer"] = ""
-        database_url = f"sqlite+aiosqlite:///{self.server.data_dir / 'noosphere.sqlite3'}"
-        async with running(settings_for(directory, database_url=database_url)) as deps:
-            self.ids["sandbox"] = await _execution(deps, self.ann)
-            self.others["sandbox"] = await _execution(deps, self.bob)
+        database = Database(f"sqlite+aiosqlite:///{self.server.data_dir / 'noosphere.sqlite3'}")
+        try:
+            self.ids["sandbox"] = await _execution(database, self.ann)
+            self.others["sandbox"] = await _execution(database, self.bob)
+        finally:
+            await database.aclose()
 
     async def aclose(self) -> None:
         await self.ann.aclose()
@@ -154,16 +152,16 @@ class World:
         return answer.json()["errors"]
 
 
-async def _execution(deps: Deps, owner: Client) -> str:
+async def _execution(database: Database, owner: Client) -> str:
     """Make what a sandbox would have left of a command."""
-    viewer = await sessions.authenticate(deps, owner.token or "")
-    async with work(deps) as unit:
-        box = Sandbox(user_id=viewer.id, driver="none", node_id="none", image_name="none")
-        unit.session.add(box)
-        await unit.session.flush()
+    user_id = (await owner.run("{ viewer { id } }"))["viewer"]["id"]
+    async with database.writing() as session:
+        box = Sandbox(user_id=user_id, driver="none", node_id="none", image_name="none")
+        session.add(box)
+        await session.flush()
         row = SandboxExecution(
             sandbox_id=box.id,
-            user_id=viewer.id,
+            user_id=user_id,
             command="true",
             status=RunState.COMPLETED,
             reason=ExecutionReason.EXITED,
@@ -172,9 +170,11 @@ async def _execution(deps: Deps, owner: Client) -> str:
             stdout_bytes=4,
             completed_at=now(),
         )
-        unit.session.add(row)
-        await unit.session.flush()
-        return row.id
+        session.add(row)
+        await session.flush()
+        id_ = row.id
+        await session.commit()
+        return id_
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +191,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(server: Product, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(server: Product) -> AsyncIterator[World]:
     made = World(server)
-    await made.fill(tmp_path_factory.mktemp("side"))
+    await made.fill()
     yield made
     await made.aclose()
 
