@@ -48,7 +48,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             memory.settle()
-            gc.set_threshold(100_000, 20, 100)
+            gc.set_threshold(200_000, 20, 100)
             port = self.servers[0].sockets[0].getsockname()[1]
             self._on_ready(self._application.settings, self._application.deps, port)
 
