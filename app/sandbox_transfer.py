@@ -89,7 +89,7 @@ class Transfer:
         self.headers = Headers(scope=scope)
         self.query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         self.request_id = request_id(self.headers)
-        self.is_started = False
+        self.is_started = self.is_answered = False
         self._receive, self._send = receive, send
         self._is_reading, self._has_more = False, True
 
@@ -132,7 +132,7 @@ class Transfer:
         _check_size(int(announced) if announced.isdigit() else 0, most)
 
     async def watch(self) -> None:
-        """Return when the client is gone; nothing of its body is wanted."""
+        """Return when the client is gone, or answered; nothing of its body is wanted."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -145,10 +145,14 @@ class Transfer:
         raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
+    async def _put(self, body: bytes, *, more: bool = False) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.is_answered = not more
+
     async def empty(self, status: int, headers: Mapping[str, str]) -> None:
         """Answer without a body."""
         await self.start(status, headers)
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._put(b"")
 
     async def json(
         self,
@@ -163,7 +167,7 @@ class Transfer:
         told = {"content-type": "application/json", "content-length": str(len(body))}
         await self.start(status, {**told, **(headers or {})})
         body = b"" if self.method == "HEAD" else body
-        await self._send({"type": "http.response.body", "body": body, "more_body": not ends})
+        await self._put(body, more=not ends)
 
     async def refuse(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -182,7 +186,7 @@ class Transfer:
         told["connection"] = "close"
         await self.json(status, {"error": {"code": code, "message": message}}, told, ends=False)
         await self._linger()
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._put(b"")
 
     async def _linger(self) -> None:
         """Throw away what still comes of the body, for a while."""
@@ -222,20 +226,23 @@ class Transfer:
         await self.start(status, {**headers, **more})
         async for chunk in chunks:
             left -= len(chunk)
-            try:
-                async with asyncio.timeout(_STALL_S):
-                    await self._send(
-                        {"type": "http.response.body", "body": chunk, "more_body": True}
-                    )
-            except TimeoutError:
-                raise ClientGoneError from None
+            await self._put_in_time(chunk, more=True)
         if length is not None and left:
+            log.info("a file ended early", extra={"request_id": self.request_id, "missing": left})
             raise ClientGoneError
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._put_in_time(b"")
+
+    async def _put_in_time(self, body: bytes, *, more: bool = False) -> None:
+        try:
+            async with asyncio.timeout(_STALL_S):
+                await self._put(body, more=more)
+        except TimeoutError:
+            raise ClientGoneError from None
 
     async def drop(self) -> None:
-        """Break the connection off."""
-        await break_off(self._receive)
+        """Break the connection off, unless all of the answer is on its way."""
+        if not self.is_answered:
+            await break_off(self._receive)
 
 
 def _check_size(size: int, most: int | None) -> None:
@@ -315,7 +322,9 @@ async def _within_sign_in(transfer: Transfer, context: Context, handler: Handler
 
     async def watch() -> None:
         await transfer.watch()
-        stop(ClientGoneError())
+        # To the server, a client that has been given everything is gone as well.
+        if not transfer.is_answered:
+            stop(ClientGoneError())
 
     try:
         async with limit:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import socket
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -70,13 +71,15 @@ class Site:
 
 
 @asynccontextmanager
-async def listening(settings: Settings) -> AsyncIterator[tuple[Deps, int]]:
-    """A server of this process on a port of its own."""
+async def listening(
+    settings: Settings, listener: socket.socket | None = None
+) -> AsyncIterator[tuple[Deps, int]]:
+    """A server of this process, on a port of its own unless it is given a socket."""
     app = create_app(settings)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off")
     server = _Server(config)
     async with app.state.server.opened() as deps:
-        serving = asyncio.ensure_future(server.serve())
+        serving = asyncio.ensure_future(server.serve([listener] if listener else None))
         try:
             async with asyncio.timeout(60):
                 while not server.started:  # noqa: ASYNC110 - uvicorn tells of it by a flag alone.
@@ -87,16 +90,20 @@ async def listening(settings: Settings) -> AsyncIterator[tuple[Deps, int]]:
             await serving
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    settings = settings_for(
-        tmp_path, sandbox_driver="bubblewrap", sandbox_upload_max_bytes=60 * MIB
-    )
-    async with listening(settings) as (deps, port):
+@asynccontextmanager
+async def site_in(folder: Path, listener: socket.socket | None = None) -> AsyncIterator[Site]:
+    settings = settings_for(folder, sandbox_driver="bubblewrap", sandbox_upload_max_bytes=60 * MIB)
+    async with listening(settings, listener) as (deps, port):
         api = Api(deps)
         ada = await api.person("ada")
         box = await lifecycle.create(deps, ada.viewer, resources=SMALL)
         yield Site(deps, port, api, ada, box.id)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_in(tmp_path) as made:
+        yield made
 
 
 async def in_pieces(data: bytes, size: int = 70_000) -> AsyncIterator[bytes]:

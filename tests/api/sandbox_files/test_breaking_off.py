@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +14,15 @@ from app.sandbox_transfer import MAX_TRANSFERS
 from services.accounts import sessions
 from services.sandboxes import lifecycle
 from services.sandboxes.flows import AHEAD_BYTES, Outflow
-from tests.api.sandbox_files.conftest import MIB, SMALL, Site, broken_off, tarred, until_only
+from tests.api.sandbox_files.conftest import (
+    MIB,
+    SMALL,
+    Site,
+    broken_off,
+    site_in,
+    tarred,
+    until_only,
+)
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -55,6 +65,41 @@ async def test_who_reads_nothing_makes_the_sandbox_wait(site: Site) -> None:
                 await asyncio.sleep(0.02)
         assert all(flow._size < 2 * AHEAD_BYTES for flow in flows)
     assert len((await site.ask("GET", "file")).content) == 16 * MIB
+
+
+async def test_who_reads_slowly_is_given_the_end_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aclose = Outflow.aclose
+
+    async def slowly(flow: Outflow) -> None:
+        # As to let go of a pipe of another node is; the server has been given all of it by then.
+        await asyncio.sleep(0.5)
+        await aclose(flow)
+
+    monkeypatch.setattr(Outflow, "aclose", slowly)
+    data = os.urandom(2 * MIB)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as connection:
+        # The system takes little of it, so that some waits in the server.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with site_in(tmp_path, listener) as site:
+            await site.ask("PUT", "file", content=data)
+            found = await _read_slowly(connection, site, f"/sandboxes/{site.box}/files/file")
+    assert (len(found), found == data) == (len(data), True)
+
+
+async def _read_slowly(connection: socket.socket, site: Site, target: str) -> bytes:
+    loop = asyncio.get_running_loop()
+    connection.setblocking(False)
+    await loop.sock_connect(connection, ("127.0.0.1", site.port))
+    fields = f"Host: a\r\nConnection: close\r\nAuthorization: Bearer {site.ada.token}\r\n\r\n"
+    await loop.sock_sendall(connection, f"GET {target} HTTP/1.1\r\n{fields}".encode())
+    read = b""
+    while piece := await loop.sock_recv(connection, 4096):
+        read += piece
+        await asyncio.sleep(0)
+    return read.partition(b"\r\n\r\n")[2]
 
 
 async def test_what_cannot_be_packed_to_its_end_is_broken_off(site: Site) -> None:
