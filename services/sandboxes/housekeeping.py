@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from models.base import now
 from models.sandboxes import Sandbox
@@ -126,44 +126,68 @@ async def _expire(node: Node) -> None:
     """Stop or pause what has reached the end of its time, and stop what was paused too long."""
     at = now()
     longest = timedelta(seconds=node.deps.options.sandbox_pause_max_s)
+    is_over = and_(Sandbox.status == SandboxStatus.RUNNING, Sandbox.expires_at <= at)
+    is_left = and_(Sandbox.status == SandboxStatus.PAUSED, Sandbox.paused_at <= at - longest)
+    is_asked = and_(
+        Sandbox.status.in_((SandboxStatus.RUNNING, SandboxStatus.PAUSED)),
+        Sandbox.stop_requested_at.is_not(None),
+    )
     async with node.deps.db.reading() as connection:
         found = await connection.execute(
-            select(Sandbox.id, Sandbox.status, Sandbox.on_expiry, Sandbox.stop_requested_at).where(
+            select(
+                Sandbox.id,
+                Sandbox.status,
+                Sandbox.on_expiry,
+                Sandbox.expires_at,
+                Sandbox.stop_requested_at,
+            ).where(
                 Sandbox.node_id == node.deps.bus.node_id,
-                or_(
-                    and_(Sandbox.status == SandboxStatus.RUNNING, Sandbox.expires_at <= at),
-                    and_(Sandbox.status == SandboxStatus.PAUSED, Sandbox.paused_at <= at - longest),
-                    and_(
-                        Sandbox.status.in_((SandboxStatus.RUNNING, SandboxStatus.PAUSED)),
-                        Sandbox.stop_requested_at.is_not(None),
-                    ),
-                ),
+                or_(is_over, is_left, is_asked),
             )
         )
         due = {row.id: row for row in found}
 
     async def end(sandbox_id: str) -> None:
-        _, status, what, stop_requested_at = due[sandbox_id]
-        if stop_requested_at is not None:
-            await node.stop(sandbox_id)
-        elif status is SandboxStatus.PAUSED:
-            await node.stop(sandbox_id, failure=PAUSED_TOO_LONG)
+        row = due[sandbox_id]
+        if row.stop_requested_at is not None:
+            was_over = row.expires_at is not None and row.expires_at <= row.stop_requested_at
+            await node.stop(sandbox_id, failure=EXPIRED if was_over else None)
+        elif row.status is SandboxStatus.PAUSED:
+            await _stop(node, sandbox_id, is_left, PAUSED_TOO_LONG)
         else:
-            await _over(node, sandbox_id, what, EXPIRED)
+            await _over(node, sandbox_id, row.on_expiry, is_over, EXPIRED)
 
     await _each(node, due, end)
 
 
-async def _over(node: Node, sandbox_id: str, what: SandboxExpiry, why: str) -> None:
-    """Pause or stop a sandbox; one that cannot be paused is stopped."""
+async def _over(
+    node: Node, sandbox_id: str, what: SandboxExpiry, still: ColumnElement[bool], why: str
+) -> None:
+    """Pause or stop a sandbox, as long as a condition holds; what cannot be paused is stopped."""
     if what is SandboxExpiry.PAUSE:
         try:
-            await node.pause(sandbox_id, is_over=True)
+            await node.pause(sandbox_id, still=still)
         except (SandboxError, TimeoutError):
             log.info("it cannot be paused", extra={"sandbox_id": sandbox_id}, exc_info=True)
         else:
             return
-    await node.stop(sandbox_id, failure=why)
+    await _stop(node, sandbox_id, still, why)
+
+
+async def _stop(node: Node, sandbox_id: str, still: ColumnElement[bool], why: str) -> None:
+    """Stop a sandbox as long as a condition holds; it may have been extended or used meanwhile.
+
+    From then on the row says that it ends, so that nothing new is accepted for it.
+    """
+    async with work(node.deps) as unit:
+        claimed = await unit.session.execute(
+            update(Sandbox)
+            .where(Sandbox.id == sandbox_id, Sandbox.stop_requested_at.is_(None), still)
+            .values(stop_requested_at=now())
+        )
+        is_claimed = bool(claimed.rowcount)  # type: ignore[attr-defined]
+    if is_claimed:
+        await node.stop(sandbox_id, failure=why)
 
 
 async def _note_use(node: Node) -> None:
@@ -201,7 +225,12 @@ async def _rest(node: Node) -> None:
         row = idle[sandbox_id]
         # Looked at again: it may have been used while others were stopped.
         if _is_idle(node, row):
-            await _over(node, sandbox_id, row.on_expiry, IDLE.format(row.idle_timeout_s))
+            still = and_(
+                Sandbox.status == SandboxStatus.RUNNING,
+                Sandbox.last_active_at == row.last_active_at,
+            )
+            why = IDLE.format(row.idle_timeout_s)
+            await _over(node, sandbox_id, row.on_expiry, still, why)
 
     await _each(node, idle, end)
 

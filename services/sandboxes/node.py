@@ -8,6 +8,8 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
+from sqlalchemy import ColumnElement, select
+
 from models.base import now
 from models.sandboxes import Sandbox
 from models.states import SandboxStatus
@@ -69,18 +71,21 @@ class Node(Creation):
                 wanted = dataclasses.replace(limits, **changes)
                 return await self.driver.update(live.driver_id, limits=wanted)
 
-    async def pause(self, sandbox_id: str, *, is_over: bool = False) -> None:
+    async def pause(self, sandbox_id: str, *, still: ColumnElement[bool] | None = None) -> None:
         """Freeze a RUNNING sandbox; a PAUSED one stays as it is. Raises UserError CONFLICT.
 
-        One whose time has run out can only be paused when just that is the reason (`is_over`).
+        One whose time has run out can only be paused when just that is the reason: `still` is the
+        condition on its row under which it is; where that does not hold any more, nothing happens.
         """
         async with self.lock(sandbox_id):
             row, live = await self._row(sandbox_id), self.live.get(sandbox_id)
             rows.require_staying(row, path="id")
             if row.status is SandboxStatus.PAUSED:
                 return
-            if not is_over or row.status is not SandboxStatus.RUNNING:
+            if still is None or row.status is not SandboxStatus.RUNNING:
                 rows.require_running(row, path="id")
+            elif not await self._holds(sandbox_id, still):
+                return
             if live is None:
                 raise gone()
             async with asyncio.timeout(DRIVER_S):
@@ -88,6 +93,13 @@ class Node(Creation):
             live.is_paused = True
             if not await self._set(sandbox_id, SandboxStatus.PAUSED, _RUNNING, paused_at=now()):
                 raise gone()
+
+    async def _holds(self, sandbox_id: str, condition: ColumnElement[bool]) -> bool:
+        async with self.deps.db.reading() as connection:
+            found = await connection.scalar(
+                select(Sandbox.id).where(Sandbox.id == sandbox_id, condition)
+            )
+        return found is not None
 
     async def resume(self, sandbox_id: str) -> None:
         """Let a PAUSED sandbox go on, with the time it had left. Raises UserError CONFLICT."""

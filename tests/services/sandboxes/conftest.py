@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import update
 
 import models
 import schema
 from models.accounts import User
 from models.base import Record
 from models.database import Database
-from models.sandboxes import SandboxExecution
+from models.sandboxes import Sandbox, SandboxExecution
 from sandbox.base import SandboxDriver
 from schema.execution import Engine
 from services import sandboxes
@@ -24,7 +25,7 @@ from services.base import Deps, Viewer, work
 from services.events.base import Bus
 from services.events.local import LocalBus
 from services.options import Options
-from services.sandboxes import executions, output
+from services.sandboxes import executions, output, rows
 from services.sandboxes.host import SandboxHost
 
 for _module in pkgutil.iter_modules(models.__path__):
@@ -175,6 +176,18 @@ async def finished(deps: Deps, viewer: Viewer, execution_id: str) -> SandboxExec
     last = (await collect(deps, viewer, execution_id))[-1]
     assert isinstance(last, output.Exited)
     return last.execution
+
+
+async def present(server: Server, sandbox_id: str) -> Sandbox:
+    row = await rows.sandbox(server.deps, sandbox_id)
+    assert row is not None
+    return row
+
+
+async def put(server: Server, sandbox_id: str, **values: Any) -> None:
+    """Move a sandbox in time."""
+    async with work(server.deps) as unit:
+        await unit.session.execute(update(Sandbox).where(Sandbox.id == sandbox_id).values(**values))
 
 
 async def ran(

@@ -265,8 +265,8 @@ async def test_only_a_running_sandbox_of_ones_own_is_used(
         )
     standing = await rows.sandbox(deps, box.id)
     assert standing is not None
-    if standing.status is SandboxStatus.RUNNING:
-        # Otherwise the housekeeper has seen it expire meanwhile, and rightly ended it.
+    if standing.status is SandboxStatus.RUNNING and standing.stop_requested_at is None:
+        # Otherwise the housekeeper has seen it expire meanwhile, and rightly ends it.
         done = await ran(deps, eve, box.id, "ls")
         assert done.stdout == "old\n", "nothing was written by what was refused"
         await lifecycle.stop(deps, eve, sandbox_id=box.id)
