@@ -1,10 +1,8 @@
 """Computed fields of what viewers may spend."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 from models.accounts import RateLimitConfig, Role, User
-from models.base import now
 from resolvers.base import Info, Order, Page, PageArgs
 from services.accounts import rate_limits
 from services.accounts.rate_limits import Budget
@@ -15,11 +13,6 @@ async def own(info: Info) -> Budget | None:
     context = info.context
     context.depends_on_client = True
     return await rate_limits.budget(context.deps, context.viewer, context.client.ip_address)
-
-
-async def reset_at(budgets: Sequence[Budget], info: Info) -> list[datetime]:
-    """When the minutes of budgets end."""
-    return [now() + timedelta(seconds=budget.reset_s) for budget in budgets]
 
 
 async def configs(info: Info, page: PageArgs) -> Page[RateLimitConfig]:

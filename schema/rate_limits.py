@@ -33,7 +33,9 @@ class RateLimit:
     limit: int = attr("Points you may spend a minute.")
     spent: int = attr("Points you have spent, those of this operation included.")
     left: int = attr("Points you may still spend.")
-    reset_at: datetime | None = field(rate_limits.reset_at, "When the minute ends.")
+    reset_at: datetime | None = attr(
+        "When the minute ends; null as long as nothing was spent in it."
+    )
 
 
 @strawberry.type(description="What a user, or each holder of a role, may spend a minute.")

@@ -7,6 +7,8 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Self
 
 from sqlalchemy import false, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -36,11 +38,21 @@ def _configs(viewer: Viewer) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The points a viewer has in the present minute, which ends in `reset_s` seconds."""
+    """The points a viewer has in the present minute.
+
+    It ends at `reset_at`, in `reset_s` seconds; None as long as nothing was spent.
+    """
 
     limit: int
     spent: int
+    reset_at: datetime | None
     reset_s: float
+
+    @classmethod
+    def of(cls, limit: int, spent: Spent) -> Self:
+        """Give what is told of what was spent."""
+        at = None if spent.ends_s is None else datetime.fromtimestamp(spent.ends_s, UTC)
+        return cls(limit, spent.total, at, spent.left_s)
 
     @property
     def left(self) -> int:
@@ -84,7 +96,7 @@ async def spend(deps: Deps, viewer: Viewer, address: str | None, points: int) ->
         if spent.total >= limit:
             _note(_state(deps), name, spent.left_s)
         raise _refusal(viewer, limit, spent, points)
-    return Budget(limit, spent.total, spent.left_s)
+    return Budget.of(limit, spent)
 
 
 async def charge(deps: Deps, viewer: Viewer, address: str | None, points: int) -> None:
@@ -121,7 +133,7 @@ async def budget(deps: Deps, viewer: Viewer, address: str | None) -> Budget | No
     if limit == 0:
         return None
     spent = await _spend(deps, _name(viewer, address), 0, limit)
-    return Budget(limit, spent.total, spent.left_s)
+    return Budget.of(limit, spent)
 
 
 def _refusal(viewer: Viewer, limit: int, spent: Spent, points: int) -> RateLimitedError:

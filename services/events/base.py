@@ -71,12 +71,15 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was spent in a window that ends in `left_s` seconds, what was just asked for included.
+    """What was spent in a window, what was just asked for included.
 
-    `is_granted` is False when the limit would have been passed, and nothing was added.
+    It ends in `left_s` seconds: at `ends_s` seconds since 1970 by the clock of whoever counts, or
+    None as long as nothing was spent. `is_granted` is False when the limit would have been passed,
+    and nothing was added.
     """
 
     total: int
+    ends_s: float | None
     left_s: float
     is_granted: bool
 

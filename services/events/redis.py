@@ -318,11 +318,11 @@ class RedisBus:
     async def spend(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent:
         """Spend `amount` of a limit in a window of `window_s` seconds that its first use began."""
         self._require_running()
-        key, window_ms = self._key("spent", name), _milliseconds(window_s)
-        is_granted, total, left_ms = await self._run(
+        key, window_ms = self._key("budget", name), _milliseconds(window_s)
+        is_granted, total, ends_ms, left_ms = await self._run(
             self._commands, SPEND, [key], amount, limit, window_ms
         )
-        return Spent(total, left_ms / 1000, is_granted=bool(is_granted))
+        return Spent(total, ends_ms / 1000 or None, left_ms / 1000, is_granted=bool(is_granted))
 
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""

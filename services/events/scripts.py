@@ -95,19 +95,23 @@ if hits == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return hits
 """)
 
-# KEYS: what was spent. ARGV: amount, limit, window ms. Gives whether it is granted, the total and
-# the milliseconds left.
+# KEYS: a budget. ARGV: amount, limit, window ms. Gives whether it is granted, the total, when the
+# window ends (ms since 1970, 0: none has begun) and the milliseconds until then.
 SPEND = Script("""
-local total = tonumber(redis.call('GET', KEYS[1]) or '0')
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then left = tonumber(ARGV[3]) end
-if total + ARGV[1] > tonumber(ARGV[2]) then return {0, total, left} end
-if tonumber(ARGV[1]) > 0 then
-  local before = total
-  total = redis.call('INCRBY', KEYS[1], ARGV[1])
-  if before == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local known = redis.call('HMGET', KEYS[1], 'total', 'ends')
+local total, ends = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+if ends <= now_ms then total, ends = 0, 0 end
+local left = ends > 0 and ends - now_ms or tonumber(ARGV[3])
+local amount = tonumber(ARGV[1])
+if total + amount > tonumber(ARGV[2]) then return {0, total, ends, left} end
+if amount > 0 then
+  total, ends = total + amount, now_ms + left
+  redis.call('HSET', KEYS[1], 'total', total, 'ends', ends)
+  redis.call('PEXPIREAT', KEYS[1], ends)
 end
-return {1, total, left}
+return {1, total, ends, left}
 """)
 
 # Who is present: a hash of data by member for each topic, and one sorted set of all members (named

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from websockets.asyncio.client import connect
 
 import schema
 from app import graphql_budget
-from models.base import new_id
+from models.base import new_id, now
 from resolvers.base import Context
 from schema.execution import Engine, Prepared
 from services.accounts import rate_limits
@@ -146,10 +147,14 @@ async def test_zero_means_no_limit(tmp_path: Path) -> None:
 async def test_a_viewer_asks_for_its_own_budget(api: Api) -> None:
     ann = await api.person("ann")
     ask = "{ rateLimit { limit spent left resetAt } }"
-    assert (await api.run(ask, ann))["spent"] == 0
+    unspent = await api.run(ask, ann)
+    assert (unspent["spent"], unspent["resetAt"]) == (0, None)
+    before = now()
     await rate_limits.spend(api.deps, ann.viewer, ADDRESS, 70)
     budget = await api.run(ask, ann)
-    assert budget.pop("resetAt") is not None
+    assert budget == await api.run(ask, ann), "it stands still"
+    left = datetime.fromisoformat(budget.pop("resetAt")) - before
+    assert timedelta(seconds=59) < left < timedelta(seconds=90)
     assert budget == {"limit": 500_000_000, "spent": 70, "left": 499_999_930}
     assert (await api.run(ask))["limit"] == 50_000_000
 

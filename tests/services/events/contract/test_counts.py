@@ -1,6 +1,7 @@
 """What is counted and spent over every bus."""
 
 import asyncio
+import time
 
 from services.events.base import Bus
 from tests.services.events.patience import patience
@@ -15,11 +16,14 @@ async def test_counts_add_up_and_can_be_forgotten(bus: Bus) -> None:
 
 
 async def test_what_is_spent_adds_up_to_the_limit_and_no_further(bus: Bus) -> None:
+    began_s = time.time()
     asked = [bus.spend("ann", 3, limit=10, window_s=60) for _ in range(5)]
     answers = await asyncio.gather(*asked)
     assert sorted(a.total for a in answers if a.is_granted) == [3, 6, 9]
     assert [a.total for a in answers if not a.is_granted] == [9, 9]
     assert all(0 < a.left_s <= 60 for a in answers)
+    assert len({a.ends_s for a in answers}) == 1, "one window has one end"
+    assert 0 < (answers[0].ends_s or 0) - began_s <= 90
 
     looked = await bus.spend("ann", 0, limit=10, window_s=60)
     assert (looked.total, looked.is_granted) == (9, True)
@@ -34,7 +38,7 @@ async def test_what_is_spent_adds_up_to_the_limit_and_no_further(bus: Bus) -> No
 
 async def test_looking_begins_no_window_and_a_window_ends(bus: Bus) -> None:
     first = await bus.spend("ann", 0, limit=10, window_s=0.2)
-    assert (first.total, first.is_granted) == (0, True)
+    assert (first.total, first.ends_s, first.is_granted) == (0, None, True)
     assert (await bus.spend("ann", 10, limit=10, window_s=0.2)).is_granted
     async with patience():
         while not (again := await bus.spend("ann", 10, limit=10, window_s=0.2)).is_granted:
