@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable
 
-from services.language import lexicon, rules_en
+from services.language import lexicon, rules_en, vocabulary_en
 from services.language.fact import Fact, Said, attribute, choice, is_functional
 
 
 def words(text: str) -> str:
     """The sentence in lower case without contractions, final marks and double spaces."""
     text = text.lower().strip(" .!~;,")
-    for pattern, full in rules_en.CONTRACTIONS:
+    for pattern, full in vocabulary_en.CONTRACTIONS:
         text = pattern.sub(full, text)
     text = re.sub(r"^(?:the user|user)'s\b", "my", text)
     text = re.sub(
@@ -33,7 +33,7 @@ def plain(text: str) -> str:
         "",
         words(text),
     )
-    text = rules_en.FILLER.sub(" ", text.replace(" no longer ", " not "))
+    text = vocabulary_en.FILLER.sub(" ", text.replace(" no longer ", " not "))
     return " ".join(re.sub(r"\s*,\s*$|^\s*,", "", text).split()).strip(" ,")
 
 
@@ -55,9 +55,9 @@ def _activity(value: str) -> str:
 def _profession(named: str | None) -> str | None:
     """The job somebody says to be; None for "a father", "learning German", "tired"."""
     words = (named or "").split()
-    if not words or words[0].endswith("ing") or words[-1] in rules_en.NOT_PROFESSION:
+    if not words or words[0].endswith("ing") or words[-1] in vocabulary_en.NOT_PROFESSION:
         return None
-    return named if rules_en.PROFESSION.search(named or "") else None
+    return named if vocabulary_en.PROFESSION.search(named or "") else None
 
 
 def _taste(said: Said) -> list[Fact]:
@@ -68,16 +68,16 @@ def _taste(said: Said) -> list[Fact]:
 
 
 def _habit(said: Said) -> list[Fact]:
-    verb = next(full for part, full in rules_en.STEM if said.get("verb").startswith(part))
+    verb = next(full for part, full in vocabulary_en.HABITS if said.get("verb").startswith(part))
     what = f"{verb} {lexicon.canonical(said.value)}".strip()
     return [Fact("habit", what, said.is_negated, False)]
 
 
 def _possession(said: Said) -> list[Fact]:
     noun, number = said.get("noun"), said.get("n")
-    if rules_en.NO_POSSESSION.match(noun) or noun.split()[-1] in rules_en.NO_POSSESSIONS:
+    if vocabulary_en.NO_POSSESSION.match(noun) or noun.split()[-1] in vocabulary_en.NO_POSSESSIONS:
         return []
-    singular = rules_en.SINGULAR.get(noun) or noun.removesuffix("s")
+    singular = vocabulary_en.SINGULAR.get(noun) or noun.removesuffix("s")
     count = lexicon.canonical(number) if number else "some"
     return [Fact(f"have:{singular}", "0" if said.is_negated else count)]
 
@@ -113,7 +113,7 @@ def _decision(said: Said) -> list[Fact]:
 
 def _choice(said: Said) -> list[Fact]:
     prefix, value, noun = said.key.rstrip(":"), said.value, said.noun
-    place = rules_en.PLACE_OF_USE.search(value) if prefix == "use" else None
+    place = vocabulary_en.PLACE_OF_USE.search(value) if prefix == "use" else None
     if place:
         value, noun = value[: place.start()], noun or place[1]
     kind = lexicon.category(value)
@@ -186,11 +186,11 @@ def _read(key: str, is_single: bool, match: re.Match[str], is_negated: bool) -> 
 
 def is_denied(sentence: str) -> bool:
     """Whether a sentence in the form of `plain` denies something."""
-    if rules_en.NEGATION.search(rules_en.NO_NEGATION.sub("", sentence)) is None:
+    if vocabulary_en.NEGATION.search(vocabulary_en.NO_NEGATION.sub("", sentence)) is None:
         return False
     # "Tabs, not spaces" affirms tabs.
     is_aside = re.search(r",? (?:and )?not (?!\w+ing\b)\w+$", sentence)
-    return not is_aside or rules_en.AUXILIARY_NOT.search(sentence) is not None
+    return not is_aside or vocabulary_en.AUXILIARY_NOT.search(sentence) is not None
 
 
 def parse(text: str) -> list[Fact]:

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Callable
 
-from services.language import lexicon, rules_ko
+from services.language import lexicon, rules_ko, vocabulary_ko
 from services.language.fact import Fact, Said, attribute, choice, is_functional
 
 
 def plain(text: str) -> str:
     """The sentence without final marks, the speaker and words that change no fact."""
     text = re.sub(r"\s+", " ", text.lower().strip(" .!~;,?"))
-    text = rules_ko.FILLER.sub(" ", text)
+    text = vocabulary_ko.FILLER.sub(" ", text)
     text = re.sub(r"\s+", " ", text.replace(",", " ")).strip()
-    return rules_ko.SELF.sub("", text).strip()
+    return vocabulary_ko.SELF.sub("", text).strip()
 
 
 def _value(text: str) -> str:
@@ -50,14 +50,14 @@ def _habit(said: Said) -> list[Fact]:
     name = _canonical(said.value)
     if name == "담배":
         return [Fact("habit", "smoke", said.is_negated, False)]
-    named = (full for part, full in rules_ko.HABITS if said.get("verb").startswith(part))
+    named = (full for part, full in vocabulary_ko.HABITS if said.get("verb").startswith(part))
     is_drink = lexicon.category(said.value) == "drink" or name == "술"
     verb = next(named, "drink" if is_drink else "do")
     return [Fact("habit", f"{verb} {name}", said.is_negated, False)]
 
 
 def _routine(said: Said) -> list[Fact]:
-    verb = next(full for part, full in rules_ko.ROUTINES if said.noun.startswith(part))
+    verb = next(full for part, full in vocabulary_ko.ROUTINES if said.noun.startswith(part))
     return [Fact(f"routine:{verb}", _canonical(said.value), said.is_negated)]
 
 
@@ -108,7 +108,7 @@ def _job(said: Said) -> list[Fact]:
     value = said.value
     if said.groups.get("profession"):
         value = said.get("profession")
-        if not rules_ko.PROFESSION.search(value) or rules_ko.OTHER.match(value):
+        if not vocabulary_ko.PROFESSION.search(value) or rules_ko.OTHER.match(value):
             return []
     facts = [Fact("job", _canonical(value), said.is_negated)]
     if said.get("employer"):
@@ -151,7 +151,7 @@ def _read(key: str, is_single: bool, match: re.Match[str], is_negated: bool) -> 
 
 def is_denied(sentence: str) -> bool:
     """Whether a sentence in the form of `plain` denies something."""
-    return rules_ko.NEGATION.search(sentence) is not None
+    return vocabulary_ko.NEGATION.search(sentence) is not None
 
 
 def parse(text: str) -> list[Fact]:

@@ -20,7 +20,6 @@ LONGER = {
     "sandbox/base.py": 507,
     "sandbox/inside/executions.py": 467,
     "services/events/redis.py": 443,
-    "services/language/rules_en.py": 493,
 }
 """Nothing is added to this list, and its numbers only fall."""
 
