@@ -11,15 +11,10 @@ Nor are there pings of the protocol; applications know better what silence means
 """
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from http import HTTPStatus
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.types import Message, Scope
 from uvicorn.config import Config
@@ -27,19 +22,18 @@ from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remo
 from uvicorn.server import ServerState
 
 from app import websocket_frames as frames
+from app import websocket_handshake as handshake
 from app.websocket_frames import FrameReader
+from app.websocket_handshake import Headers, Refusal
 
 EXTENSION = "noosphere.outlet"
 
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSE_TIMEOUT_S, _FAULT_TIMEOUT_S = 10.0, 2.0
 _ABNORMAL, _INTERNAL, _RESTART = 1006, 1011, 1012
 # Messages the application has not taken, and their characters or bytes, before reading pauses.
 _WAITING, _WAITING_SIZE = 16, 64 * 1024
 
 logger = logging.getLogger("noosphere.websocket")
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class WebSocketProtocol(asyncio.Protocol):
@@ -145,23 +139,15 @@ class WebSocketProtocol(asyncio.Protocol):
             if self._is_open:
                 self._write_close(_RESTART, "")
             else:
-                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+                self._refuse(handshake.FAILED)
         self._hang_up()
 
     # ---- the handshake
 
     def _read_request(self, data: bytes) -> None:
-        """Read the request as Uvicorn's protocols for HTTP write it after they parsed it."""
-        line, *lines = data.rstrip(b"\r\n").split(b"\r\n")
-        method, target, _ = line.split(b" ", 2)
-        fields = [
-            (name.lower(), value) for name, _, value in (one.partition(b": ") for one in lines)
-        ]
         transport = self.transport
         self.begin(
-            method,
-            target,
-            fields,
+            *handshake.parse(data),
             server=get_local_addr(transport),
             client=get_remote_addr(transport),
             is_secure=is_ssl(transport),
@@ -179,44 +165,18 @@ class WebSocketProtocol(asyncio.Protocol):
     ) -> None:
         """Answer a request for a WebSocket, the names of whose `headers` are lower case."""
         self._reader = FrameReader(self._config.ws_max_size)
-        key = version = b""
-        keys = 0
-        subprotocols: list[str] = []
-        for name, value in headers:
-            if name == b"sec-websocket-key":
-                key, keys = value.strip(), keys + 1
-            elif name == b"sec-websocket-version":
-                version = value.strip()
-            elif name == b"sec-websocket-protocol":
-                subprotocols += [one.strip() for one in value.decode("latin-1").split(",")]
-        if version != b"13":
-            fields = [(b"sec-websocket-version", b"13")]
-            self._refuse(HTTPStatus.UPGRADE_REQUIRED, fields, b"WebSocket version 13 is spoken.\n")
+        offer = handshake.read(method, target, headers)
+        if isinstance(offer, Refusal):
+            self._refuse(offer)
             return
-        if method != b"GET" or keys != 1 or not _is_key(key):
-            self._refuse(HTTPStatus.BAD_REQUEST, (), b"This is no request for a WebSocket.\n")
-            return
-        digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-        self._accept = base64.b64encode(digest)
-        raw_path, _, query = target.partition(b"?")
-        root = self._config.root_path
-        if not raw_path.isascii():
-            self._refuse(HTTPStatus.BAD_REQUEST, (), b"A path is written in ASCII.\n")
-            return
-        path = raw_path.decode()
+        self._accept = offer.accept
         scope = {
-            "type": "websocket",
+            **offer.scope(self._config.root_path),
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
             "scheme": "wss" if is_secure else "ws",
             "server": server,
             "client": client,
-            "root_path": root,
-            "path": root + (unquote(path) if "%" in path else path),
-            "raw_path": root.encode("ascii") + raw_path,
-            "query_string": query,
             "headers": headers,
-            "subprotocols": subprotocols,
             "state": self._app_state.copy(),
             "extensions": {"websocket.http.response": {}, EXTENSION: self},
         }
@@ -230,13 +190,13 @@ class WebSocketProtocol(asyncio.Protocol):
             await self._config.loaded_app(scope, self.receive, self.send)
             if not self._is_answered:
                 logger.error("the application did not answer a request for a WebSocket")
-                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+                self._refuse(handshake.FAILED)
         except ClientDisconnected:
             pass
         except Exception:
             logger.exception("the application failed on a WebSocket")
             if not self._is_answered:
-                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+                self._refuse(handshake.FAILED)
             elif self._is_open and not self._is_close_sent:
                 self._write_close(_INTERNAL, "")
         finally:
@@ -245,34 +205,17 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _open(self, message: Message) -> None:
         fields = [*self._state.default_headers, *message.get("headers", ())]
-        subprotocol = message.get("subprotocol")
-        if subprotocol:
-            # Written as in the standard, for there are clients that look for it letter by letter.
-            fields.append((b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1")))
-        head = (
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (self._accept, _lines(fields))
-        )
+        head = handshake.granted(self._accept, message.get("subprotocol"), fields)
         self._is_answered = True
         if not self.transport.is_closing():
             self._is_open = True
             self._judge()
             self.transport.write(head)
 
-    def _refuse(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         self._is_answered = self._is_close_sent = True
-        own = (
-            *self._state.default_headers,
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        )
-        given = {name.lower() for name, _ in headers}
-        fields = [*headers, *(field for field in own if field[0].lower() not in given)]
-        phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-        line = f"HTTP/1.1 {int(status)} {phrase}\r\n".encode()
         self._end(_ABNORMAL)
-        self.transport.write(line + _lines(fields) + b"\r\n" + body)
+        self.transport.write(handshake.refused(refusal, self._state.default_headers))
         self._hang_up()
 
     # ---- what comes
@@ -378,7 +321,7 @@ class WebSocketProtocol(asyncio.Protocol):
             case "websocket.accept" if response is None:
                 self._open(message)
             case "websocket.close" if response is None:
-                self._refuse(HTTPStatus.FORBIDDEN)
+                self._refuse(handshake.FORBIDDEN)
             case "websocket.http.response.start" if response is None:
                 fields = [(bytes(name), bytes(value)) for name, value in message["headers"]]
                 self._response = (message["status"], fields, bytearray())
@@ -386,7 +329,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 status, given, body = response
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    self._refuse(status, given, bytes(body))
+                    self._refuse(Refusal(status, given, bytes(body)))
             case _:
                 return False
         return True
@@ -449,18 +392,3 @@ class WebSocketProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection with what was not sent yet."""
         self.transport.abort()
-
-
-def _is_key(key: bytes) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except binascii.Error:
-        return False
-
-
-def _lines(headers: Headers) -> bytes:
-    """Give header fields as they travel. Raises ValueError for one that would not be one line."""
-    lines = b"".join([b"%b: %b\r\n" % field for field in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
-        raise ValueError("A header field has a line break.")
-    return lines
