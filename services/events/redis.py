@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import NoScriptError, RedisError
 
@@ -19,27 +18,19 @@ from services.events.base import (
     Json,
     Log,
     News,
-    NodeUnavailableError,
     Spent,
     Stats,
 )
-from services.events.calls import Handlers, Reply, TaskSet
+from services.events.calls import Handlers, RedisCalls, TaskSet
 from services.events.hub import Hub, HubTap, decode, encode
 from services.events.lane import RUN_ID, Lane, RunId
-from services.events.liveness import Liveness, Pulse
-from services.events.scripts import APPEND, BEAT, COUNT, READ, SPEND, Argument, Script
+from services.events.liveness import RedisNodes
+from services.events.scripts import APPEND, COUNT, READ, SPEND, Argument, Script
 from services.events.store import Retention
 from services.events.subscriber import Subscriber
 from services.events.wire import Wire
 
 _log = logging.getLogger(__name__)
-
-_BEAT_INTERVAL_S = 1.0
-# A node that is late and has no connection for subscriptions was killed. One that has is given more
-# time: a machine that is short of CPU, or a network that is cut, delays heartbeats as well.
-_BEAT_LATE_S = 2.5
-_BEAT_TTL_S = 8.0
-_LIVENESS_S = 2.0
 
 
 class RedisBus:
@@ -82,29 +73,41 @@ class RedisBus:
         self._commands = Lane(self._wire, timeout_s=timeout_s)
         self._reads = Lane(self._wire, timeout_s=timeout_s)
         self._topic_prefix = f"{prefix}topic:".encode()
-        self._request_channel = self._node_channel(node_id)
-        self._reply_channel = f"{prefix}reply:{secrets.token_hex(8)}".encode()
+        self._handlers = Handlers()
+        self._tasks = TaskSet()
+        node_prefix = f"{prefix}node:".encode()
+        self._calls = RedisCalls(
+            node_id,
+            self._handlers,
+            self._tasks,
+            self._execute,
+            self.nodes,
+            channel_prefix=node_prefix,
+            reply_channel=f"{prefix}reply:{secrets.token_hex(8)}".encode(),
+        )
         self._hub = Hub()
         self._subscriber = Subscriber(
             self._wire,
-            permanent=(self._request_channel, self._reply_channel),
+            permanent=(self._calls.requests, self._calls.replies),
             on_message=self._receive,
             on_restored=self._restored,
             timeout_s=timeout_s,
         )
-        self._liveness = Liveness(_BEAT_TTL_S + 2 * _BEAT_INTERVAL_S)
-        self._pulse = Pulse(_BEAT_LATE_S)
+        run = functools.partial(self._run, self._commands)
+        self._nodes = RedisNodes(
+            node_id,
+            run,
+            key=self._key("nodes"),
+            channel_prefix=node_prefix,
+            is_subscribed=lambda: self._subscriber.is_ready,
+        )
         self._members = presence.RedisMembers(
-            functools.partial(self._run, self._commands),
+            run,
             functools.partial(self._run, self._reads),
             key=self._key("members"),
             prefix=f"{prefix}members:",
             channel_prefix=self._topic_prefix,
         )
-        self._handlers = Handlers()
-        self._calls: dict[str, asyncio.Future[Reply]] = {}
-        self._tasks = TaskSet()
-        self._has_joined = False
         self._state = "new"
 
     @property
@@ -121,9 +124,9 @@ class RedisBus:
         self._tasks.start(self._commands.run(), name="redis commands")
         self._tasks.start(self._reads.run(), name="redis reads")
         try:
-            await naming.until_free(self.node_id, self._request_channel, self._execute, self.nodes)
+            await naming.until_free(self.node_id, self._calls.requests, self._execute, self.nodes)
             self._tasks.start(self._subscriber.run(), name="redis subscriber")
-            await self._beat()
+            await self._nodes.beat()
             async with asyncio.timeout(self._timeout_s):
                 await self._subscriber.wait_ready()
         except BaseException as error:
@@ -131,8 +134,7 @@ class RedisBus:
             if isinstance(error, TimeoutError):
                 raise BusUnavailableError("Redis did not accept the subscriptions.") from error
             raise
-        self._has_joined = True
-        self._tasks.start(self._keep_beating(), name="redis heartbeat")
+        self._tasks.start(self._nodes.keep(), name="redis heartbeat")
         self._tasks.start(self._members.keep(), name="redis presence")
 
     async def aclose(self) -> None:
@@ -149,8 +151,7 @@ class RedisBus:
             except (BusUnavailableError, RedisError, TimeoutError):
                 _log.info("Redis was not told that this node closes; its heartbeat will lapse")
         await self._tasks.aclose()
-        for call in self._calls.values():
-            call.cancel()
+        self._calls.close()
         self._hub.close()
         await self._pool.aclose()
 
@@ -263,35 +264,7 @@ class RedisBus:
         some ten seconds.
         """
         self._require_running()
-        if node_id == self.node_id:
-            return await self._handlers.call(node_id, method, data, timeout_s)
-        call_id = secrets.token_hex(8)
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = reply
-        request = orjson.dumps(
-            {
-                "id": call_id,
-                "to": self._reply_channel.decode(),
-                "method": method,
-                "data": orjson.Fragment(encode(data)),
-            }
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                if not await self._execute("PUBLISH", self._node_channel(node_id), request):
-                    raise NodeUnavailableError(f"Node {node_id} is not alive.")
-                while not (await asyncio.wait({reply}, timeout=_LIVENESS_S))[0]:
-                    if node_id not in await self.nodes():
-                        raise NodeUnavailableError(f"Node {node_id} died before it answered.")
-        except TimeoutError as error:
-            raise NodeUnavailableError(
-                f"Node {node_id} did not answer in {timeout_s:g} s."
-            ) from error
-        finally:
-            del self._calls[call_id]
-        if reply.cancelled():
-            raise BusUnavailableError("The bus is closed.")
-        return reply.result().result()
+        return await self._calls.call(node_id, method, data, timeout_s)
 
     async def nodes(self) -> set[str]:
         """Give the ids of the nodes alive: a killed one leaves within 3 s, a silent one within 8.
@@ -299,13 +272,13 @@ class RedisBus:
         After an outage of Redis, those alive before it are given until they must have come back.
         """
         self._require_running()
-        return (await self._hear(""))[1]
+        return await self._nodes.alive()
 
     def unbroken_since(self) -> float:
         """Give the loop time since which no other node had reason to take this one for dead."""
         if self._state != "running":
             return asyncio.get_running_loop().time()
-        return self._pulse.unbroken_since()
+        return self._nodes.unbroken_since()
 
     async def count(self, name: str, window_s: float) -> int:
         """Count one hit on `name` in a window of `window_s` seconds that its first hit began."""
@@ -342,9 +315,6 @@ class RedisBus:
     def _channel(self, topic: str) -> bytes:
         return self._topic_prefix + topic.encode()
 
-    def _node_channel(self, node_id: str) -> bytes:
-        return f"{self._prefix}node:{node_id}".encode()
-
     async def _execute(self, *arguments: Argument | RunId) -> Any:
         try:
             return await self._commands.execute(*arguments)
@@ -363,44 +333,8 @@ class RedisBus:
         except RedisError as error:
             raise BusUnavailableError(f"Redis refused a script: {error}") from error
 
-    async def _beat(self) -> None:
-        sent_at = asyncio.get_running_loop().time()
-        try:
-            is_known, _ = await self._hear(self.node_id)
-        except BusUnavailableError:
-            self._pulse.miss()
-            raise
-        self._pulse.beat(sent_at, is_known=is_known)
-
-    async def _hear(self, node_id: str) -> tuple[bool, set[str]]:
-        """Beat for `node_id`, if not empty; tell whether it was known, and who is alive."""
-        is_new, names = await self._run(
-            self._commands,
-            BEAT,
-            [self._key("nodes")],
-            node_id,
-            _milliseconds(_BEAT_TTL_S),
-            _milliseconds(_BEAT_LATE_S),
-            self._node_channel(""),
-        )
-        heard = {name.decode() for name in names}
-        is_forgotten = is_new or self.node_id not in heard
-        if self._has_joined and (is_forgotten or not self._subscriber.is_ready):
-            # Whoever is forgotten between two heartbeats is not the only one.
-            self._liveness.doubt()
-        return not is_forgotten, self._liveness.judge(heard)
-
-    async def _keep_beating(self) -> None:
-        while True:
-            await asyncio.sleep(_BEAT_INTERVAL_S)
-            try:
-                await self._beat()
-            except BusUnavailableError as error:
-                self._liveness.doubt()
-                _log.warning("The heartbeat did not reach Redis: %s", error)
-
     def _restored(self) -> None:
-        self._liveness.doubt()
+        self._nodes.doubt()
         self._hub.lose()
         self._members.wake()
 
@@ -412,31 +346,10 @@ class RedisBus:
                 number = int(seq)
                 news = News(topic, number, decode(payload), epoch.decode() if number else "")
                 self._hub.deliver(news, len(payload))
-        elif channel == self._request_channel and self._state == "running":
-            request = orjson.loads(message)
-            task = self._handlers.start(request["method"], orjson.dumps(request["data"]))
-            self._tasks.start(self._reply(request["id"], request["to"], task), name="call reply")
-        elif channel == self._reply_channel:
-            answer = orjson.loads(message)
-            waiting = self._calls.get(answer["id"])
-            if waiting is not None and not waiting.done():
-                waiting.set_result(Reply(answer["data"], answer["code"], answer["message"]))
-
-    async def _reply(self, call_id: str, channel: str, task: asyncio.Task[Reply]) -> None:
-        await asyncio.wait({task})
-        if task.cancelled():
-            return
-        reply = task.result()
-        answer = {
-            "id": call_id,
-            "data": orjson.Fragment(encode(reply.data)),
-            "code": reply.code,
-            "message": reply.message,
-        }
-        try:
-            await self._execute("PUBLISH", channel, orjson.dumps(answer))
-        except BusUnavailableError as error:
-            _log.warning("The answer to a call did not reach Redis: %s", error)
+        elif channel == self._calls.requests and self._state == "running":
+            self._calls.answer(message)
+        elif channel == self._calls.replies:
+            self._calls.settle(message)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -222,27 +222,27 @@ async def test_a_node_that_beats_knows_that_it_was_not_missed(redis_server: Redi
     async with running(redis_server) as bus:
         async with Redis.from_url(redis_server.url) as probe:
             since = bus.unbroken_since()
-            await bus._beat()
+            await bus._nodes.beat()
             assert bus.unbroken_since() == since
             # Asking who is alive is no heartbeat.
             await stop_beating(bus)
             await bus.nodes()
-            assert bus._pulse._sent_at is not None
-            bus._pulse._sent_at -= 60
+            assert bus._nodes._pulse._sent_at is not None
+            bus._nodes._pulse._sent_at -= 60
             stalled = time()
             assert bus.unbroken_since() >= stalled
-            await bus._beat()
+            await bus._nodes.beat()
             again = bus.unbroken_since()
             assert again >= stalled
-            await bus._beat()
+            await bus._nodes.beat()
             assert bus.unbroken_since() == again
             await probe.flushall()
             forgotten = time()
-            await bus._beat()
+            await bus._nodes.beat()
             assert bus.unbroken_since() >= forgotten
         await redis_server.kill()
         with pytest.raises(BusUnavailableError):
-            await bus._beat()
+            await bus._nodes.beat()
         missed = time()
         assert bus.unbroken_since() >= missed
 
