@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from models.base import now
-from resolvers import rate_limits
-from services.events import windows
 from services.memories import finding
 
 
 @contextmanager
 def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stop what moves by itself: the clocks of budgets and memories, and that being found counts.
+    """Stop what moves by itself.
 
-    A minute of points begins with what is spent first, and ends at another time until then. What
-    is remembered fades with every moment, and is strengthened by being found.
+    What is remembered fades with every moment, and is strengthened by being found.
     """
     moment = now()
 
@@ -26,8 +22,6 @@ def standing_still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return
 
     with monkeypatch.context() as patched:
-        patched.setattr(windows, "time", SimpleNamespace(monotonic=lambda: 1.0))
-        for module in (rate_limits, finding):
-            patched.setattr(module, "now", lambda: moment)
+        patched.setattr(finding, "now", lambda: moment)
         patched.setattr(finding, "touch", touch)
         yield
