@@ -15,18 +15,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
 from models.sandboxes import Sandbox, SandboxFile, SandboxWorkspace
-from models.states import FileVerdict
 from sandbox.client import SandboxClient
-from sandbox.errors import FileError, SandboxError, SandboxLostError
+from sandbox.errors import SandboxError, SandboxLostError
 from sandbox.files import Usage
 from sandbox.watching import Change, ChangeKind
 from services.base import Deps, Work, work
 from services.errors import UserError
 from services.events.calls import TaskSet
-from services.sandboxes import entries, findings
-from services.sandboxes.entries import PATH_CHARS, Found
+from services.sandboxes import entries
+from services.sandboxes.entries import Found
 from services.sandboxes.findings import shown
-from services.sandboxes.scanning import Verdict, scanner
+from services.sandboxes.scans import MOST_SCANS, Scanning
 
 T = TypeVar("T")
 log = logging.getLogger("noosphere.sandboxes")
@@ -39,9 +38,6 @@ _FINISH_S = 10.0
 MOST_CHANGES = 2000
 MOST_MOVES = 100
 MOST_INDEXED = 10_000
-MOST_SCANS = 5000
-_SCANS_TOLD = 50
-_REST_MAX_S = 5.0
 # Programs make files with holes as large as they like; the sum of all must be a number still.
 SIZE_MAX = 1 << 48
 
@@ -68,8 +64,9 @@ class Net:
             self.moves.append((old, path))
             self.written[path] = change
         else:
-            if change.kind is ChangeKind.RENAMED:
+            if change.kind is ChangeKind.RENAMED and old is not None:
                 self.drafted.add(path)
+                self.written.pop(old, None)
             self.written[path] = change
 
     def _forget(self, path: str, *, is_tree: bool) -> None:
@@ -276,105 +273,6 @@ class Indexer:
         await unit.session.execute(
             update(Sandbox).where(Sandbox.id == self._id).values(last_active_at=used_at)
         )
-
-
-class Scanning:
-    """Scans the files of one sandbox that changed, one after the other.
-
-    It rests for as long as it took, so that a program that writes without end costs half a
-    processor's time at most.
-    """
-
-    def __init__(
-        self, deps: Deps, sandbox_id: str, client: SandboxClient, writing: Writing
-    ) -> None:
-        self._deps = deps
-        self._id = sandbox_id
-        self._client = client
-        self._writing = writing
-        self._waiting: dict[str, int] = {}
-        self._news = asyncio.Event()
-
-    def add(self, sizes: dict[str, int]) -> None:
-        """Scan files soon; those that find no room stay unscanned."""
-        most = self._deps.options.scan_max_bytes
-        for path, size in sizes.items():
-            if 0 < size <= most and (path in self._waiting or len(self._waiting) < MOST_SCANS):
-                self._waiting[path] = size
-        if self._waiting:
-            self._news.set()
-
-    async def run(self) -> None:
-        """Scan what is added, until cancelled. Raises SandboxLostError when it is gone."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._news.wait()
-            began = loop.time()
-            verdicts: dict[str, Verdict] = {}
-            while self._waiting and len(verdicts) < _SCANS_TOLD:
-                path = next(iter(self._waiting))
-                del self._waiting[path]
-                verdict = await self._try(path)
-                if verdict is not None:
-                    verdicts[path] = verdict
-            if not self._waiting:
-                self._news.clear()
-            await self._note(verdicts)
-            await asyncio.sleep(min(loop.time() - began, _REST_MAX_S))
-
-    async def _try(self, path: str) -> Verdict | None:
-        try:
-            return await self._scan(path)
-        except SandboxLostError:
-            raise
-        except (SandboxError, UserError, OSError, SQLAlchemyError, TimeoutError) as error:
-            log.info("a file is not scanned: %r", error, extra={"sandbox_id": self._id})
-            return None
-
-    async def _scan(self, path: str) -> Verdict:
-        """Scan one file; a harmful one is removed. Raises FileError and others."""
-        known = scanner(self._deps)
-        async with known.intake() as intake:
-            async with aclosing(self._client.files.stream(path, 0, known.most_bytes + 1)) as chunks:
-                async for chunk in chunks:
-                    await intake.add(chunk)
-            verdict = await intake.judge()
-            if verdict.is_infected:
-                noting = findings.note(self._deps, self._id, path, intake, verdict)
-                await self._writing.whole(noting)
-                try:
-                    await self._client.files.remove(path)
-                except FileError:
-                    log.warning("a harmful file resists", extra={"sandbox_id": self._id})
-        return verdict
-
-    async def _note(self, verdicts: dict[str, Verdict]) -> None:
-        """Note what was found out, unless the files have changed since."""
-        noted = {path: v for path, v in verdicts.items() if len(shown(path)) <= PATH_CHARS}
-        if not noted:
-            return
-        try:
-            await self._writing.whole(self._note_all(noted))
-        except SQLAlchemyError:
-            log.warning("verdicts are not noted", extra={"sandbox_id": self._id}, exc_info=True)
-
-    async def _note_all(self, noted: dict[str, Verdict]) -> None:
-        async with work(self._deps) as unit:
-            for path, verdict in noted.items():
-                await unit.session.execute(
-                    update(SandboxFile)
-                    .where(
-                        SandboxFile.sandbox_id == self._id,
-                        SandboxFile.path == shown(path),
-                        SandboxFile.size_bytes == verdict.size_bytes,
-                    )
-                    .values(
-                        verdict=verdict.verdict,
-                        finding=verdict.rule,
-                        content_hash=verdict.sha256,
-                        scanned_at=None if verdict.verdict is FileVerdict.UNSCANNED else now(),
-                    )
-                )
 
 
 def _moment(seconds: float) -> datetime:

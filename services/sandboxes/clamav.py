@@ -1,49 +1,90 @@
 """Asking ClamAV about a file by the INSTREAM command of its daemon, over TCP or a local socket."""
 
 import asyncio
+import gzip
 import struct
 from collections.abc import AsyncIterator
+from functools import cache
 from urllib.parse import urlsplit
 
 # Less than a daemon's shortest read timeout between two pieces.
 _CONNECT_S = 5.0
 _ANSWER_S = 120.0
+# After so long without an answer it is asked whether it lives, again and again.
+_QUIET_S = 5.0
+_PONG_S = 10.0
 _PIECE_BYTES = 128 * 1024
 _ANSWER_BYTES = 4096
+# No daemon can be told to look so deep into archives.
+_DEPTH = 120
+# What it calls a file that it did not look at as a whole, if it is told to say so.
+_LIMITS = "Heuristics.Limits.Exceeded"
 
 
 class ClamavError(Exception):
     """It does not answer, or not as it should; the text is for the log."""
 
 
+class ClamavSilentError(ClamavError):
+    """It takes connections and says nothing: whoever asks next waits as well."""
+
+
 class ClamavLimitError(ClamavError):
-    """It scans no file as large as this one."""
+    """It scans no file as large, as deep or as slow as this one."""
 
 
 async def scan(url: str, chunks: AsyncIterator[bytes]) -> str | None:
     """Give the name of what it finds in these bytes; None when it finds nothing.
 
-    `url` is `tcp://host:port` or `unix:///path`. Waits two minutes in all. Raises ClamavError.
+    `url` is `tcp://host:port` or `unix:///path`. Waits two minutes in all, and some 15 s for one
+    that does not even answer a PING. Raises ClamavError.
     """
     try:
         async with asyncio.timeout(_ANSWER_S):
             reader, writer = await _connect(url)
             try:
-                return _verdict(await _ask(reader, writer, chunks))
+                return _verdict(await _ask(url, reader, writer, chunks))
             finally:
                 await _close(writer)
     except TimeoutError as error:
-        raise ClamavError("ClamAV did not answer in time") from error
+        raise ClamavSilentError("ClamAV did not answer in time") from error
+    except asyncio.LimitOverrunError as error:
+        raise ClamavError("ClamAV answers without an end") from error
     except (OSError, EOFError, ValueError) as error:
         raise ClamavError(f"ClamAV does not answer: {error!r}") from error
+
+
+async def tells_limits(url: str) -> bool:
+    """Tell whether it says of a file that it did not look at all of it (`AlertExceedsMax`).
+
+    One that does not calls such a file clean. Raises ClamavError.
+    """
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield too_deep()
+
+    try:
+        await scan(url, chunks())
+    except ClamavLimitError:
+        return True
+    return False
+
+
+@cache
+def too_deep() -> bytes:
+    """Give a file of some kilobytes that is beyond the limits of every daemon."""
+    data = b"-"
+    for _ in range(_DEPTH):
+        data = gzip.compress(data, 0, mtime=0)
+    return data
 
 
 async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     place = urlsplit(url)
     async with asyncio.timeout(_CONNECT_S):
         if place.scheme == "unix":
-            return await asyncio.open_unix_connection(place.path)
-        return await asyncio.open_connection(place.hostname, place.port)
+            return await asyncio.open_unix_connection(place.path, limit=_ANSWER_BYTES)
+        return await asyncio.open_connection(place.hostname, place.port, limit=_ANSWER_BYTES)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -55,27 +96,23 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 async def _ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]
+    url: str,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    chunks: AsyncIterator[bytes],
 ) -> bytes:
-    # Read from the beginning: one that has seen enough says why and hangs up at once, which
-    # takes away what was not read by then.
-    async with asyncio.TaskGroup() as group:
-        answer = group.create_task(_answer(reader))
-        sending = group.create_task(_send(writer, chunks))
-        await asyncio.wait({answer, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() and not answer.cancelled():
-            sending.cancel()
-    if isinstance(result := answer.result(), BaseException):
-        raise result
-    return result
-
-
-async def _answer(reader: asyncio.StreamReader) -> bytes | OSError | EOFError:
     try:
-        # With a zero byte at its end, which the z of the command asks for.
-        return await reader.readuntil(b"\0")
-    except (OSError, EOFError) as error:
-        return error
+        async with asyncio.TaskGroup() as group:
+            others = [group.create_task(_send(writer, chunks)), group.create_task(_heed(url))]
+            # Read from the beginning: one that has seen enough says why and hangs up at once,
+            # which takes away what was not read by then. A zero byte ends what it says, which
+            # the z of the command asks for.
+            answer = await reader.readuntil(b"\0")
+            for task in others:
+                task.cancel()
+            return answer
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _send(writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]) -> None:
@@ -92,12 +129,28 @@ async def _send(writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]) -> N
         return  # Whoever reads the answer learns of it.
 
 
+async def _heed(url: str) -> None:
+    """Ask from time to time whether it lives. Raises TimeoutError, OSError or EOFError if not."""
+    while True:
+        await asyncio.sleep(_QUIET_S)
+        async with asyncio.timeout(_PONG_S):
+            reader, writer = await _connect(url)
+            try:
+                writer.write(b"zPING\0")
+                await reader.readuntil(b"\0")
+            finally:
+                await _close(writer)
+
+
 def _verdict(answer: bytes) -> str | None:
     text = answer.rstrip(b"\0").decode("utf-8", "replace").strip()
     if text == "stream: OK":
         return None
     if text.startswith("stream: ") and text.endswith(" FOUND"):
-        return text.removeprefix("stream: ").removesuffix(" FOUND")
+        name = text.removeprefix("stream: ").removesuffix(" FOUND")
+        if name.startswith(_LIMITS):
+            raise ClamavLimitError(text)
+        return name
     if "size limit exceeded" in text:
         raise ClamavLimitError(text)
     raise ClamavError(f"ClamAV answered {text[:200]!r}")

@@ -32,6 +32,10 @@ YARA, CLAMAV = "yara", "clamav"
 _CACHE = "sandbox scanner"
 _AT_ONCE = 2
 _TIMEOUT_S = 20
+# How long a file waits until others are scanned.
+_ROOM_S = 60.0
+# After silence nobody waits for ClamAV for so long.
+_SILENT_S = 10.0
 _CHUNK_BYTES = 1024 * 1024
 _NAME_CHARS = 100
 
@@ -67,6 +71,8 @@ class Scanner:
         self._rules: Any = None
         self._compiling = asyncio.Lock()
         self._room = asyncio.Semaphore(_AT_ONCE)
+        self._silent_until = 0.0
+        self._are_limits_known = False
 
     @asynccontextmanager
     async def intake(self) -> AsyncIterator["Intake"]:
@@ -81,15 +87,36 @@ class Scanner:
         """Give what is found in a file, and by what; None if nothing is.
 
         Raises TooMuchError for what cannot be judged, UserError UNAVAILABLE when ClamAV must be
-        asked and does not answer.
+        asked and does not answer, or when too many files wait.
         """
-        async with self._room:
+        await self._enter()
+        try:
             rules = await self._compiled()
-            rule = await asyncio.to_thread(_match, rules, path)
+            late: TooMuchError | None = None
+            rule = None
+            try:
+                rule = await asyncio.to_thread(_match, rules, path)
+            except TooMuchError as error:
+                late = error  # ClamAV may find something all the same.
             if rule is not None:
                 return rule, YARA
             name = await self._ask_clamav(path) if self._clamav_url else None
-            return (name[:_NAME_CHARS], CLAMAV) if name is not None else None
+            if name is not None:
+                return name[:_NAME_CHARS], CLAMAV
+            if late is not None:
+                raise late
+            return None
+        finally:
+            self._room.release()
+
+    async def _enter(self) -> None:
+        try:
+            async with asyncio.timeout(_ROOM_S):
+                await self._room.acquire()
+        except TimeoutError as error:
+            raise UserError(
+                UserErrorCode.UNAVAILABLE, "Too many files wait to be scanned; try again soon."
+            ) from error
 
     async def _compiled(self) -> Any:
         async with self._compiling:
@@ -98,11 +125,17 @@ class Scanner:
             return self._rules
 
     async def _ask_clamav(self, path: Path) -> str | None:
+        loop = asyncio.get_running_loop()
         try:
-            return await clamav.scan(self._clamav_url, _chunks(path))
+            if loop.time() < self._silent_until:
+                raise clamav.ClamavError("ClamAV was silent a moment ago")
+            found = await clamav.scan(self._clamav_url, _chunks(path))
+            await self._look_at_limits()
         except clamav.ClamavLimitError as error:
-            raise TooMuchError("too large for ClamAV") from error
+            raise TooMuchError(f"too much for ClamAV: {error}") from error
         except clamav.ClamavError as error:
+            if isinstance(error, clamav.ClamavSilentError):
+                self._silent_until = loop.time() + _SILENT_S
             log.warning("a file was not scanned by ClamAV: %s", error)
             if self._is_clamav_required:
                 raise UserError(
@@ -110,6 +143,23 @@ class Scanner:
                     "Files cannot be scanned right now, so none is taken in; try again soon.",
                 ) from error
             raise TooMuchError("ClamAV does not answer") from error
+        return found
+
+    async def _look_at_limits(self) -> None:
+        """Say once in the log if ClamAV calls clean what it has not looked at as a whole."""
+        if self._are_limits_known:
+            return
+        self._are_limits_known = True
+        try:
+            is_told = await clamav.tells_limits(self._clamav_url)
+        except clamav.ClamavError:
+            self._are_limits_known = False
+            return
+        if not is_told:
+            log.warning(
+                "ClamAV calls files clean that are beyond its limits (MaxFileSize, MaxScanSize, "
+                "MaxRecursion, ...): set AlertExceedsMax to yes in its configuration"
+            )
 
 
 class TooMuchError(Exception):
@@ -151,7 +201,7 @@ class Intake:
             self._file.write(chunk)
 
     async def judge(self) -> Verdict:
-        """Say what the bytes are. Raises UserError UNAVAILABLE, see `Scanner.find`."""
+        """Say what the bytes are. Raises UserError UNAVAILABLE as `Scanner.find` does."""
         sha256 = self._digest.hexdigest()
         if self._is_too_large:
             return Verdict(FileVerdict.UNSCANNED, sha256, self.size_bytes)

@@ -16,6 +16,7 @@ server of the user's own; nothing is started in its place.
 | kubectl    | NOOSPHERE_TEST_KUBECTL                                   |
 | compose    | NOOSPHERE_TEST_COMPOSE                                   |
 | haproxy    | NOOSPHERE_TEST_HAPROXY                                   |
+| clamd      | NOOSPHERE_TEST_CLAMD                                     |
 | network    | NOOSPHERE_TEST_IP                                        |
 """
 

@@ -92,6 +92,11 @@ class Process:
         """Give the last lines of the log."""
         return self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def stop(self, grace_s: float = 20) -> None:
         """Ask the process to end; after the grace, end everything in its session."""
         process, self._process = self._process, None
@@ -99,6 +104,7 @@ class Process:
             return
         if process.returncode is None:
             process.terminate()
+            process.send_signal(signal.SIGCONT)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await process.wait()

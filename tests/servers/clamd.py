@@ -1,80 +1,127 @@
-"""A ClamAV daemon as far as INSTREAM goes: what clamd(8) says of it, byte by byte."""
+"""ClamAV's daemon, with signatures of our own: no database is ever fetched for it.
+
+Each test runs one of its own, which is there in a moment and takes some 15 MB:
+
+    async with running(program, folder, StreamMaxLength="1M") as daemon:
+        Options(clamav_url=daemon.url)
+"""
 
 import asyncio
-import struct
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.servers.base import Place, Process, UnavailableError, free_port
+from tests.servers.packages import find
+
+PER_WORKER = False
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+# What no rule of the product knows, and the name that the daemon gives it.
+HARMFUL = b"noosphere harmful words"
+NAME = "Noosphere.Test.Words.UNOFFICIAL"
+_SIGNATURES = f"{NAME.removesuffix('.UNOFFICIAL')}:0:*:{HARMFUL.hex()}\n"
+_TRIES = 5
 
 
-@dataclass
+async def start(place: Place) -> dict[str, str]:
+    """Give the path of the program, which has to start once."""
+    programs = await find(place, {"clamd": "clamav-daemon"})
+    async with running(programs["clamd"], place.directory):
+        return {"NOOSPHERE_TEST_CLAMD": programs["clamd"]}
+
+
 class Clamd:
-    """One daemon. `signatures` are bytes and the name of what contains them."""
+    """One daemon, on a TCP port and on a socket in its folder."""
 
-    url: str = ""
-    signatures: dict[bytes, str] = field(
-        default_factory=lambda: {b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE": "Eicar-Test-Signature"}
-    )
-    # As StreamMaxLength: a longer stream is refused as soon as it is.
-    most_bytes: int = 1024 * 1024
-    # What is answered whatever comes, instead; b"" hangs up.
-    answer: bytes | None = None
-    scanned: list[bytes] = field(default_factory=list)
+    def __init__(self, program: str, folder: Path, settings: dict[str, str]) -> None:
+        self._program, self._folder, self._settings = program, folder, settings
+        self._process: Process | None = None
+        self.port = 0
 
-    serving: set[asyncio.Task[None]] = field(default_factory=set)
+    @property
+    def url(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.serving.add(task)
+    @property
+    def local_url(self) -> str:
+        return f"unix://{self._folder / 'clamd.ctl'}"
+
+    async def start(self) -> None:
+        """Start it, on the port that it had before if it had one; returns when it answers."""
+        for left in reversed(range(_TRIES)):
+            port = self.port or free_port()
+            try:
+                await self._start(port)
+            except UnavailableError:
+                # Somebody else took the port between.
+                if self.port or not left:
+                    raise
+            else:
+                self.port = port
+                return
+
+    async def _start(self, port: int) -> None:
+        database = self._folder / "signatures"
+        database.mkdir(exist_ok=True)
+        (database / "own.ndb").write_text(_SIGNATURES)
+        settings = {
+            "Foreground": "yes",
+            "DatabaseDirectory": str(database),
+            "TemporaryDirectory": str(self._folder),
+            "TCPAddr": "127.0.0.1",
+            "TCPSocket": str(port),
+            "LocalSocket": str(self._folder / "clamd.ctl"),
+            "AlertExceedsMax": "yes",
+            **self._settings,
+        }
+        config = self._folder / "clamd.conf"
+        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        process = Process("clamd", (self._program, "-c", config), self._folder / "clamd.log")
+        await process.start()
+        self._process = process
         try:
-            await self._serve(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return
+            await process.answer(lambda: _pongs(port))
+        except UnavailableError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End it. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send(number)
+
+    async def ask(self, command: str) -> str:
+        """Give it a command other than INSTREAM; gives what it says."""
+        return await _ask(self.port, command)
+
+
+async def _ask(port: int, command: str) -> str:
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(b"z%s\0" % command.encode())
+            return (await reader.readuntil(b"\0"))[:-1].decode()
         finally:
             writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-            self.serving.discard(task)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await reader.readuntil(b"\0")
-        if command != b"zINSTREAM\0":
-            writer.write(b"UNKNOWN COMMAND\0")
-            return
-        data = b""
-        while True:
-            (size,) = struct.unpack(">I", await reader.readexactly(4))
-            if size == 0:
-                break
-            if len(data) + size > self.most_bytes:
-                writer.write(b"INSTREAM size limit exceeded. ERROR\0")
-                await writer.drain()
-                return
-            data += await reader.readexactly(size)
-        self.scanned.append(data)
-        if self.answer is not None:
-            writer.write(self.answer)
-        else:
-            names = [name for bytes_, name in self.signatures.items() if bytes_ in data]
-            writer.write(f"stream: {names[0]} FOUND\0".encode() if names else b"stream: OK\0")
-        await writer.drain()
+
+async def _pongs(port: int) -> bool:
+    return await _ask(port, "PING") == "PONG"
 
 
 @asynccontextmanager
-async def clamd(folder: Path | None = None) -> AsyncIterator[Clamd]:
-    """Run a daemon on a free port, or on a socket in a folder."""
-    daemon = Clamd()
-    if folder is None:
-        server = await asyncio.start_server(daemon.serve, "127.0.0.1", 0)
-        daemon.url = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    else:
-        server = await asyncio.start_unix_server(daemon.serve, folder / "clamd.ctl")
-        daemon.url = f"unix://{folder / 'clamd.ctl'}"
-    async with server:
+async def running(program: str, folder: Path, **settings: str) -> AsyncIterator[Clamd]:
+    """Run a daemon with its files in a folder; `settings` are of its configuration."""
+    daemon = Clamd(program, folder, settings)
+    await daemon.start()
+    try:
         yield daemon
-    async with asyncio.timeout(10):
-        await asyncio.gather(*daemon.serving)
+    finally:
+        await daemon.stop()

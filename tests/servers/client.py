@@ -31,6 +31,7 @@ VARIABLES = {
     "kubectl": ("NOOSPHERE_TEST_KUBECTL",),
     "compose": ("NOOSPHERE_TEST_COMPOSE",),
     "haproxy": ("NOOSPHERE_TEST_HAPROXY",),
+    "clamd": ("NOOSPHERE_TEST_CLAMD",),
     "network": ("NOOSPHERE_TEST_IP",),
 }
 

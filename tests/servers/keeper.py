@@ -23,6 +23,7 @@ from typing import Any
 from tests.servers import (
     browser,
     bubblewrap,
+    clamd,
     compose,
     docker,
     ext4,
@@ -47,6 +48,7 @@ SERVERS: dict[str, ModuleType] = {
     "kubectl": kubectl,
     "compose": compose,
     "haproxy": haproxy,
+    "clamd": clamd,
     "network": network,
 }
 # The sum of what the slowest server's steps may take.

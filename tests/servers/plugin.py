@@ -10,7 +10,7 @@ import pytest
 from tests.servers import Session, client, installed, require, required
 from tests.servers.databases import empty_redis, fresh_database
 
-_MARKERS = ("mysql", "redis", "docker", "bubblewrap", "browser")
+_MARKERS = ("mysql", "redis", "docker", "bubblewrap", "browser", "clamd")
 _session = pytest.StashKey[Session]()
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ def docker_url() -> str:
 def docker_image() -> str:
     """The name of an image with Python in the engine of `docker_url`."""
     return require("docker")["NOOSPHERE_TEST_DOCKER_IMAGE"]
+
+
+@pytest.fixture
+def clamd_program() -> str:
+    """The path of ClamAV's daemon; see `tests.servers.clamd.running`."""
+    return require("clamd")["NOOSPHERE_TEST_CLAMD"]
 
 
 @pytest.fixture

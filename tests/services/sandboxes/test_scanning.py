@@ -16,7 +16,8 @@ from services.errors import UserError, UserErrorCode
 from services.options import Options
 from services.sandboxes import clamav, scanning
 from services.sandboxes.scanning import Scanner, Verdict
-from tests.servers.clamd import EICAR, clamd
+from tests.servers.clamd import EICAR
+from tests.servers.clamd_double import double
 
 HARMFUL = {
     "eicar": [EICAR, EICAR + b"\r\n"],
@@ -145,34 +146,59 @@ async def test_rules_that_take_too_long_call_nothing_clean(
     assert (await judged(scanner, b"x")).verdict is FileVerdict.UNSCANNED
 
 
-@pytest.mark.parametrize("is_local", [False, True])
-async def test_clamav_is_asked_as_well(tmp_path: Path, is_local: bool) -> None:
-    async with clamd(tmp_path if is_local else None) as daemon:
-        daemon.signatures[b"evil"] = "Win.Test.Evil-1"
+async def test_clamav_is_asked_with_every_byte(tmp_path: Path) -> None:
+    async with double() as daemon:
         scanner = Scanner(Options(data_dir=tmp_path, clamav_url=daemon.url))
-        data = b"some evil" + os.urandom(300_000)
-        verdict = await judged(scanner, data)
-        assert (verdict.rule, verdict.engine) == ("Win.Test.Evil-1", "clamav")
-        assert daemon.scanned == [data]
-        assert (await judged(scanner, b"good")).verdict is FileVerdict.CLEAN
+        data = b"some good" + os.urandom(300_000)
+        for content in (data, b"good"):
+            assert (await judged(scanner, content)).verdict is FileVerdict.CLEAN
         # What our rules know need not be asked about.
         assert (await judged(scanner, EICAR)).engine == "yara"
         assert daemon.scanned == [data, b"good"]
 
 
-async def test_what_clamav_refuses_as_too_large_is_not_called_clean(tmp_path: Path) -> None:
-    async with clamd() as daemon:
-        daemon.most_bytes = 200_000
+async def test_clamav_is_asked_what_our_rules_take_too_long_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        def match(self, path: str, timeout: int) -> list[object]:
+            raise yara.TimeoutError("scanning timed out")
+
+    async with double() as daemon:
+        daemon.signatures[b"evil"] = "Win.Test.Evil-1"
         scanner = Scanner(Options(data_dir=tmp_path, clamav_url=daemon.url))
-        verdict = await judged(scanner, b"x" * 5_000_000)
-        assert verdict.verdict is FileVerdict.UNSCANNED
+        monkeypatch.setattr(scanner, "_rules", Slow())
+        assert (await judged(scanner, b"evil")).rule == "Win.Test.Evil-1"
+        assert (await judged(scanner, b"good")).verdict is FileVerdict.UNSCANNED
 
 
-@pytest.mark.parametrize("answer", [b"", b"stream: ERROR\0", b"nonsense\0", b"stream: OK"])
+async def test_a_file_that_cannot_be_read_is_not_clean(tmp_path: Path) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise FileNotFoundError("gone")
+
+    async with double() as daemon:
+        with pytest.raises(clamav.ClamavError, match="gone"):
+            await clamav.scan(daemon.url, chunks())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"stream: ERROR\0",
+        b"nonsense\0",
+        b"stream: OK",
+        b"stream: OK" * 50_000,
+        b"stream: OK" * 50_000 + b"\0",
+        b"\xff\xfe\0",
+    ],
+    ids=["nothing", "error", "nonsense", "cut off", "endless", "long", "no text"],
+)
 async def test_without_an_answer_of_clamav_nothing_is_called_clean(
     tmp_path: Path, answer: bytes
 ) -> None:
-    async with clamd() as daemon:
+    async with double() as daemon:
         daemon.answer = answer
         url = daemon.url
         with pytest.raises(UserError) as caught:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,10 @@ from services.sandboxes import (
     files,
     findings,
     lifecycle,
+    scans,
 )
 from services.sandboxes.file_events import FileChange, Quarantined
-from tests.servers.clamd import EICAR, clamd
+from tests.servers.clamd import EICAR, HARMFUL, NAME, running
 from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, ran
 from tests.services.sandboxes.watching.conftest import (
     EICAR_TEXT,
@@ -84,26 +86,42 @@ async def test_a_harmful_file_that_a_program_wrote_goes_into_quarantine(
     assert [entry.path for entry in await files.listing(deps, box, "d")] == ["d/beside"]
 
 
+@pytest.mark.clamd
 async def test_files_are_refused_while_clamav_is_away(
-    launch: Launch,
-) -> None:
-    async with clamd() as daemon:
-        daemon.signatures[b"bad words"] = "Test.Bad-1"
-        strict = await launch(clamav_url=daemon.url)
+    launch: Launch, any_kind: str, clamd_program: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, follow: Follow,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(scans, "_AGAIN_S", 0.1)
+    monkeypatch.setattr(scans, "_AGAIN_MAX_S", 0.1)
+    async with running(clamd_program, tmp_path) as daemon:
+        strict = await launch(any_kind, clamav_url=daemon.local_url)
+        deps = strict.deps
         ada = await strict.person("ada")
-        box = await lifecycle.create(strict.deps, ada)
+        box = await lifecycle.create(deps, ada)
+        following = await follow(strict, ada, box)
         with pytest.raises(UserError) as caught:
-            await files.write(strict.deps, ada, sandbox_id=box.id, path="f", content="bad words")
-        assert "clamav: Test.Bad-1" in caught.value.message
-        await files.write(strict.deps, ada, sandbox_id=box.id, path="f", content="good words")
+            await files.write(deps, ada, sandbox_id=box.id, path="f", content=HARMFUL.decode())
+        assert f"clamav: {NAME}" in caught.value.message
+        await files.write(deps, ada, sandbox_id=box.id, path="f", content="good words")
         await indexed(strict, box, "f", 10, FileVerdict.CLEAN)
-    with pytest.raises(UserError) as caught:
-        await files.write(strict.deps, ada, sandbox_id=box.id, path="f", content="other")
-    assert caught.value.code is UserErrorCode.UNAVAILABLE
-    assert await files.read(strict.deps, ada, sandbox_id=box.id, path="f") == b"good words"
-    await ran(strict.deps, ada, box.id, "printf more > g")
-    found = await indexed(strict, box, "g", 4)
-    assert (found.verdict, found.scanned_at) == (FileVerdict.UNSCANNED, None)
+
+        await daemon.stop()
+        with pytest.raises(UserError) as caught:
+            await files.write(deps, ada, sandbox_id=box.id, path="f", content="other")
+        assert caught.value.code is UserErrorCode.UNAVAILABLE
+        assert await files.read(deps, ada, sandbox_id=box.id, path="f") == b"good words"
+        await ran(deps, ada, box.id, f"printf more >g; printf '{HARMFUL.decode()}' >h")
+        for path, size in (("g", 4), ("h", len(HARMFUL))):
+            found = await indexed(strict, box, path, size)
+            assert (found.verdict, found.scanned_at) == (FileVerdict.UNSCANNED, None)
+
+        # What programs wrote meanwhile is looked at once it is back.
+        await daemon.start()
+        await indexed(strict, box, "g", 4, FileVerdict.CLEAN)
+        await following.change("h", FileChange.REMOVED)
+        await until(lambda: equals(paths(strict, box), ["f", "g"]))
+        found_paths = [(finding.path, finding.rule) for finding in await found_rows(strict)]
+        assert found_paths == [("f", NAME), ("h", NAME)]
 
 
 async def test_files_may_be_taken_in_unscanned_while_clamav_is_away(launch: Launch) -> None:
