@@ -29,6 +29,7 @@ PARTS = (
     "shims",
     "inputs",
     "keeping",
+    "outputs",
     "execution",
     "results",
     "executions",

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Callable
 
 from sandbox.inside.core import Agent
 from sandbox.inside.inputs import Input
 from sandbox.inside.keeping import Kept
+from sandbox.inside.outputs import Output
 from sandbox.inside.processes import Request
 from sandbox.inside.shims import Shim
 from sandbox.inside.wire import (
@@ -22,12 +24,19 @@ from sandbox.inside.wire import (
 class Execution:
     """One command and what is known of it."""
 
-    def __init__(self, agent: Agent, op: int, request: Request, shim: Shim) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        op: int,
+        request: Request,
+        shim: Shim,
+        settle: "Callable[[Execution], None]",
+        exceed: "Callable[[Execution], None]",
+    ) -> None:
         self.op = op
         self.name = request.name
         self.kept = Kept(agent, op) if request.name else None
-        self.limit = request.limit
-        self.window = self.credit = request.credit
+        self.window = request.credit
         self.terminal = bool(request.flags & EXEC_PTY)
         self.background = bool(request.flags & EXEC_BACKGROUND)
         self.started = time.monotonic()
@@ -40,10 +49,15 @@ class Execution:
         self.reported = False  # The shim said itself that nothing is left.
         self.failed = 0  # The errno for which the program did not start.
         self.input = Input(agent, op, -1, self.terminal)
-        self.streams: dict[int, int] = {}
-        self.unheld = False  # Nobody holds its terminal open; see Executions.set_unheld.
-        self.counts = [0, 0]
-        self.truncated = False
+        self.output = Output(
+            agent,
+            op,
+            self.kept,
+            request.credit,
+            request.limit,
+            ended=lambda: settle(self),
+            exceeded=lambda: exceed(self),
+        )
         self.killed = False  # The client asked for its SIGKILL; a program may send its own.
         self.reason = EXITED
         self.status: int | None = None
@@ -52,7 +66,6 @@ class Execution:
         self.next_sweep = 0.0
         self.empty = False
         self.silent = False
-        self.crowded = False
         self.settling = False
         self.oom_before = 0
 
@@ -61,7 +74,7 @@ class Execution:
         if self.kept is None:
             return b""
         flags = (KEPT_ENDED if self.input.ends else 0) | (KEPT_TERMINAL if self.terminal else 0)
-        counts = (*self.kept.acknowledged, *self.counts)
+        counts = (*self.kept.acknowledged, *self.output.counts)
         waiting = sum(map(len, self.input.pending))
         number = (self.op, self.main, self.window)
         return KEPT.pack(*number, *counts, self.input.received, waiting, flags) + pack(self.name)

@@ -22,14 +22,12 @@ from sandbox.inside.shims import Shim, Shims
 from sandbox.inside.terminals import set_size
 from sandbox.inside.wire import (
     AMOUNT,
-    CHUNK,
     EXEC,
     EXEC_STDIN,
     EXITED,
     KILLED,
     MAX_KEPT,
     MAX_PID,
-    OUTPUT,
     OUTPUT_LIMIT,
     RESIZE,
     RESULT,
@@ -85,7 +83,7 @@ class Executions:
 
     def drop(self, execution: Execution) -> None:
         """End one that nobody wants to hear of any more."""
-        execution.silent = execution.input.silent = True
+        execution.silent = execution.input.silent = execution.output.silent = True
         self.agent.forget(execution.op)
         if execution.empty:
             self.finish(execution)
@@ -102,7 +100,7 @@ class Executions:
             raise Refused("EXHAUSTED", "Too many executions outlive their clients.")
         oom_before = self.ooms.count()
         shim, ours = self.starting.start(request)
-        execution = Execution(self.agent, op, request, shim)
+        execution = Execution(self.agent, op, request, shim, self.settle, self.exceed)
         execution.oom_before = oom_before
         self.shims[shim.pid] = execution
         self.running[op] = execution
@@ -111,17 +109,17 @@ class Executions:
         else:
             os.close(ours[0])
         for index, fd in enumerate(ours[1:]):
-            execution.streams[fd] = index
+            execution.output.streams[fd] = index
         self.listen(execution)
         self.agent.watch(
             execution.report, select.EPOLLIN, lambda events: self.on_report_ready(execution)
         )
-        self.watch_streams(execution)
+        execution.output.watch()
 
     def listen(self, execution: Execution) -> None:
         self.agent.cancel_hooks[execution.op] = lambda: self.on_cancel(execution)
         if execution.kept is None:
-            self.agent.credit_hooks[execution.op] = lambda size: self.on_credit(execution, size)
+            self.agent.credit_hooks[execution.op] = execution.output.on_credit
 
     # Input.
 
@@ -148,94 +146,20 @@ class Executions:
         rows, columns = SIZE.unpack(body)
         execution = self.running.get(op)
         if execution is not None and execution.terminal:
-            for fd in execution.streams:
+            for fd in execution.output.streams:
                 set_size(fd, rows, columns)
 
     # Output.
-
-    def on_credit(self, execution: Execution, amount: int) -> None:
-        execution.credit += amount
-        self.watch_streams(execution)
 
     def on_room(self) -> None:
         for execution in self.known():
             if execution.kept is not None:
                 execution.kept.send()
-            if execution.crowded:
-                self.watch_streams(execution)
+            if execution.output.crowded:
+                execution.output.watch()
 
-    def watch_streams(self, execution: Execution) -> None:
-        execution.crowded = self.agent.is_full()
-        for fd in execution.streams:
-            if execution.credit > 0 and not execution.crowded:
-                self.watch_stream(execution, fd)
-            else:
-                self.agent.unwatch(fd)
-
-    def watch_stream(self, execution: Execution, fd: int) -> None:
-        if fd not in self.agent.handlers:
-            # A terminal that nobody holds open is always ready: only what is new there is told.
-            events = select.EPOLLIN | (select.EPOLLET if execution.unheld else 0)
-            self.agent.watch(fd, events, lambda events: self.on_ready(execution, fd))
-
-    def set_unheld(self, execution: Execution, unheld: bool) -> None:
-        """Whether nobody holds the terminal open, though the program lives and may open it again.
-
-        The agent's end stays open: to close it would end the program by SIGHUP.
-        """
-        if unheld != execution.unheld:
-            execution.unheld = unheld
-            for fd in execution.streams:
-                self.agent.unwatch(fd)
-            self.watch_streams(execution)
-
-    def on_ready(self, execution: Execution, fd: int) -> None:
-        if fd in execution.streams:
-            self.on_stream(execution, fd)
-
-    def on_stream(self, execution: Execution, fd: int) -> bool:
-        """Forward one chunk; False when there is nothing more to read now or no credit."""
-        if execution.credit <= 0:
-            return False
-        index = execution.streams[fd]
-        room = execution.limit - execution.counts[index]
-        size = min(CHUNK, execution.credit, room + 1)
-        try:
-            count = os.readv(fd, [self.agent.buffer[:size]])
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            if not execution.empty:
-                self.set_unheld(execution, True)
-                return False
-            count = 0  # Nobody is left who could open the terminal.
-        data = bytes(self.agent.buffer[:count])
-        if not data:
-            del execution.streams[fd]
-            self.agent.close(fd)
-            self.settle(execution)
-            return False
-        self.set_unheld(execution, False)
-        if len(data) > room:
-            data = data[:room]
-            execution.truncated = True
-        execution.counts[index] += len(data)
-        execution.credit -= len(data)
-        if execution.silent or not data:
-            pass
-        elif execution.kept is not None:
-            execution.kept.add(index, data)
-        else:
-            self.agent.send(OUTPUT, execution.op, bytes((index,)), data)
-        if execution.truncated:
-            self.end(execution, OUTPUT_LIMIT)
-            return False
-        if execution.credit <= 0 or self.agent.is_full():
-            self.watch_streams(execution)
-            return False
-        return True
+    def exceed(self, execution: Execution) -> None:
+        self.end(execution, OUTPUT_LIMIT)
 
     # What the shim says.
 
@@ -309,7 +233,7 @@ class Executions:
     def on_cancel(self, execution: Execution) -> None:
         if execution.empty:
             # Only unread output is left, and nobody wants it.
-            execution.truncated = True
+            execution.output.truncated = True
             self.finish(execution)
         else:
             self.end(execution, KILLED)
@@ -343,19 +267,16 @@ class Executions:
         """
         if not execution.empty or execution.settling:
             return
-        if overdue and execution.kept is not None and execution.credit <= 0:
+        if overdue and execution.kept is not None and execution.output.credit <= 0:
             # It does not write into the void: its client will come back, or the sandbox ends.
             execution.deadline = time.monotonic() + LINGER_S
             return
         forced = execution.ending and execution.reason != EXITED
         if execution.silent or overdue or forced:
             execution.settling = True
-            for fd in list(execution.streams):
-                while fd in execution.streams and self.on_stream(execution, fd):
-                    continue
-            execution.truncated = execution.truncated or bool(execution.streams)
+            execution.output.drain()
             self.finish(execution)
-        elif not execution.streams:
+        elif not execution.output.streams:
             self.finish(execution)
         elif execution.deadline == math.inf:
             execution.deadline = time.monotonic() + LINGER_S
@@ -367,11 +288,10 @@ class Executions:
         elif not execution.silent:
             return
         execution.input.close()
-        for fd in [*execution.streams, execution.report]:
-            if fd >= 0:
-                self.agent.close(fd)
-        execution.streams.clear()
-        execution.report = -1
+        execution.output.close()
+        if execution.report >= 0:
+            self.agent.close(execution.report)
+            execution.report = -1
         if not execution.silent:
             self.tell(execution, result(execution, self.ooms, not self.running))
 
@@ -431,7 +351,7 @@ class Executions:
     def over(self, execution: Execution) -> None:
         """Nothing is left of its processes."""
         execution.empty = True
-        self.set_unheld(execution, False)
+        execution.output.leave()
         self.settle(execution)
 
     # Time.

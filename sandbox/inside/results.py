@@ -44,10 +44,10 @@ def result(execution: Execution, ooms: Ooms, alone: bool) -> bytes:
     wall = int((time.monotonic() - execution.started) * 1e6)
     return RESULT_BODY.pack(
         reason,
-        execution.truncated,
+        execution.output.truncated,
         code,
         number,
-        *execution.counts,
+        *execution.output.counts,
         execution.usage[0],
         wall,
         execution.usage[1],

@@ -31,7 +31,7 @@ class Resuming:
         execution = self.executions.find(op)
         if execution is not None and execution.kept is not None:
             freed = execution.kept.acknowledge(OFFSETS.unpack(body))
-            self.executions.on_credit(execution, freed)
+            execution.output.on_credit(freed)
 
     def on_resume(self, op: int, body: bytes) -> None:
         execution = self.executions.find(op)
@@ -40,7 +40,7 @@ class Resuming:
         if execution.main:
             self.agent.send(STARTED, op, AMOUNT.pack(execution.main))
         freed = execution.kept.resume(OFFSETS.unpack(body))
-        self.executions.on_credit(execution, freed)
+        execution.output.on_credit(freed)
 
     def on_release(self, op: int, body: bytes) -> None:
         execution = self.executions.find(op)

@@ -17,7 +17,6 @@ SLACK = 50
 
 LONGER = {
     "sandbox/base.py": 507,
-    "sandbox/inside/executions.py": 467,
 }
 """Nothing is added to this list, and its numbers only fall."""
 

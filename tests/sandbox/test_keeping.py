@@ -1,6 +1,8 @@
 """What an agent keeps of an execution, and what it says of its input, without a sandbox."""
 
+import gc
 import os
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from sandbox.inside.execution import Execution
 from sandbox.inside.executions import Executions
 from sandbox.inside.inputs import Input
 from sandbox.inside.keeping import Kept
+from sandbox.inside.outputs import Output
 
 
 class Channel:
@@ -71,7 +74,7 @@ def test_the_input_of_what_was_dropped_says_nothing() -> None:
         taken = len(os.read(reading, size))
         assert channel.frames == [(wire.STDIN_CREDIT, wire.AMOUNT.pack(taken))]
         assert channel.watched == {writing}
-        dropped = SimpleNamespace(op=1, input=given, empty=True)
+        dropped = SimpleNamespace(op=1, input=given, output=SimpleNamespace(), empty=True)
         Executions.drop(cast("Executions", EXECUTIONS), cast("Execution", dropped))
         given.feed(0)
         assert len(os.read(reading, size)) == taken
@@ -82,3 +85,23 @@ def test_the_input_of_what_was_dropped_says_nothing() -> None:
         os.close(reading)
         if given.fd >= 0:
             os.close(given.fd)
+
+
+def test_an_output_that_is_closed_keeps_nobody_alive() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            channel = Channel(room=100)
+            self.output = Output(cast("Agent", channel), 1, None, 0, 1, self.end, self.end)
+
+        def end(self) -> None:
+            raise AssertionError
+
+    owner = Owner()
+    known = weakref.ref(owner)
+    gc.disable()
+    try:
+        owner.output.close()
+        del owner
+        assert known() is None
+    finally:
+        gc.enable()
