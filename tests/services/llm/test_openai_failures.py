@@ -237,7 +237,7 @@ async def test_a_chunk_that_does_not_come_times_out_though_comments_keep_coming(
 
 
 async def test_a_server_that_never_begins_times_out_without_another_attempt():
-    error, events, server = await fail([[Hang()]] * 3, timeouts=Timeouts(first_chunk_s=0.2))
+    error, events, server = await fail([[Hang()]] * 3, timeouts=Timeouts(first_chunk_s=1.5))
     assert (error.code, events) == ("TIMED_OUT", [])
     assert len(server.requests) == 1
 
