@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from sandbox.base import MIB, Limits, SandboxDriver, SandboxSpec
+from sandbox.base import SandboxDriver, SandboxSpec
 from sandbox.client import SandboxClient
+from sandbox.limits import MIB, Limits
 
 _WARM = 5
 _LIMITS = Limits(memory_bytes=128 * MIB, disk_bytes=4 * MIB, pids=16)

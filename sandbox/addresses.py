@@ -9,8 +9,6 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-from sandbox.base import is_name
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -103,3 +101,20 @@ def parse_host(text: str) -> str | Address:
 def parse_ranges(texts: Iterable[str]) -> tuple[Network, ...]:
     """Ranges of addresses from how they are written. Raises ValueError."""
     return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def is_name(host: str) -> bool:
+    """Whether this is a DNS name in ASCII, as resolvers are asked for it."""
+    labels = host.split(".")
+    return (
+        0 < len(host) <= 253
+        and not labels[-1].isdigit()  # 127.1 is a way to write an address.
+        and all(
+            0 < len(label) <= 63
+            and label.isascii()
+            and label.replace("-", "").replace("_", "").isalnum()
+            and not label.startswith("-")
+            and not label.endswith("-")
+            for label in labels
+        )
+    )

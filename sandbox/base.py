@@ -1,35 +1,17 @@
 """The protocol of sandbox drivers, and the values that pass through it."""
 
-import ipaddress
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, Protocol, Self
+from typing import Protocol
 
-from sandbox.errors import (
-    DriverUnavailableError,
-    InvalidArgumentError,
-    PolicyUnsupportedError,
-)
+from sandbox.errors import DriverUnavailableError, InvalidArgumentError, PolicyUnsupportedError
+from sandbox.limits import Disk, Limits
+from sandbox.policy import Policy
 
-MIB = 1024 * 1024
 WORKSPACE = "/workspace"
-TMP_BYTES = 64 * MIB
-HEADROOM_BYTES = 64 * MIB
-SHM_BYTES = MIB
-SHM_INODES = 1024  # Empty files take memory too, which no size counts.
-AGENT_BYTES = 32 * MIB  # What the agent and a small program need beside files that fill all room.
-# Most that the kernel keeps of one file with a name of 255 bytes, or of 1,024 bytes of extended
-# attributes, which count as one. Measured on Linux 6.18: 1,480 bytes.
-INODE_BYTES = 1536
 LABEL_PREFIX = "noosphere."
-# What holds for every sandbox, asked for or not; no driver may do with less.
-ALWAYS = frozenset({"isolation", "network", "syscalls"})
-# Fields of `Limits` that every driver can change while a sandbox runs; the agent, not a driver,
-# holds the output to its limit.
-CHANGEABLE = frozenset({"cpu_millis", "memory_bytes", "pids", "output_bytes"})
-MAX_RULES = 1000
 
 
 class Enforcement(StrEnum):
@@ -53,223 +35,6 @@ class Capabilities:
     items: Mapping[str, Enforcement]
     notes: Sequence[str] = ()
     unavailable: str | None = None  # Why the driver cannot work here at all.
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one sandbox. `disk_bytes` is the size of the workspace; /tmp has its own 64 MiB.
-
-    `inodes` is the most files of the workspace; in a small memory fewer fit (`mounted_inodes`).
-    """
-
-    cpu_millis: int = 1000
-    memory_bytes: int = 512 * MIB
-    pids: int = 128
-    disk_bytes: int = 256 * MIB
-    inodes: int = 65536
-    network_bytes_per_s: int | None = None
-    output_bytes: int = 16 * MIB  # Per execution and stream, unless the execution says less.
-
-    def demands(self) -> dict[str, int]:
-        """What is limited, by the item of `Capabilities` that tells whether the limit holds."""
-        demands = {
-            "cpu": self.cpu_millis,
-            "memory": self.memory_bytes,
-            "pids": self.pids,
-            "disk": self.disk_bytes,
-            "inodes": self.inodes,
-        }
-        if self.network_bytes_per_s is not None:
-            demands["network_bandwidth"] = self.network_bytes_per_s
-        return demands
-
-    def changed(self, wanted: "Limits", changeable: Collection[str]) -> None:
-        """Raise PolicyUnsupportedError where `wanted` differs in more than what can change."""
-        fixed = [
-            name
-            for name in self.__dataclass_fields__
-            if name not in changeable and getattr(self, name) != getattr(wanted, name)
-        ]
-        if fixed:
-            raise PolicyUnsupportedError(
-                f"A running sandbox cannot change {', '.join(fixed)} here; create another one."
-            )
-
-    def check(self, *, disk: "Disk" = "memory") -> None:
-        """Raise InvalidArgumentError for limits that no sandbox can live in."""
-        floors = {
-            "cpu_millis": (self.cpu_millis, 10),
-            "memory_bytes": (self.memory_bytes, 64 * MIB),
-            "pids": (self.pids, 8),
-            "disk_bytes": (self.disk_bytes, MIB),
-            "inodes": (self.inodes, 64),
-            "output_bytes": (self.output_bytes, 1),
-        }
-        for name, (value, least) in floors.items():
-            if value < least:
-                raise InvalidArgumentError(f"{name} is {value}; the least is {least}.")
-        # Files live in memory: were they as large as it, filling the disk would kill process 1.
-        files = self.tmp_bytes + (self.disk_bytes if disk == "memory" else 0)
-        if files + HEADROOM_BYTES > self.memory_bytes:
-            # So there is room left for several thousand inodes, which `mounted_inodes` counts.
-            most = self.memory_bytes - HEADROOM_BYTES - self.tmp_bytes
-            raise InvalidArgumentError(
-                f"disk_bytes is {self.disk_bytes}; with memory_bytes {self.memory_bytes} the most"
-                f" is {max(0, most)}, because files count as memory."
-            )
-
-    def mounted_inodes(self, *, disk: "Disk" = "memory") -> int:
-        """Files that the workspace takes: `inodes`, or as many as memory has room for.
-
-        Were there more, empty files alone could fill the memory and kill process 1.
-        """
-        if disk != "memory":
-            return self.inodes
-        room = self.memory_bytes - self.disk_bytes - self.tmp_bytes - SHM_BYTES - AGENT_BYTES
-        return min(self.inodes, room // INODE_BYTES - self.tmp_inodes - SHM_INODES)
-
-    @property
-    def tmp_inodes(self) -> int:
-        """Files that /tmp takes: one for each 8 KiB of its size."""
-        return min(self.inodes, self.tmp_bytes // 8192)
-
-    @property
-    def socket_bytes(self) -> int:
-        """What may wait in sockets of networks, where it is counted apart from memory."""
-        return self.memory_bytes // 8
-
-    @property
-    def tmp_bytes(self) -> int:
-        """Size of /tmp: 64 MiB, less in a small sandbox."""
-        return min(TMP_BYTES, self.memory_bytes // 8)
-
-
-def files_bytes(size_bytes: int, inodes: int) -> int:
-    """Least memory of a sandbox whose filesystems in memory have these sizes and inodes in all."""
-    kept = INODE_BYTES * (inodes + SHM_INODES) + SHM_BYTES + AGENT_BYTES
-    return size_bytes + max(HEADROOM_BYTES, kept)
-
-
-Disk = Literal["memory", "image"]  # Where the workspace lies: in memory, or in a file of its own.
-NetworkMode = Literal["none", "allow"]
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkRule:
-    """What a sandbox may connect to: a name, `*.` before one, an address or a range of addresses.
-
-    Addresses that are none of the public Internet (private, loopback, link-local and others) are
-    reached only where a rule names them or a range of such, and the operator lets it.
-    """
-
-    host: str
-    ports: tuple[int, ...] = (80, 443)
-
-    def check(self) -> None:
-        """Raise InvalidArgumentError for what names no host or no port."""
-        if not self.ports or not all(1 <= port <= 65535 for port in self.ports):
-            raise InvalidArgumentError(f"The rule for {self.host[:253]!r} needs ports 1 to 65535.")
-        try:
-            ipaddress.ip_network(self.host)
-        except ValueError:
-            if not is_name(self.host.removeprefix("*.")):
-                raise InvalidArgumentError(
-                    f"{self.host[:253]!r} is neither a host name, an address nor a range."
-                ) from None
-
-
-def is_name(host: str) -> bool:
-    """Whether this is a DNS name in ASCII, as resolvers are asked for it."""
-    labels = host.split(".")
-    return (
-        0 < len(host) <= 253
-        and not labels[-1].isdigit()  # 127.1 is a way to write an address.
-        and all(
-            0 < len(label) <= 63
-            and label.isascii()
-            and label.replace("-", "").replace("_", "").isalnum()
-            and not label.startswith("-")
-            and not label.endswith("-")
-            for label in labels
-        )
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkPolicy:
-    """What code may reach: nothing, or what the rules name, by a proxy of the server.
-
-    The network of the sandbox itself is empty in both modes; `allow` adds a way out through the
-    channel, so drivers have nothing to do for it.
-    """
-
-    mode: NetworkMode = "none"
-    rules: tuple[NetworkRule, ...] = ()
-
-    def check(self) -> None:
-        """Raise PolicyUnsupportedError for an unknown mode, InvalidArgumentError for bad rules."""
-        if self.mode not in ("none", "allow"):
-            raise PolicyUnsupportedError(
-                f"The network policy {self.mode!r} is not supported; use 'none' or 'allow'."
-            )
-        if self.mode == "none" and self.rules:
-            raise InvalidArgumentError("Rules for a network need the network policy 'allow'.")
-        if len(self.rules) > MAX_RULES:
-            raise InvalidArgumentError(f"A network policy has at most {MAX_RULES} rules.")
-        for rule in self.rules:
-            rule.check()
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What code in the sandbox may reach, and the environment of every execution.
-
-    `required` are items of `Capabilities` that must hold, whatever limits were asked for.
-    """
-
-    network: NetworkPolicy = field(default_factory=NetworkPolicy)
-    env: Mapping[str, str] = field(default_factory=dict)
-    required: frozenset[str] = ALWAYS
-
-    def check(self) -> None:
-        """Raise PolicyUnsupportedError or InvalidArgumentError for what no driver can enforce."""
-        self.network.check()
-        check_env(self.env)
-
-    def to_json(self, *, with_env: bool = True) -> dict[str, Any]:
-        """Plain values for `from_json`; without the environment where others may read them."""
-        rules = [{"host": rule.host, "ports": list(rule.ports)} for rule in self.network.rules]
-        value: dict[str, Any] = {
-            "network": {"mode": self.network.mode, "rules": rules},
-            "required": sorted(self.required),
-        }
-        if with_env:
-            value["env"] = dict(self.env)
-        return value
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The policy that `to_json` told of; an absent part is the default.
-
-        Raises InvalidArgumentError for anything else.
-        """
-        try:
-            network = value.get("network", {})
-            policy = cls(
-                NetworkPolicy(
-                    network.get("mode", "none"),
-                    tuple(
-                        NetworkRule(str(rule["host"]), tuple(map(int, rule["ports"])))
-                        for rule in network.get("rules", ())
-                    ),
-                ),
-                dict(value.get("env", {})),
-                frozenset(value.get("required", ALWAYS)),
-            )
-            policy.check()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InvalidArgumentError("The policy is malformed.") from error
-        return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,17 +92,6 @@ def require(capabilities: Capabilities, spec: SandboxSpec) -> None:
         raise PolicyUnsupportedError(
             f"The driver {capabilities.driver} cannot enforce {', '.join(missing)} on this machine."
         )
-
-
-def check_env(env: Mapping[str, str]) -> None:
-    """Raise InvalidArgumentError for names or values that no process can be given."""
-    total = 0
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidArgumentError(f"The environment variable {name[:64]!r} is malformed.")
-        total += len(name) + len(value)
-    if total > 64 * 1024:
-        raise InvalidArgumentError("The environment is larger than 64 KB.")
 
 
 class SandboxState(StrEnum):

@@ -28,7 +28,6 @@ from sandbox.base import (
     Channel,
     DriverEvent,
     DriverEventKind,
-    Limits,
     ResourceUsage,
     SandboxHandle,
     SandboxInfo,
@@ -52,6 +51,7 @@ from sandbox.errors import (
     TemplateError,
 )
 from sandbox.events import Broadcast
+from sandbox.limits import Limits
 from sandbox.records import Record, Records, UidSlots, start_time
 from sandbox.spawning import Spawner
 

@@ -7,16 +7,10 @@ import signal
 from dataclasses import dataclass, field
 
 from sandbox import cgroups
-from sandbox.base import (
-    SHM_BYTES,
-    SHM_INODES,
-    Disk,
-    Limits,
-    SandboxHandle,
-    SandboxState,
-)
+from sandbox.base import SandboxHandle, SandboxState
 from sandbox.channel import Wire
 from sandbox.errors import ConflictError, TimeoutError_
+from sandbox.limits import SHM_BYTES, SHM_INODES, Disk, Limits
 from sandbox.records import Record, children, start_time
 
 END_TIMEOUT_S = 10.0

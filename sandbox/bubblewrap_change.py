@@ -7,10 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sandbox.base import HEADROOM_BYTES, Limits, ResourceUsage, SandboxState
+from sandbox.base import ResourceUsage, SandboxState
 from sandbox.bubblewrap_box import Box, resized
 from sandbox.errors import ConflictError, InvalidArgumentError, SandboxError
 from sandbox.filesystems import use_of
+from sandbox.limits import HEADROOM_BYTES, Limits
 from sandbox.spawning import Spawner
 
 

@@ -9,8 +9,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.base import SHM_BYTES, WORKSPACE, SandboxSpec
+from sandbox.base import WORKSPACE, SandboxSpec
 from sandbox.errors import DriverUnavailableError
+from sandbox.limits import SHM_BYTES
 
 INSTALL = (
     "Install bubblewrap 0.8 or newer (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install"

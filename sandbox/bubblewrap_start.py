@@ -13,11 +13,12 @@ from sandbox import agent as wire
 from sandbox import bubblewrap_command as command
 from sandbox import cgroups, disk_images, seccomp
 from sandbox.agent_file import boot
-from sandbox.base import MIB, Disk, Limits, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.bubblewrap_box import Box, filesystems
 from sandbox.bubblewrap_leftovers import IMAGE
 from sandbox.channel import Wire
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError, TimeoutError_
+from sandbox.limits import MIB, Disk, Limits
 from sandbox.records import children
 from sandbox.spawning import Spawner
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sandbox import cgroups
-from sandbox.base import MIB, Limits
+from sandbox.limits import MIB, Limits
 
 PROBE = "probe-"  # Groups of this name are none of any sandbox.
 _PROBED = Limits(cpu_millis=500, memory_bytes=64 * MIB, pids=8, disk_bytes=MIB)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.base import Limits, ResourceUsage
+from sandbox.base import ResourceUsage
 from sandbox.errors import ConflictError
+from sandbox.limits import Limits
 
 CONTROLLERS = ("memory", "cpu", "pids", "freezer", "cpuacct")
 # A sandbox that has used its share up waits for the end of the period: longer ones are felt.

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from sandbox.base import Capabilities, Limits, SandboxHandle, SandboxSpec, require
+from sandbox.base import Capabilities, SandboxHandle, SandboxSpec, require
+from sandbox.limits import Limits
 
 
 def require_change(

@@ -10,13 +10,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from sandbox.base import Limits
 from sandbox.errors import (
     DriverUnavailableError,
     Resource,
     ResourceExhaustedError,
     TimeoutError_,
 )
+from sandbox.limits import Limits
 
 MKFS = "mkfs.ext4"
 MKFS_TIMEOUT_S = 60.0

@@ -18,11 +18,9 @@ from aiodocker.containers import DockerContainer
 from sandbox import docker_config, docker_engine, docker_images, docker_start, docker_stats
 from sandbox.agent_file import TEXT_BOOT, code_arguments
 from sandbox.base import (
-    CHANGEABLE,
     Capabilities,
     Channel,
     DriverEvent,
-    Limits,
     ResourceUsage,
     SandboxHandle,
     SandboxInfo,
@@ -43,6 +41,7 @@ from sandbox.errors import (
     TemplateError,
 )
 from sandbox.events import Broadcast
+from sandbox.limits import CHANGEABLE, Limits
 
 _STATES = {
     "created": SandboxState.STOPPED,

@@ -10,17 +10,10 @@ from typing import Any
 from sandbox import agent as wire
 from sandbox import cgroups, seccomp
 from sandbox.agent_file import TEXT_BOOT
-from sandbox.base import (
-    LABEL_PREFIX,
-    SHM_BYTES,
-    SHM_INODES,
-    Limits,
-    Policy,
-    SandboxHandle,
-    SandboxSpec,
-    files_bytes,
-)
+from sandbox.base import LABEL_PREFIX, SandboxHandle, SandboxSpec
 from sandbox.bubblewrap_command import INSIDE_ID, MASKED_FILES, MASKED_FOLDERS, SHM
+from sandbox.limits import SHM_BYTES, SHM_INODES, Limits, files_bytes
+from sandbox.policy import Policy
 from sandbox.records import UID_BASE, UID_COUNT
 
 INSTALL = (

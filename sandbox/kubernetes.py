@@ -21,7 +21,6 @@ from sandbox.base import (
     Capabilities,
     Channel,
     DriverEvent,
-    Limits,
     ResourceUsage,
     SandboxHandle,
     SandboxInfo,
@@ -43,6 +42,7 @@ from sandbox.events import Broadcast
 from sandbox.kubernetes_api import answers
 from sandbox.kubernetes_channel import AttachChannel
 from sandbox.kubernetes_pod import KubernetesOptions, Pod
+from sandbox.limits import Limits
 
 log = logging.getLogger(__name__)
 

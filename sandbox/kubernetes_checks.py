@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sandbox.base import Capabilities, Enforcement, Limits, SandboxSpec
+from sandbox.base import Capabilities, Enforcement, SandboxSpec
 from sandbox.errors import PolicyUnsupportedError, TemplateError
 from sandbox.kubernetes_pod import DRIVER, ID, MANAGED, KubernetesOptions
+from sandbox.limits import Limits
 
 _UNLIMITED = 1 << 60  # What version 1 of control groups says for none.
 _PAGE = 64 * 1024

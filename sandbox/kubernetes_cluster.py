@@ -13,7 +13,7 @@ import aiohttp
 
 from sandbox import kubernetes_checks as checks
 from sandbox import kubernetes_pod as pods
-from sandbox.base import DriverEvent, DriverEventKind, Limits, ResourceUsage
+from sandbox.base import DriverEvent, DriverEventKind, ResourceUsage
 from sandbox.errors import (
     ConflictError,
     DriverUnavailableError,
@@ -26,6 +26,7 @@ from sandbox.events import Broadcast
 from sandbox.kubernetes_api import Api, StatusError, answers
 from sandbox.kubernetes_pod import KubernetesOptions, Pod
 from sandbox.kubernetes_watch import PodWatch
+from sandbox.limits import Limits
 
 CLOSED_FOR_S = 30.0  # How long the look at NetworkPolicies counts.
 RESIZES = (1, 33)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sandbox import kubernetes_boot as boot
 from sandbox import seccomp
-from sandbox.base import MIB, Limits, Policy, SandboxHandle, SandboxSpec, SandboxState
+from sandbox.base import SandboxHandle, SandboxSpec, SandboxState
 from sandbox.errors import (
     DriverUnavailableError,
     NotFoundError,
@@ -20,6 +20,8 @@ from sandbox.errors import (
     SandboxError,
     TemplateError,
 )
+from sandbox.limits import MIB, Limits
+from sandbox.policy import Policy
 
 Pod = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from sandbox.addresses import Address, Network, is_special, is_special_range
-from sandbox.base import NetworkRule
+from sandbox.policy import NetworkRule
 
 
 class NetworkRules:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from sandbox.base import WORKSPACE, check_env
+from sandbox.base import WORKSPACE
 from sandbox.errors import InvalidArgumentError
 from sandbox.execution import WINDOW_BYTES
 from sandbox.inside import wire
+from sandbox.policy import check_env
 
 COMMAND_BYTES = 64 * 1024
 MAX_TIMEOUT_S = 7 * 86400

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from sandbox import docker_config
-from sandbox.base import Capabilities, Disk, Enforcement, SandboxDriver
+from sandbox.base import Capabilities, Enforcement, SandboxDriver
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.errors import DriverUnavailableError, PolicyUnsupportedError, SandboxError
 from sandbox.kubernetes_pod import KubernetesOptions
+from sandbox.limits import Disk
 
 Kind = Literal["auto", "docker", "bubblewrap", "kubernetes", "off"]
 PULL_TIMEOUT_S = 120.0

@@ -9,7 +9,7 @@ import strawberry
 
 from models import sandboxes as tables
 from models.states import ConnectionVerdict
-from sandbox.base import NetworkRule
+from sandbox.policy import NetworkRule
 from schema.base import BigInt, Node, attr, described_enum
 from services.sandboxes.wishes import Security
 

@@ -16,8 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.base import now
 from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
 from models.states import RunState, SandboxStatus
-from sandbox.base import Limits, Policy, SandboxDriver
+from sandbox.base import SandboxDriver
 from sandbox.client import Execution, SandboxClient
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.calls import TaskSet

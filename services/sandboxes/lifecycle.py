@@ -15,7 +15,9 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import ConversationStatus, SandboxExpiry, SandboxStatus
-from sandbox.base import Limits, Policy, SandboxDriver
+from sandbox.base import SandboxDriver
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from services.base import Deps, Viewer, Work, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json

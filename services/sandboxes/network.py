@@ -14,10 +14,10 @@ from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy
 from sandbox import proxy
 from sandbox.addresses import is_own, parse_ranges
 from sandbox.bandwidth import Bandwidth
-from sandbox.base import NetworkPolicy, NetworkRule, Policy
 from sandbox.client import SandboxClient
 from sandbox.errors import SandboxError
 from sandbox.network_rules import NetworkRules
+from sandbox.policy import NetworkPolicy, NetworkRule, Policy
 from sandbox.proxy import Proxy
 from sandbox.tunnels import Listener
 from services.base import Deps, Work

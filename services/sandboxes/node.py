@@ -13,9 +13,10 @@ from sqlalchemy import ColumnElement, select
 from models.base import now
 from models.sandboxes import Sandbox
 from models.states import SandboxStatus
-from sandbox.base import Limits, SandboxDriver
+from sandbox.base import SandboxDriver
 from sandbox.client import SandboxClient
 from sandbox.errors import SandboxError
+from sandbox.limits import Limits
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import keeping, mending, rows

@@ -7,9 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbox.base import MIB, Limits, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.client import SandboxClient
 from sandbox.errors import SandboxError, TemplateError
+from sandbox.limits import MIB, Limits
 from services.events.calls import TaskSet
 from services.sandboxes.live import INSTALLATION_LABEL, installation
 

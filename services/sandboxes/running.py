@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from models.base import now
 from models.sandboxes import SandboxExecution
 from models.states import ExecutionReason, RunState
-from sandbox.base import Limits, ResourceUsage
+from sandbox.base import ResourceUsage
 from sandbox.client import Execution, ExecutionResult, Reason, SandboxClient
 from sandbox.errors import (
     InvalidArgumentError,
@@ -23,6 +23,7 @@ from sandbox.errors import (
     SandboxError,
     SandboxLostError,
 )
+from sandbox.limits import Limits
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError

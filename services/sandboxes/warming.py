@@ -10,8 +10,9 @@ from sqlalchemy import select
 
 from models.base import row_columns, rows_of
 from models.sandboxes import SandboxTemplate
-from sandbox.base import Policy, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.errors import SandboxError
+from sandbox.policy import Policy
 from services.events.calls import TaskSet
 from services.sandboxes import operations, templates, wishes
 from services.sandboxes.counts import TOTALS

@@ -7,9 +7,10 @@ from typing import Any
 
 from models.sandboxes import SandboxTemplate
 from sandbox.addresses import parse_ranges
-from sandbox.base import HEADROOM_BYTES, MIB, Limits, NetworkPolicy, NetworkRule, Policy
 from sandbox.errors import InvalidArgumentError
+from sandbox.limits import HEADROOM_BYTES, MIB, Limits
 from sandbox.network_rules import guarded
+from sandbox.policy import NetworkPolicy, NetworkRule, Policy
 from services.errors import UserError, UserErrorCode, UserErrors
 from services.options import Options
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sandbox.base import Limits, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
 from sandbox.errors import PolicyUnsupportedError
+from sandbox.limits import Limits
 
 MIB = 1024 * 1024
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from sandbox.base import Limits, Policy, SandboxDriver, SandboxHandle, SandboxSpec
+from sandbox.base import SandboxDriver, SandboxHandle, SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Execution, ExecutionResult, SandboxClient
 from sandbox.docker import DockerDriver
 from sandbox.errors import DriverUnavailableError
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from tests.servers import give_up
 
 MIB = 1024 * 1024

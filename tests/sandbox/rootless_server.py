@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sandbox.base import Limits, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
+from sandbox.limits import Limits
 
 MIB = 1024 * 1024
 

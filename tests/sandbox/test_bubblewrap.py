@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox import bubblewrap_command, bubblewrap_start, records
-from sandbox.base import Policy, SandboxState
+from sandbox.base import SandboxState
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason
 from sandbox.errors import (
@@ -21,6 +21,7 @@ from sandbox.errors import (
     NotFoundError,
     TemplateError,
 )
+from sandbox.policy import Policy
 from tests.sandbox.conftest import Boxes
 
 pytestmark = pytest.mark.bubblewrap

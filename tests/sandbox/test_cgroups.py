@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroup_detect, cgroups
-from sandbox.base import Limits
 from sandbox.errors import ConflictError
+from sandbox.limits import Limits
 
 MIB = 1024 * 1024
 UNLIMITED = "9223372036854771712"  # What version 1 says of a limit that nobody set.

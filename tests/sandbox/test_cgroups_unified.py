@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroup_detect, cgroups, records
-from sandbox.base import Limits
+from sandbox.limits import Limits
 from tests.sandbox.test_cgroups import FILES_2, MIB
 
 

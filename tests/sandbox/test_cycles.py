@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.docker import DockerDriver
 from sandbox.errors import TemplateError
+from sandbox.limits import Limits
 from tests.sandbox.conftest import MIB, Boxes
 
 CYCLES = {"bubblewrap": 200, "docker": 25}

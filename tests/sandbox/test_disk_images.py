@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import disk_images
-from sandbox.base import Limits
 from sandbox.errors import DriverUnavailableError, Resource, ResourceExhaustedError
+from sandbox.limits import Limits
 from tests.servers import require
 
 MIB = 1024 * 1024

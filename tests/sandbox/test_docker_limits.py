@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from sandbox import docker_config, docker_stats
-from sandbox.base import Limits, NetworkPolicy, NetworkRule, Policy
 from sandbox.client import Reason
 from sandbox.docker import DockerDriver
 from sandbox.errors import ConflictError, InvalidArgumentError, PolicyUnsupportedError
+from sandbox.limits import Limits
+from sandbox.policy import NetworkPolicy, NetworkRule, Policy
 from tests.sandbox.conftest import MIB, Boxes, docker_settings
 from tests.sandbox.docker_containers import shown
 

@@ -6,10 +6,10 @@ from contextlib import aclosing
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason
 from sandbox.inside.processes import REPORT
+from sandbox.limits import Limits
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 DAEMON = """

@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 from sandbox import kubernetes_boot as boot
 from sandbox import kubernetes_checks as checks
 from sandbox import kubernetes_pod as pods
-from sandbox.base import Limits, Policy, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.errors import (
     DriverUnavailableError,
     InvalidArgumentError,
@@ -28,6 +28,8 @@ from sandbox.errors import (
 from sandbox.kubernetes_api import StatusError, translate
 from sandbox.kubernetes_cluster import is_image_name, quantity
 from sandbox.kubernetes_pod import KubernetesOptions
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from tests.servers import kubernetes_rules as rules
 from tests.servers.kubelet import expand
 from tests.servers.kubernetes import DIGEST

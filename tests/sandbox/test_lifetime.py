@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from sandbox.base import DriverEventKind, Limits, NetworkPolicy, Policy, SandboxState
+from sandbox.base import DriverEventKind, SandboxState
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import Reason, SandboxClient
 from sandbox.errors import (
@@ -19,6 +19,8 @@ from sandbox.errors import (
     SandboxLostError,
     TemplateError,
 )
+from sandbox.limits import Limits
+from sandbox.policy import NetworkPolicy, Policy
 from sandbox.records import Record
 from tests.sandbox.conftest import MIB, Box, Boxes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import cgroups, disk_images
-from sandbox.base import Capabilities, Enforcement, Limits, Policy
+from sandbox.base import Capabilities, Enforcement
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.errors import (
     ConflictError,
@@ -18,6 +18,8 @@ from sandbox.errors import (
     PolicyUnsupportedError,
     SandboxError,
 )
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from tests.sandbox.conftest import MIB, Box, Boxes
 from tests.servers import require
 

@@ -7,7 +7,6 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.client import Execution, Tunnel
 from sandbox.errors import (
     InvalidArgumentError,
@@ -16,6 +15,7 @@ from sandbox.errors import (
     SandboxLostError,
 )
 from sandbox.inside import wire
+from sandbox.limits import Limits
 from sandbox.tunnels import WINDOW_BYTES
 from tests.sandbox.conftest import MIB, Box, Boxes
 

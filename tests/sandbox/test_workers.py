@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError, PolicyUnsupportedError
 from sandbox.inside import wire
+from sandbox.limits import Limits
 from tests.sandbox.conftest import MIB, Box, Boxes
 
 MANY = "import os\nfor n in range(%d): open('%%s/%%05d' %% ('%s', n), 'w').close()"

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.client import Reason
+from sandbox.limits import Limits
 from tests.sandbox.abuse.attack import PROLOGUE, Attempt, attempts, execute, is_contained, tries
 from tests.sandbox.abuse.conftest import Neighbour, Site, holds
 from tests.sandbox.conftest import MIB, Box

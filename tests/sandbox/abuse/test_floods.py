@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.client import Execution, Reason
 from sandbox.errors import FileError, FileErrorCode
+from sandbox.limits import Limits
 from tests.sandbox.abuse.attack import tries
 from tests.sandbox.abuse.conftest import Neighbour, Site
 from tests.sandbox.conftest import MIB, Box

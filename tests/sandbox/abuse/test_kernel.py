@@ -2,8 +2,8 @@
 
 import pytest
 
-from sandbox.base import Limits
 from sandbox.client import Reason
+from sandbox.limits import Limits
 from tests.sandbox.abuse.attack import PROLOGUE, Attempt, attempts, execute, is_contained
 from tests.sandbox.abuse.conftest import Site
 from tests.sandbox.conftest import MIB, Box

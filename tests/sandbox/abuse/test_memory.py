@@ -2,9 +2,9 @@
 
 import pytest
 
-from sandbox.base import INODE_BYTES, Limits
 from sandbox.client import Reason
 from sandbox.inside.barriers import LEAST_VERSION, VERSION_ASKED, landlock
+from sandbox.limits import INODE_BYTES, Limits
 from tests.sandbox.abuse.attack import Attempt, attempts, execute, is_contained, tries
 from tests.sandbox.abuse.conftest import Site, holds
 from tests.sandbox.conftest import MIB, Box

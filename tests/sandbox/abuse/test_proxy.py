@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from sandbox.base import NetworkRule
+from sandbox.policy import NetworkRule
 from sandbox.proxy import Proxy
 from sandbox.tunnels import Listener
 from tests.sandbox.abuse.attack import tries

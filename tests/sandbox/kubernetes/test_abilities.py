@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from sandbox import kubernetes_pod as pods
-from sandbox.base import Enforcement, Limits
+from sandbox.base import Enforcement
 from sandbox.client import SandboxClient
 from sandbox.errors import (
     NotFoundError,
     PolicyUnsupportedError,
     ResourceExhaustedError,
 )
+from sandbox.limits import Limits
 from tests.sandbox.conftest import MIB, Box, Boxes
 from tests.sandbox.kubernetes.conftest import driven
 from tests.servers.kubernetes import Kubernetes

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from sandbox import kubernetes_pod as pods
-from sandbox.base import Enforcement, Limits, Policy
+from sandbox.base import Enforcement
 from sandbox.errors import (
     PolicyUnsupportedError,
 )
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from tests.sandbox.conftest import MIB, Boxes
 from tests.sandbox.kubernetes.conftest import IMAGE, driven
 from tests.servers.kubernetes import DIGEST, MANIFESTS, Kubernetes

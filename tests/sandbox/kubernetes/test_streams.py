@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from sandbox import kubernetes_channel
-from sandbox.base import Limits, Policy, SandboxState
+from sandbox.base import SandboxState
 from sandbox.client import Reason
 from sandbox.errors import (
     ConflictError,
 )
+from sandbox.limits import Limits
+from sandbox.policy import Policy
 from tests.sandbox.conftest import MIB, Box, Boxes
 from tests.sandbox.kubernetes.conftest import UNTIL_ENDED, driven, soon
 from tests.servers.kubernetes import Kubernetes

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from sandbox.addresses import Address, parse_ranges
-from sandbox.base import NetworkRule
 from sandbox.errors import PortError
 from sandbox.network_rules import NetworkRules
+from sandbox.policy import NetworkRule
 from sandbox.proxy import Connection, Proxy, Streams
 
 LOOPBACK = parse_ranges(["127.0.0.0/8"])

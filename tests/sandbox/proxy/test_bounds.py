@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sandbox.addresses import Address
 from sandbox.bandwidth import Bandwidth
-from sandbox.base import NetworkRule
 from sandbox.network_rules import NetworkRules
+from sandbox.policy import NetworkRule
 from tests.sandbox.proxy.conftest import ORG, PUBLIC, Program, World, ask, serving, status
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from sandbox.addresses import Address, is_own, is_special, parse_host, parse_ranges
-from sandbox.base import NetworkRule
 from sandbox.network_rules import guarded
+from sandbox.policy import NetworkRule
 from sandbox.proxy import Verdict
 from tests.sandbox.proxy.conftest import ORG, PUBLIC, Web, World, ask, status
 

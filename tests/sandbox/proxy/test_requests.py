@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sandbox import proxy as module
-from sandbox.base import NetworkRule
+from sandbox.policy import NetworkRule
 from sandbox.proxy import Verdict
 from tests.sandbox.proxy.conftest import ORG, PUBLIC, Web, World, ask, serving, status
 

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from sandbox.base import MIB, Capabilities, Limits, SandboxDriver, SandboxSpec
+from sandbox.base import Capabilities, SandboxDriver, SandboxSpec
 from sandbox.errors import Resource, ResourceExhaustedError
+from sandbox.limits import MIB, Limits
 from services.sandboxes.pool import Wanted, WarmPool
 
 SMALL = Limits(memory_bytes=128 * MIB, disk_bytes=4 * MIB, pids=16)

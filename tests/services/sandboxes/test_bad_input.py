@@ -11,7 +11,7 @@ from sqlalchemy import update
 from models.base import now
 from models.sandboxes import Sandbox, SandboxExecution, SandboxFile
 from models.states import ExecutionReason, RunState, SandboxStatus
-from sandbox.base import MIB
+from sandbox.limits import MIB
 from services.base import Viewer, work
 from services.sandboxes import executions, files, lifecycle, output, rows
 from services.sandboxes.wishes import Resources, Security

@@ -9,8 +9,10 @@ from sqlalchemy import select
 from models.sandboxes import SandboxRemoval, SandboxResources
 from models.states import ExecutionReason, SandboxExpiry, SandboxStatus
 from models.system import Event
-from sandbox.base import Limits, NetworkRule, SandboxSpec
+from sandbox.base import SandboxSpec
 from sandbox.errors import PolicyUnsupportedError, SandboxError
+from sandbox.limits import Limits
+from sandbox.policy import NetworkRule
 from services import changes as news
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode, UserErrors

@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from models.base import now
 from models.sandboxes import Sandbox, SandboxResources, SandboxSecurityPolicy, SandboxTemplate
 from models.states import ExecutionReason, RunState, SandboxStatus
-from sandbox.base import MIB
 from sandbox.errors import Resource, ResourceExhaustedError
+from sandbox.limits import MIB
 from services.base import ANONYMOUS, Viewer, work
 from services.errors import UnauthenticatedError, UserError, UserErrorCode, UserErrors
 from services.sandboxes import executions, lifecycle, output, rows

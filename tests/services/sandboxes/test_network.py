@@ -15,7 +15,7 @@ from models.sandboxes import Sandbox, SandboxConnection
 from models.states import ConnectionVerdict, SandboxStatus
 from sandbox import proxy as proxies
 from sandbox.addresses import Address
-from sandbox.base import NetworkRule
+from sandbox.policy import NetworkRule
 from sandbox.proxy import Connection, Streams, Verdict
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode, UserErrors

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.base import MIB, Enforcement, NetworkPolicy, NetworkRule, Policy
+from sandbox.base import Enforcement
 from sandbox.bubblewrap import BubblewrapDriver
 from sandbox.client import SandboxClient
+from sandbox.limits import MIB
+from sandbox.policy import NetworkPolicy, NetworkRule, Policy
 from services.sandboxes.counts import Totals
 from services.sandboxes.live import Live
 from services.sandboxes.pool import HANDED_S, Breaker, Wanted, key_of

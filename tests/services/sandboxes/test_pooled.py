@@ -7,7 +7,8 @@ from sqlalchemy import update
 
 from models.sandboxes import SandboxTemplate
 from models.states import SandboxStatus
-from sandbox.base import MIB, SandboxSpec
+from sandbox.base import SandboxSpec
+from sandbox.limits import MIB
 from services.base import work
 from services.sandboxes import housekeeping, lifecycle, rows, templates, warming
 from services.sandboxes.live import INSTALLATION_LABEL, POOL_LABEL, installation
