@@ -7,6 +7,7 @@ closed the connection meanwhile.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,10 @@ class Lanes:
         self._engine = engine
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._recycle_s = recycle_s
-        self._places = asyncio.Semaphore(size)
+        self._places = size
+        # Those who wait for a place in their turn, each until when; one timer looks after them.
+        self._queue: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        self._patience: asyncio.TimerHandle | None = None
         # The last one used is taken first.
         self._idle: list[_Lane] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -58,9 +62,7 @@ class Lanes:
         Raises DBAPIError, and the pool's TimeoutError when no connection is to be had. A cancelled
         select gives up its connection.
         """
-        if not self._places.locked():
-            await self._places.acquire()
-        elif not await self._comes_in_turn():
+        if not (self._enter() or await self._comes_in_turn()):
             async with self._engine.connect() as connection:
                 return await fetch(connection, text, values)
         try:
@@ -73,14 +75,50 @@ class Lanes:
             await self._drop_idle()
             return await self._ask(text, values)
         finally:
-            self._places.release()
+            self._leave()
+
+    def _enter(self) -> bool:
+        """Take a place, if there is one."""
+        if not self._places:
+            return False
+        self._places -= 1
+        return True
 
     async def _comes_in_turn(self) -> bool:
+        """Wait for a place, and take it; False if that takes too long."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._queue.append((loop.time() + _TURN_S, turn))
+        if self._patience is None:
+            self._patience = loop.call_later(_TURN_S, self._send_away)
         try:
-            async with asyncio.timeout(_TURN_S):
-                return await self._places.acquire()
-        except TimeoutError:
-            return False
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Leave a place to whoever has waited the longest."""
+        while self._queue:
+            _, turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._places += 1
+
+    def _send_away(self) -> None:
+        """Let those wait no more whose time is over."""
+        loop = asyncio.get_running_loop()
+        self._patience = None
+        while self._queue:
+            until, turn = self._queue[0]
+            if not turn.done():
+                if until > loop.time():
+                    self._patience = loop.call_at(until, self._send_away)
+                    return
+                turn.set_result(False)
+            self._queue.popleft()
 
     async def _ask(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
         lane = await self._take() or await self._open()
@@ -153,7 +191,14 @@ class Lanes:
             self._sweeper = loop.call_at(next_at, self._sweep)
 
     async def aclose(self) -> None:
-        """Close those that are idle."""
+        """Close those that are idle; who still waits for a place is served by the pool."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        while self._queue:
+            _, turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(False)
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

@@ -43,13 +43,13 @@ async def test_who_finds_all_taken_is_served_by_the_rest_of_the_pool(tmp_path: P
     database = Database(url, pool_size=2, max_overflow=0, pool_timeout_s=0.05)
     lanes = Lanes(database.engine, 1, 60.0)
     # As one whose select takes for ever.
-    await lanes._places.acquire()
+    assert lanes._enter()
     assert await lanes.select("SELECT 1", ()) == [(1,)]
     assert len(lanes) == 0
     async with database.reading(), database.reading():
         with pytest.raises(PoolTimeoutError):
             await lanes.select("SELECT 1", ())
-    lanes._places.release()
+    lanes._leave()
     assert await lanes.select("SELECT 1", ()) == [(1,)]
     assert len(lanes) == 1
     await lanes.aclose()
@@ -134,6 +134,27 @@ async def test_a_cancelled_select_gives_its_place_back(
     # What the connection was doing is not known: it is given up.
     assert len(lanes) == 0
     assert await lanes.select("SELECT 1", ()) == [(1,)]
+    await lanes.aclose()
+
+
+async def test_places_go_to_who_waits_in_turn(database: Database) -> None:
+    lanes = Lanes(database.engine, 1, 60.0)
+    assert lanes._enter()
+    async with asyncio.timeout(30):
+        first, gone, last = (asyncio.create_task(lanes._comes_in_turn()) for _ in range(3))
+        await asyncio.sleep(0)
+        lanes._leave()
+        assert await first
+        # It is given the place of the first, and gives up before it knows.
+        lanes._leave()
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert await last
+        assert not await lanes._comes_in_turn(), "nobody leaves"
+    lanes._leave()
+    assert lanes._enter()
+    assert not lanes._enter()
     await lanes.aclose()
 
 
