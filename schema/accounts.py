@@ -16,6 +16,7 @@ from schema.base import (
     Last,
     Node,
     Payload,
+    answer,
     arg,
     attr,
     connection,
@@ -113,15 +114,13 @@ class UserRegisterInput:
     username: str = attr("2 to 50 letters, digits, dots, dashes or underscores.")
     email: str = attr("E-mail address.")
     password: str = attr("8 to 200 characters.")
-    display_name: str | None = strawberry.field(
-        default=None, description="The name to show; the username by default."
-    )
+    display_name: str | None = attr("The name to show; the username by default.", default=None)
 
 
 @strawberry.type(description="Answer to `userRegister`.")
 class UserRegisterPayload(Payload):
-    session: AuthSession | None = strawberry.field(default=None, description="The first sign-in.")
-    user: User | None = strawberry.field(default=None, description="The new account.")
+    session: AuthSession | None = answer("The first sign-in.")
+    user: User | None = answer("The new account.")
 
 
 @strawberry.input(description="A sign-in.")
@@ -132,13 +131,13 @@ class SessionCreateInput:
 
 @strawberry.type(description="Answer to `sessionCreate`.")
 class SessionCreatePayload(Payload):
-    session: AuthSession | None = strawberry.field(default=None, description="The sign-in.")
-    user: User | None = strawberry.field(default=None, description="Who signed in.")
+    session: AuthSession | None = answer("The sign-in.")
+    user: User | None = answer("Who signed in.")
 
 
 @strawberry.type(description="Answer to `sessionRefresh`.")
 class SessionRefreshPayload(Payload):
-    session: AuthSession | None = strawberry.field(default=None, description="The renewed sign-in.")
+    session: AuthSession | None = answer("The renewed sign-in.")
 
 
 @strawberry.type(description="Answer to `sessionRevoke`.")
@@ -154,7 +153,7 @@ class UserUpdateInput:
 
 @strawberry.type(description="Answer to `userUpdate`.")
 class UserUpdatePayload(Payload):
-    user: User | None = strawberry.field(default=None, description="The changed account.")
+    user: User | None = answer("The changed account.")
 
 
 @strawberry.input(description="A new password.")
@@ -176,7 +175,7 @@ class UserRolesSetInput:
 
 @strawberry.type(description="Answer to `userRolesSet`.")
 class UserRolesSetPayload(Payload):
-    user: User | None = strawberry.field(default=None, description="The user.")
+    user: User | None = answer("The user.")
 
 
 @strawberry.input(description="Changes to a role; what is left out stays.")
@@ -189,7 +188,7 @@ class RoleUpdateInput:
 
 @strawberry.type(description="Answer to `roleUpdate`.")
 class RoleUpdatePayload(Payload):
-    role: Role | None = strawberry.field(default=None, description="The changed role.")
+    role: Role | None = answer("The changed role.")
 
 
 @strawberry.type

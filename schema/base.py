@@ -64,8 +64,13 @@ ROW_TYPES: dict[type[Record], type] = {}
 
 
 def attr(description: str, **options: Any) -> Any:
-    """A plain attribute of the row behind the type."""
+    """A plain attribute of the row behind a type, or of an input (optional with a `default`)."""
     return strawberry.field(description=description, **options)
+
+
+def answer(description: str) -> Any:
+    """A field of a payload: null when there are errors."""
+    return attr(description, default=None)
 
 
 def arg(description: str, **options: Any) -> Any:
@@ -139,6 +144,7 @@ def _page_parameter(name: str, annotation: Any) -> inspect.Parameter:
     )
 
 
+Id = Annotated[strawberry.ID, arg("Which one.")]
 First = Annotated[int | None, arg("Give the first N (0 to 100; 20 by default).")]
 After = Annotated[str | None, arg("Give those after this cursor.")]
 Last = Annotated[int | None, arg("Give the last N (0 to 100) instead.")]
@@ -268,8 +274,8 @@ class UserError:
 class Payload:
     """Base of every payload; all other fields are null when there are errors."""
 
-    errors: list[UserError] = strawberry.field(
-        default_factory=list, description="What was wrong with the input; empty on success."
+    errors: list[UserError] = attr(
+        "What was wrong with the input; empty on success.", default_factory=list
     )
 
 

@@ -56,13 +56,10 @@ class Entity:
         "A narrower kind, such as `plan` for an ID, `python` for CODE, or `quantity` for a NUMBER."
     )
     value: str = attr("The text from `start` up to `end`, as it was written.")
-    start_pos: int = strawberry.field(
-        name="start",
-        description="Where it begins in the content, in characters (Unicode code points) from 0.",
+    start_pos: int = attr(
+        "Where it begins in the content, in characters (Unicode code points) from 0.", name="start"
     )
-    end_pos: int = strawberry.field(
-        name="end", description="Where it ends: the place after its last character."
-    )
+    end_pos: int = attr("Where it ends: the place after its last character.", name="end")
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:

@@ -15,9 +15,11 @@ from schema.base import (
     Before,
     Connection,
     First,
+    Id,
     Last,
     Node,
     Payload,
+    answer,
     arg,
     attr,
     described_enum,
@@ -79,21 +81,13 @@ class MemoryMatch:
 
 @strawberry.input(description="Which memories to list; what is left out is no condition.")
 class MemoryFilter:
-    types: list[MemoryType] | None = strawberry.field(
-        default=None, description="Of one of these types."
+    types: list[MemoryType] | None = attr("Of one of these types.", default=None)
+    is_current: bool | None = attr(
+        "True: those that hold now. False: those superseded.", default=None
     )
-    is_current: bool | None = strawberry.field(
-        default=None, description="True: those that hold now. False: those superseded."
-    )
-    importance_at_least: float | None = strawberry.field(
-        default=None, description="At least this important, 0 to 1."
-    )
-    created_after: datetime | None = strawberry.field(
-        default=None, description="Kept after this time."
-    )
-    created_before: datetime | None = strawberry.field(
-        default=None, description="Kept before this time."
-    )
+    importance_at_least: float | None = attr("At least this important, 0 to 1.", default=None)
+    created_after: datetime | None = attr("Kept after this time.", default=None)
+    created_before: datetime | None = attr("Kept before this time.", default=None)
 
 
 @strawberry.enum(description="In which order to list memories; ties by time.")
@@ -178,22 +172,14 @@ class MemoriesQuery:
 @strawberry.input(description="A new memory.")
 class MemoryCreateInput:
     content: str = attr("The fact in words that stand alone, 1 to 4,000 characters.")
-    type: MemoryType = strawberry.field(
-        default=MemoryType.SEMANTIC, description="What kind of thing it is."
-    )
-    importance: float | None = strawberry.field(
-        default=None, description="How much it matters, 0 to 1; 0.5 by default."
-    )
+    type: MemoryType = attr("What kind of thing it is.", default=MemoryType.SEMANTIC)
+    importance: float | None = attr("How much it matters, 0 to 1; 0.5 by default.", default=None)
 
 
 @strawberry.type(description="Answer to `memoryCreate`.")
 class MemoryCreatePayload(Payload):
-    memory: Memory | None = strawberry.field(
-        default=None, description="The memory: a new one, or the one that said this already."
-    )
-    is_new: bool | None = strawberry.field(
-        default=None, description="False when this was remembered already."
-    )
+    memory: Memory | None = answer("The memory: a new one, or the one that said this already.")
+    is_new: bool | None = answer("False when this was remembered already.")
 
 
 @strawberry.input(description="Changes to a memory; what is left out stays.")
@@ -205,15 +191,12 @@ class MemoryUpdateInput:
 
 @strawberry.type(description="Answer to `memoryUpdate`.")
 class MemoryUpdatePayload(Payload):
-    memory: Memory | None = strawberry.field(default=None, description="The changed memory.")
+    memory: Memory | None = answer("The changed memory.")
 
 
 @strawberry.type(description="Answer to `memoryDelete`.")
 class MemoryDeletePayload(Payload):
-    memory: Memory | None = strawberry.field(default=None, description="The memory as it was.")
-
-
-Id = Annotated[strawberry.ID, arg("Which one.")]
+    memory: Memory | None = answer("The memory as it was.")
 
 
 async def _create(info: Info, input: MemoryCreateInput) -> dict[str, object]:

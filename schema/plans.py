@@ -16,10 +16,12 @@ from schema.base import (
     Before,
     Connection,
     First,
+    Id,
     Last,
     Node,
     Payload,
     RunState,
+    answer,
     arg,
     attr,
     connection,
@@ -38,9 +40,7 @@ from services.plans.executing import source
 class PlanStep(Node, row=tables.PlanStep):
     order_index: int = attr("Its place in the plan, from 0.")
     description: str = attr("What is to be done; without a tool, the prompt itself.")
-    tool_name: str | None = strawberry.field(
-        name="tool", description="Name of the tool it calls; null for a prompt."
-    )
+    tool_name: str | None = attr("Name of the tool it calls; null for a prompt.", name="tool")
     arguments: JSON | None = attr("Arguments of the tool, references not yet replaced.")
     status: RunState = attr("Where it stands in the newest execution.")
     started_at: datetime | None = attr("When it began in the newest execution.")
@@ -133,29 +133,25 @@ class PlansQuery:
 @strawberry.input(description="A step to be: a tool call, or a prompt when no tool is named.")
 class PlanStepInput:
     description: str = attr("What is to be done, 1 to 2,000 characters.")
-    tool: str | None = strawberry.field(default=None, description="Name of a tool.")
-    arguments: JSON | None = strawberry.field(
-        default=None,
-        description="Arguments of the tool. Texts may hold `{{steps.N.output}}` and "
+    tool: str | None = attr("Name of a tool.", default=None)
+    arguments: JSON | None = attr(
+        "Arguments of the tool. Texts may hold `{{steps.N.output}}` and "
         "`{{steps.N.result.path}}` of steps it depends on.",
+        default=None,
     )
-    depends_on: list[int] = strawberry.field(
-        default_factory=list, description="Indexes of the steps it waits for."
-    )
+    depends_on: list[int] = attr("Indexes of the steps it waits for.", default_factory=list)
 
 
 @strawberry.input(description="A new plan.")
 class PlanCreateInput:
     title: str = attr("1 to 200 characters.")
-    description: str | None = strawberry.field(
-        default=None, description="What it is for, at most 10,000 characters."
-    )
+    description: str | None = attr("What it is for, at most 10,000 characters.", default=None)
     steps: list[PlanStepInput] = attr("1 to 100 steps.")
 
 
 @strawberry.type(description="Answer to `planCreate`.")
 class PlanCreatePayload(Payload):
-    plan: Plan | None = strawberry.field(default=None, description="The new plan.")
+    plan: Plan | None = answer("The new plan.")
 
 
 @strawberry.type(description="Answer to `planDelete`.")
@@ -165,17 +161,12 @@ class PlanDeletePayload(Payload):
 
 @strawberry.type(description="Answer to `planExecute`.")
 class PlanExecutePayload(Payload):
-    execution: PlanExecution | None = strawberry.field(
-        default=None, description="The run, PENDING until a worker takes it."
-    )
+    execution: PlanExecution | None = answer("The run, PENDING until a worker takes it.")
 
 
 @strawberry.type(description="Answer to `planExecutionCancel`.")
 class PlanExecutionCancelPayload(Payload):
-    execution: PlanExecution | None = strawberry.field(default=None, description="The run.")
-
-
-Id = Annotated[strawberry.ID, arg("Which one.")]
+    execution: PlanExecution | None = answer("The run.")
 
 
 def _step(index: int, step: PlanStepInput) -> StepInput:

@@ -17,6 +17,7 @@ from schema.base import (
     Last,
     Node,
     Payload,
+    answer,
     arg,
     attr,
     field,
@@ -58,16 +59,12 @@ class RateLimitConfigSetInput:
 
 @strawberry.type(description="Answer to `rateLimitConfigSet`.")
 class RateLimitConfigSetPayload(Payload):
-    rate_limit_config: RateLimitConfig | None = strawberry.field(
-        default=None, description="The limit."
-    )
+    rate_limit_config: RateLimitConfig | None = answer("The limit.")
 
 
 @strawberry.type(description="Answer to `rateLimitConfigDelete`.")
 class RateLimitConfigDeletePayload(Payload):
-    rate_limit_config: RateLimitConfig | None = strawberry.field(
-        default=None, description="The limit as it was."
-    )
+    rate_limit_config: RateLimitConfig | None = answer("The limit as it was.")
 
 
 @strawberry.type

@@ -18,6 +18,7 @@ from schema.base import (
     Last,
     Node,
     Payload,
+    answer,
     arg,
     attr,
     described_enum,
@@ -137,7 +138,7 @@ class ToolUpdateInput:
 
 @strawberry.type(description="Answer to `toolUpdate`.")
 class ToolUpdatePayload(Payload):
-    tool: Tool | None = strawberry.field(default=None, description="The changed tool.")
+    tool: Tool | None = answer("The changed tool.")
 
 
 async def _update(

@@ -115,12 +115,10 @@ class MessageToolCall(Node, row=tables.MessageToolCall):
 
 @strawberry.type(description="Why an answer failed.")
 class MessageError:
-    error_code: str | None = strawberry.field(
-        name="code", description="UNAVAILABLE, RATE_LIMITED, TIMED_OUT, INTERNAL, and others."
+    error_code: str | None = attr(
+        "UNAVAILABLE, RATE_LIMITED, TIMED_OUT, INTERNAL, and others.", name="code"
     )
-    error_message: str | None = strawberry.field(
-        name="message", description="What happened and what to do."
-    )
+    error_message: str | None = attr("What happened and what to do.", name="message")
 
     @classmethod
     def is_type_of(cls, value: object, _info: object) -> bool:
@@ -209,22 +207,18 @@ class Conversation(Node, row=tables.Conversation):
 
 @strawberry.input(description="Which conversations.")
 class ConversationFilter:
-    status: ConversationStatus | None = strawberry.field(
-        default=None, description="Only those with this status."
-    )
-    title_contains: str | None = strawberry.field(
-        default=None, description="Only those whose title contains this, whatever the case."
+    status: ConversationStatus | None = attr("Only those with this status.", default=None)
+    title_contains: str | None = attr(
+        "Only those whose title contains this, whatever the case.", default=None
     )
 
 
 @strawberry.input(description="In which order.")
 class ConversationOrder:
-    field: ConversationOrderField = strawberry.field(
-        default=ConversationOrderField.UPDATED_AT, description="What they are ordered by."
+    field: ConversationOrderField = attr(
+        "What they are ordered by.", default=ConversationOrderField.UPDATED_AT
     )
-    direction: OrderDirection = strawberry.field(
-        default=OrderDirection.DESC, description="Which end comes first."
-    )
+    direction: OrderDirection = attr("Which end comes first.", default=OrderDirection.DESC)
 
 
 @strawberry.type

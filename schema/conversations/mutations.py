@@ -1,27 +1,23 @@
 """What is done to conversations and messages."""
 
-from typing import Annotated
-
 import strawberry
 
 from resolvers.base import Info
-from schema.base import Payload, arg, attr, mutation
+from schema.base import Id, Payload, answer, attr, mutation
 from schema.conversations.core import Conversation, ConversationStatus, Message
 from services.conversations import messages, threads
 
 
 @strawberry.input(description="A new conversation.")
 class ConversationCreateInput:
-    title: str | None = strawberry.field(
-        default=None, description="At most 200 characters; made from the first message if absent."
+    title: str | None = attr(
+        "At most 200 characters; made from the first message if absent.", default=None
     )
 
 
 @strawberry.type(description="Answer to `conversationCreate`.")
 class ConversationCreatePayload(Payload):
-    conversation: Conversation | None = strawberry.field(
-        default=None, description="The new conversation."
-    )
+    conversation: Conversation | None = answer("The new conversation.")
 
 
 @strawberry.input(description="Changes to a conversation; what is left out stays.")
@@ -32,47 +28,37 @@ class ConversationUpdateInput:
 
 @strawberry.type(description="Answer to `conversationUpdate`.")
 class ConversationUpdatePayload(Payload):
-    conversation: Conversation | None = strawberry.field(
-        default=None, description="The changed conversation."
-    )
+    conversation: Conversation | None = answer("The changed conversation.")
 
 
 @strawberry.type(description="Answer to `conversationDelete`.")
 class ConversationDeletePayload(Payload):
-    conversation: Conversation | None = strawberry.field(
-        default=None, description="The conversation as it was deleted."
-    )
+    conversation: Conversation | None = answer("The conversation as it was deleted.")
 
 
 @strawberry.input(description="A message to the assistant.")
 class MessageSendInput:
     conversation_id: strawberry.ID = attr("Where to.")
     content: str = attr("The text, 1 to 100,000 characters unless configured otherwise.")
-    idempotency_key: str | None = strawberry.field(
-        default=None,
-        description="At most 100 characters; the same key gives the same messages again.",
+    idempotency_key: str | None = attr(
+        "At most 100 characters; the same key gives the same messages again.", default=None
     )
 
 
 @strawberry.type(description="Answer to `messageSend`.")
 class MessageSendPayload(Payload):
-    message: Message | None = strawberry.field(default=None, description="Your message.")
-    reply: Message | None = strawberry.field(
-        default=None, description="The assistant's message, PENDING until it is written."
-    )
+    message: Message | None = answer("Your message.")
+    reply: Message | None = answer("The assistant's message, PENDING until it is written.")
 
 
 @strawberry.type(description="Answer to `messageStop`.")
 class MessageStopPayload(Payload):
-    message: Message | None = strawberry.field(default=None, description="The stopped answer.")
+    message: Message | None = answer("The stopped answer.")
 
 
 @strawberry.type(description="Answer to `messageRetry`.")
 class MessageRetryPayload(Payload):
-    message: Message | None = strawberry.field(default=None, description="The answer, PENDING.")
-
-
-Id = Annotated[strawberry.ID, arg("Which one.")]
+    message: Message | None = answer("The answer, PENDING.")
 
 
 async def _create(info: Info, input: ConversationCreateInput) -> dict[str, object]:

@@ -16,9 +16,11 @@ from schema.base import (
     BigInt,
     Connection,
     First,
+    Id,
     Last,
     Node,
     Payload,
+    answer,
     arg,
     attr,
     connection,
@@ -40,7 +42,6 @@ from schema.sandboxes.network import (
 )
 from schema.sandboxes.ports import SandboxPort
 from schema.sandboxes.processes import SandboxProcess
-from schema.sandboxes.shared import Id, answer
 from schema.sandboxes.snapshots import SandboxSnapshot
 from schema.sandboxes.templates import SandboxTemplate
 from schema.sandboxes.usage import SandboxUsage
@@ -188,37 +189,32 @@ class SandboxesQuery:
 
 @strawberry.input(description="A new sandbox; everything can be left out.")
 class SandboxCreateInput:
-    template_id: strawberry.ID | None = strawberry.field(
-        default=None, description="What it is made from; the template `python` by default."
+    template_id: strawberry.ID | None = attr(
+        "What it is made from; the template `python` by default.", default=None
     )
-    resources: SandboxResourcesInput | None = strawberry.field(
-        default=None, description="Its limits."
+    resources: SandboxResourcesInput | None = attr("Its limits.", default=None)
+    security: SandboxSecurityInput | None = attr("What its code may reach.", default=None)
+    timeout_seconds: int | None = attr(
+        "Its life, 1 second to a day; an hour by default. See `sandboxExtend`.", default=None
     )
-    security: SandboxSecurityInput | None = strawberry.field(
-        default=None, description="What its code may reach."
-    )
-    timeout_seconds: int | None = strawberry.field(
-        default=None,
-        description="Its life, 1 second to a day; an hour by default. See `sandboxExtend`.",
-    )
-    idle_timeout_seconds: int | None = strawberry.field(
-        default=None,
-        description="Seconds without use after which its time is over as well, 1 to a day; "
+    idle_timeout_seconds: int | None = attr(
+        "Seconds without use after which its time is over as well, 1 to a day; "
         "as the server is configured by default.",
+        default=None,
     )
-    on_expiry: SandboxExpiry = strawberry.field(
-        default=SandboxExpiry.STOP, description="What becomes of it when its time is over."
+    on_expiry: SandboxExpiry = attr(
+        "What becomes of it when its time is over.", default=SandboxExpiry.STOP
     )
-    is_persistent: bool = strawberry.field(
-        default=False,
-        description="Whether its workspace shall be kept when it is stopped; it then counts as a "
+    is_persistent: bool = attr(
+        "Whether its workspace shall be kept when it is stopped; it then counts as a "
         "snapshot, for 30 days by default.",
+        default=False,
     )
-    snapshot_id: strawberry.ID | None = strawberry.field(
-        default=None, description="The snapshot of yours that its workspace shall begin as."
+    snapshot_id: strawberry.ID | None = attr(
+        "The snapshot of yours that its workspace shall begin as.", default=None
     )
-    conversation_id: strawberry.ID | None = strawberry.field(
-        default=None, description="The conversation whose code shall run in it."
+    conversation_id: strawberry.ID | None = attr(
+        "The conversation whose code shall run in it.", default=None
     )
 
 

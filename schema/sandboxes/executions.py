@@ -12,10 +12,20 @@ from models import sandboxes as tables
 from models.states import ExecutionReason, RunState
 from resolvers import sandboxes
 from resolvers.base import Info, reads
-from schema.base import BigInt, Node, Payload, arg, attr, described_enum, field, mutation
+from schema.base import (
+    BigInt,
+    Id,
+    Node,
+    Payload,
+    answer,
+    arg,
+    attr,
+    described_enum,
+    field,
+    mutation,
+)
 from schema.live import live, shared
 from schema.sandboxes.network import SandboxEnvVariable, SandboxEnvVariableInput
-from schema.sandboxes.shared import Id, answer
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import executions, output
 from services.sandboxes.interaction import Signal
@@ -155,58 +165,51 @@ class SandboxExecutionsQuery:
 
 @strawberry.input(description="The size of a terminal, each side 1 to 4096.")
 class SandboxTerminalInput:
-    rows: int = strawberry.field(default=24, description="Lines.")
-    cols: int = strawberry.field(default=80, description="Characters in a line.")
+    rows: int = attr("Lines.", default=24)
+    cols: int = attr("Characters in a line.", default=80)
 
 
 @strawberry.input(description="A command to run: `command` or `argv`, and how.")
 class SandboxExecuteInput:
     sandbox_id: strawberry.ID = attr("Where.")
-    command: str | None = strawberry.field(
-        default=None, description="What `/bin/sh -c` shall run, 1 byte to 64 KiB."
+    command: str | None = attr("What `/bin/sh -c` shall run, 1 byte to 64 KiB.", default=None)
+    argv: list[str] | None = attr(
+        "A program and its arguments, run without a shell; at most 64 KiB.", default=None
     )
-    argv: list[str] | None = strawberry.field(
+    working_dir: str | None = attr(
+        "A directory within the workspace, or any of the sandbox by its absolute path.",
         default=None,
-        description="A program and its arguments, run without a shell; at most 64 KiB.",
     )
-    working_dir: str | None = strawberry.field(
-        default=None,
-        description="A directory within the workspace, or any of the sandbox by its absolute path.",
-    )
-    stdin: str | None = strawberry.field(
-        default=None, description="Its standard input, at most 1 MiB; empty by default."
-    )
-    stdin_base64: str | None = strawberry.field(
+    stdin: str | None = attr("Its standard input, at most 1 MiB; empty by default.", default=None)
+    stdin_base64: str | None = attr(
+        "Its standard input as base64 instead, for what is no text.",
         default=None,
         name="stdinBase64",
-        description="Its standard input as base64 instead, for what is no text.",
     )
-    keep_stdin_open: bool = strawberry.field(
-        default=False,
-        description="Whether more input follows, by `sandboxExecutionWrite`.",
+    keep_stdin_open: bool = attr(
+        "Whether more input follows, by `sandboxExecutionWrite`.", default=False
     )
-    environment: list[SandboxEnvVariableInput] = strawberry.field(
+    environment: list[SandboxEnvVariableInput] = attr(
+        "Environment variables for it, over those of the sandbox; at most 64 KiB.",
         default_factory=list,
-        description="Environment variables for it, over those of the sandbox; at most 64 KiB.",
     )
-    terminal: SandboxTerminalInput | None = strawberry.field(
-        default=None,
-        description="Run it on a terminal, whose input stays open; all it writes is STDOUT then.",
+    terminal: SandboxTerminalInput | None = attr(
+        "Run it on a terminal, whose input stays open; all it writes is STDOUT then.", default=None
     )
-    is_background: bool = strawberry.field(
-        default=False,
-        description="Whether it shall go on while any process it started does, without a time of "
+    is_background: bool = attr(
+        "Whether it shall go on while any process it started does, without a time of "
         "its own, until its sandbox stops.",
+        default=False,
     )
-    timeout_seconds: int | None = strawberry.field(
-        default=None,
-        description="How long it may run, 1 second to an hour; by default 30 seconds, on a "
+    timeout_seconds: int | None = attr(
+        "How long it may run, 1 second to an hour; by default 30 seconds, on a "
         "terminal an hour. In the background up to a day; by default as long as its sandbox.",
-    )
-    output_limit_bytes: BigInt | None = strawberry.field(
         default=None,
-        description="Bytes it may write to each stream, at most 1 GiB; beyond them it is ended. "
+    )
+    output_limit_bytes: BigInt | None = attr(
+        "Bytes it may write to each stream, at most 1 GiB; beyond them it is ended. "
         "16 MiB by default, on a terminal and in the background 1 GiB.",
+        default=None,
     )
 
 

@@ -1,17 +1,20 @@
 """Files of sandboxes."""
 
+import dataclasses
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import strawberry
 
 from models.states import FileVerdict
 from resolvers import sandbox_files, sandboxes
 from resolvers.base import Info
-from schema.base import BigInt, Payload, Upload, arg, attr, described_enum, field, mutation
-from schema.sandboxes.shared import answer, perform
+from schema.base import BigInt, Payload, Upload, answer, arg, attr, described_enum, field, mutation
 from services.sandboxes import files, transfers
 from services.sandboxes.files import FileEncoding
+
+R = TypeVar("R")
 
 described_enum(
     FileEncoding,
@@ -85,9 +88,7 @@ class SandboxFileWriteInput:
         "carries it, base64 and all, 2 MiB (NOOSPHERE_MAX_BODY_BYTES), unless the operator says "
         "otherwise. Larger files go up by HTTP: PUT /sandboxes/{id}/files/{path}."
     )
-    encoding: FileEncoding = strawberry.field(
-        default=FileEncoding.UTF8, description="How the content stands in the text."
-    )
+    encoding: FileEncoding = attr("How the content stands in the text.", default=FileEncoding.UTF8)
 
 
 @strawberry.input(description="A file to bring into a sandbox.")
@@ -104,9 +105,7 @@ class SandboxFileUploadInput:
 class SandboxFileRemoveInput:
     sandbox_id: strawberry.ID = attr("Where.")
     path: str = attr("Its path, relative to the workspace.")
-    is_recursive: bool = strawberry.field(
-        default=False, description="Whether a directory goes with all that is in it."
-    )
+    is_recursive: bool = attr("Whether a directory goes with all that is in it.", default=False)
 
 
 @strawberry.input(description="A directory to make.")
@@ -147,8 +146,14 @@ class SandboxFileRenamePayload(Payload):
     file: SandboxFile | None = answer("The file or directory, at its new path.")
 
 
+async def _perform(info: Info, verb: Callable[..., Awaitable[R]], input: Any) -> R:
+    """Do what a verb does for the viewer, with the fields of an input as its arguments."""
+    given = {each.name: getattr(input, each.name) for each in dataclasses.fields(input)}
+    return await verb(info.context.deps, info.context.viewer, **given)
+
+
 async def _write(info: Info, input: SandboxFileWriteInput) -> dict[str, object]:
-    return {"file": await perform(info, files.write, input)}
+    return {"file": await _perform(info, files.write, input)}
 
 
 async def _upload(info: Info, input: SandboxFileUploadInput) -> dict[str, object]:
@@ -166,15 +171,15 @@ async def _upload(info: Info, input: SandboxFileUploadInput) -> dict[str, object
 
 
 async def _remove(info: Info, input: SandboxFileRemoveInput) -> dict[str, object]:
-    return {"file": await perform(info, files.remove, input)}
+    return {"file": await _perform(info, files.remove, input)}
 
 
 async def _make_directory(info: Info, input: SandboxFileMakeDirectoryInput) -> dict[str, object]:
-    return {"file": await perform(info, files.make_directory, input)}
+    return {"file": await _perform(info, files.make_directory, input)}
 
 
 async def _rename(info: Info, input: SandboxFileRenameInput) -> dict[str, object]:
-    return {"file": await perform(info, files.rename, input)}
+    return {"file": await _perform(info, files.rename, input)}
 
 
 @strawberry.type

@@ -3,9 +3,8 @@
 import strawberry
 
 from resolvers.base import Info
-from schema.base import Payload, attr, mutation
+from schema.base import Payload, answer, attr, mutation
 from schema.sandboxes.executions import SandboxExecution, SandboxTerminalInput, either
-from schema.sandboxes.shared import answer
 from services.sandboxes import interaction
 from services.sandboxes.interaction import Signal
 
@@ -13,13 +12,10 @@ from services.sandboxes.interaction import Signal
 @strawberry.input(description="Input for an execution: `text` or `base64`, 256 KiB at once.")
 class SandboxExecutionWriteInput:
     execution_id: strawberry.ID = attr("Which one; it must have a terminal, or open input.")
-    text: str | None = strawberry.field(default=None, description="The input, sent as UTF-8.")
-    base64: str | None = strawberry.field(
-        default=None, description="The input as base64, for what is no text."
-    )
-    is_last: bool = strawberry.field(
-        default=False,
-        description="Whether the input ends here; a terminal is typed its end-of-file character.",
+    text: str | None = attr("The input, sent as UTF-8.", default=None)
+    base64: str | None = attr("The input as base64, for what is no text.", default=None)
+    is_last: bool = attr(
+        "Whether the input ends here; a terminal is typed its end-of-file character.", default=False
     )
 
 

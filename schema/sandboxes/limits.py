@@ -2,28 +2,22 @@
 
 import strawberry
 
-from schema.base import BigInt
+from schema.base import BigInt, attr
 from services.sandboxes.wishes import Resources
 
 
 @strawberry.input(description="Limits of a sandbox; what is left out is as the template says.")
 class SandboxResourcesInput:
-    cpu_millis: int | None = strawberry.field(
-        default=None, description="CPU time in thousandths of a core, 50 to 4,000."
+    cpu_millis: int | None = attr("CPU time in thousandths of a core, 50 to 4,000.", default=None)
+    memory_bytes: BigInt | None = attr(
+        "Memory of all processes and files, 96 MiB to 4 GiB.", default=None
     )
-    memory_bytes: BigInt | None = strawberry.field(
-        default=None, description="Memory of all processes and files, 96 MiB to 4 GiB."
+    disk_bytes: BigInt | None = attr(
+        "Size of the workspace, from 1 MiB; it lies in memory, so less than that.", default=None
     )
-    disk_bytes: BigInt | None = strawberry.field(
-        default=None,
-        description="Size of the workspace, from 1 MiB; it lies in memory, so less than that.",
-    )
-    pids: int | None = strawberry.field(
-        default=None, description="Processes and threads at once, 8 to 4,096."
-    )
-    network_bytes_per_second: BigInt | None = strawberry.field(
-        default=None,
-        description="Bytes a second over the network. Refused where it cannot be enforced.",
+    pids: int | None = attr("Processes and threads at once, 8 to 4,096.", default=None)
+    network_bytes_per_second: BigInt | None = attr(
+        "Bytes a second over the network. Refused where it cannot be enforced.", default=None
     )
 
 

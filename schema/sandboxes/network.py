@@ -114,8 +114,8 @@ class SandboxNetworkRuleInput:
         "A name, `*.` and a name for all below it, an address, or a range such as 192.0.2.0/24. "
         "Addresses that are none of the Internet must be named, and the operator must let it."
     )
-    ports: list[int] = strawberry.field(
-        default_factory=lambda: [80, 443], description="Its ports; those of the web by default."
+    ports: list[int] = attr(
+        "Its ports; those of the web by default.", default_factory=lambda: [80, 443]
     )
 
 
@@ -123,23 +123,17 @@ class SandboxNetworkRuleInput:
     description="What code may reach. What the server's driver cannot enforce is refused."
 )
 class SandboxSecurityInput:
-    network: SandboxNetwork = strawberry.field(
-        default=SandboxNetwork.NONE, description="What it may reach over the network."
+    network: SandboxNetwork = attr(
+        "What it may reach over the network.", default=SandboxNetwork.NONE
     )
-    network_rules: list[SandboxNetworkRuleInput] = strawberry.field(
-        default_factory=list, description="The hosts it may reach, with `ALLOW_LIST`."
+    network_rules: list[SandboxNetworkRuleInput] = attr(
+        "The hosts it may reach, with `ALLOW_LIST`.", default_factory=list
     )
-    syscalls: list[str] = strawberry.field(
-        default_factory=list, description="System calls to allow beyond the profile."
-    )
-    mounts: list[str] = strawberry.field(
-        default_factory=list, description="Directories of the host to see."
-    )
-    capabilities: list[str] = strawberry.field(
-        default_factory=list, description="Capabilities of the kernel to give."
-    )
-    env_variables: list[SandboxEnvVariableInput] = strawberry.field(
-        default_factory=list, description="Environment of every execution, at most 64 KiB."
+    syscalls: list[str] = attr("System calls to allow beyond the profile.", default_factory=list)
+    mounts: list[str] = attr("Directories of the host to see.", default_factory=list)
+    capabilities: list[str] = attr("Capabilities of the kernel to give.", default_factory=list)
+    env_variables: list[SandboxEnvVariableInput] = attr(
+        "Environment of every execution, at most 64 KiB.", default_factory=list
     )
 
 

@@ -8,8 +8,7 @@ from models import sandboxes as tables
 from models.states import PortProtocol
 from resolvers import sandbox_ports
 from resolvers.base import Info
-from schema.base import Node, Payload, attr, described_enum, field, mutation
-from schema.sandboxes.shared import Id, answer
+from schema.base import Id, Node, Payload, answer, attr, described_enum, field, mutation
 from services.sandboxes import ports
 
 described_enum(
@@ -36,17 +35,16 @@ class SandboxPort(Node, row=tables.SandboxPort):
 class SandboxPortOpenInput:
     sandbox_id: strawberry.ID = attr("Where.")
     port: int = attr("The TCP port a server listens on inside, on any address.")
-    description: str | None = strawberry.field(default=None, description="What it is for.")
+    description: str | None = attr("What it is for.", default=None)
 
 
 @strawberry.input(description="A link to a port.")
 class SandboxPortShareInput:
-    seconds: int | None = strawberry.field(
-        default=None, description="How long it lives; as long as the server lets it by default."
+    seconds: int | None = attr(
+        "How long it lives; as long as the server lets it by default.", default=None
     )
-    revokes_earlier: bool = strawberry.field(
-        default=False,
-        description="Whether links given before are void, and their connections end.",
+    revokes_earlier: bool = attr(
+        "Whether links given before are void, and their connections end.", default=False
     )
 
 

@@ -7,9 +7,8 @@ import strawberry
 
 from resolvers import sandbox_executions
 from resolvers.base import Info
-from schema.base import BigInt, Payload, attr, described_enum, field, mutation
+from schema.base import BigInt, Payload, answer, attr, described_enum, field, mutation
 from schema.sandboxes.executions import SandboxExecution
-from schema.sandboxes.shared import answer, perform
 from services.sandboxes import processes
 from services.sandboxes.interaction import Signal
 from services.sandboxes.processes import ProcessState
@@ -50,7 +49,7 @@ class SandboxProcess:
 class SandboxProcessKillInput:
     sandbox_id: strawberry.ID = attr("Where it runs.")
     pid: int = attr("Its number inside the sandbox.")
-    signal: Signal = strawberry.field(default=Signal.KILL, description="What to send.")
+    signal: Signal = attr("What to send.", default=Signal.KILL)
 
 
 @strawberry.type(description="Answer to `sandboxProcessKill`.")
@@ -61,7 +60,14 @@ class SandboxProcessKillPayload(Payload):
 
 
 async def _kill(info: Info, input: SandboxProcessKillInput) -> dict[str, object]:
-    return {"sandbox": await perform(info, processes.kill, input)}
+    sandbox = await processes.kill(
+        info.context.deps,
+        info.context.viewer,
+        sandbox_id=input.sandbox_id,
+        pid=input.pid,
+        signal=input.signal,
+    )
+    return {"sandbox": sandbox}
 
 
 @strawberry.type

@@ -35,13 +35,7 @@ class SandboxQuotaRule:
 
 @strawberry.input(description="What a role shall say of quotas; what is left out, it does not say.")
 class SandboxQuotaInput:
-    count: int | None = strawberry.field(
-        default=None, description="Live sandboxes, at most 10,000."
-    )
-    cpu_millis: int | None = strawberry.field(
-        default=None, description="Their CPU time, in thousandths of a core."
-    )
-    memory_bytes: BigInt | None = strawberry.field(default=None, description="Their memory.")
-    disk_bytes: BigInt | None = strawberry.field(
-        default=None, description="Their workspaces, and snapshots of workspaces."
-    )
+    count: int | None = attr("Live sandboxes, at most 10,000.", default=None)
+    cpu_millis: int | None = attr("Their CPU time, in thousandths of a core.", default=None)
+    memory_bytes: BigInt | None = attr("Their memory.", default=None)
+    disk_bytes: BigInt | None = attr("Their workspaces, and snapshots of workspaces.", default=None)

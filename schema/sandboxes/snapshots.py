@@ -14,14 +14,15 @@ from schema.base import (
     BigInt,
     Connection,
     First,
+    Id,
     Last,
     Node,
     Payload,
+    answer,
     attr,
     field,
     mutation,
 )
-from schema.sandboxes.shared import Id, answer
 from services.sandboxes import snapshots
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ class SandboxSnapshotsQuery:
 @strawberry.input(description="A snapshot to take.")
 class SandboxSnapshotInput:
     sandbox_id: strawberry.ID = attr("Of which running sandbox.")
-    name: str | None = strawberry.field(
-        default=None, description="What to call it, at most 100 characters."
-    )
+    name: str | None = attr("What to call it, at most 100 characters.", default=None)
 
 
 @strawberry.type(description="Answer to `sandboxSnapshot`.")

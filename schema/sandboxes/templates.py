@@ -14,16 +14,17 @@ from schema.base import (
     BigInt,
     Connection,
     First,
+    Id,
     Last,
     Node,
     Payload,
+    answer,
     attr,
     connection,
     mutation,
 )
 from schema.sandboxes.limits import SandboxResourcesInput, resources
 from schema.sandboxes.network import SandboxEnvVariable, SandboxEnvVariableInput
-from schema.sandboxes.shared import Id, answer
 from services.sandboxes import templates
 
 
@@ -97,15 +98,13 @@ class SandboxTemplatesQuery:
 class SandboxTemplateCreateInput:
     name: str = attr("Unique name: lower-case letters, digits, dots, dashes and underscores.")
     image: str = attr("The image, such as `python:3.13-slim`; it must contain python3.")
-    description: str | None = strawberry.field(
-        default=None, description="What is in it, at most 1,000 characters."
+    description: str | None = attr("What is in it, at most 1,000 characters.", default=None)
+    language: str = attr("The language it is for.", default="python")
+    resources: SandboxResourcesInput | None = attr(
+        "The limits of a sandbox that asks for none.", default=None
     )
-    language: str = strawberry.field(default="python", description="The language it is for.")
-    resources: SandboxResourcesInput | None = strawberry.field(
-        default=None, description="The limits of a sandbox that asks for none."
-    )
-    env_variables: list[SandboxEnvVariableInput] = strawberry.field(
-        default_factory=list, description="Environment of every execution."
+    env_variables: list[SandboxEnvVariableInput] = attr(
+        "Environment of every execution.", default_factory=list
     )
 
 
