@@ -60,8 +60,40 @@ async def _hangs(*_: Any) -> None:
     await asyncio.Event().wait()
 
 
+async def _fails(*_: Any) -> None:
+    raise OSError("The database is away.")
+
+
 async def _is_away(*_: Any) -> None:
     raise BusUnavailableError("Redis is away.")
+
+
+class HeldBack:
+    """What the first to read the rows of sign-ins has read comes to it when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._read = sessions._read
+        self._has_read, self._may_come = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(sessions, "_read", self)
+
+    async def __call__(self, *asked: Any) -> Any:
+        rows = await self._read(*asked)
+        if not self._has_read.is_set():
+            self._has_read.set()
+            await self._may_come.wait()
+        return rows
+
+    async def has_read(self) -> None:
+        async with asyncio.timeout(60):
+            await self._has_read.wait()
+
+    def come(self) -> None:
+        self._may_come.set()
+
+
+def never_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_lookout, "_LOOK_S", 10_000.0)
+    monkeypatch.setattr(session_lookout, "_SURE_S", 10_000.0)
 
 
 # ---- in the process that makes the change
@@ -109,8 +141,7 @@ async def test_a_change_holds_here_before_the_bus_was_asked(
 async def test_connections_end_here_though_the_bus_is_away(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_lookout, "_LOOK_S", 10_000.0)
-    monkeypatch.setattr(session_lookout, "_SURE_S", 10_000.0)
+    never_look(monkeypatch)
     admin, ann = await sign_up(deps, "admin", "admin"), await sign_up(deps, "ann")
     bob = await sign_up(deps, "bob")
     (_, of_ann), (_, of_bob), (_, of_admin) = [
@@ -185,22 +216,13 @@ async def test_who_is_revoked_while_the_watch_reads_is_never_known_again(
     ann = await sign_up(deps, "ann")
     info = await known(deps, ann)
     watch = watches(deps).watch(ann.viewer)
-    read, has_read, answered = sessions._read, asyncio.Event(), asyncio.Event()
-
-    async def slow(*asked: Any) -> Any:
-        rows = await read(*asked)
-        has_read.set()
-        await answered.wait()
-        return rows
-
-    monkeypatch.setattr(sessions, "_read", slow)
+    read = HeldBack(monkeypatch)
     await deps.bus.publish(f"viewer:{ann.id}", {"changed": "roles"})
-    async with asyncio.timeout(60):
-        await has_read.wait()
+    await read.has_read()
     await sessions.revoke(deps, ann.viewer)
     assert watch.ended == REVOKED
     task = watches(deps)._tasks[watch]
-    answered.set()
+    read.come()
     while not task.done():
         assert context_known(deps, info) is None
         await asyncio.sleep(0)
@@ -213,21 +235,11 @@ async def test_what_was_read_before_a_renewal_is_not_relied_on(
     ann = await sign_up(deps, "ann")
     info = await known(deps, ann)
     watch = watches(deps).watch(ann.viewer)
-    read, has_read, answered = sessions._read, asyncio.Event(), asyncio.Event()
-
-    async def slow(*asked: Any) -> Any:
-        rows = await read(*asked)
-        if not has_read.is_set():
-            has_read.set()
-            await answered.wait()
-        return rows
-
-    monkeypatch.setattr(sessions, "_read", slow)
+    read = HeldBack(monkeypatch)
     watch.doubt()
-    async with asyncio.timeout(60):
-        await has_read.wait()
+    await read.has_read()
     after = await refreshed(deps, ann)
-    answered.set()
+    read.come()
     await until(lambda: watch.token_hash is not None)
     assert watch.token_hash == passwords.hash_token(after.token)
     assert context_known(deps, info) is None
@@ -315,8 +327,7 @@ async def test_a_renewal_nobody_announced_is_seen_by_the_next_look(
 async def test_one_look_serves_all_and_reads_no_sign_in_anew(
     deps: Deps, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_lookout, "_LOOK_S", 10_000.0)
-    monkeypatch.setattr(session_lookout, "_SURE_S", 10_000.0)
+    never_look(monkeypatch)
     people = [await sign_up(deps, f"ann{number}") for number in range(10)]
     for person in people:
         await holding(deps, person.token)
@@ -343,12 +354,7 @@ async def test_nothing_is_known_while_nobody_can_look(
     info, (state, holder) = await known(deps, ann), await holding(deps, ann.token)
     look = lookout.changed_among
 
-    async def broken(*_: Any) -> Any:
-        if failure == "fails":
-            raise OSError("The database is away.")
-        await _hangs()
-
-    monkeypatch.setattr(lookout, "changed_among", broken)
+    monkeypatch.setattr(lookout, "changed_among", _hangs if failure == "hangs" else _fails)
     await until(lambda: context_known(deps, info) is None)
     # Whoever comes now is read anew; no longer than a look is good for is he known.
     statements.sent.clear()
@@ -356,11 +362,8 @@ async def test_nothing_is_known_while_nobody_can_look(
     assert (await state.make_context("x")).viewer.user_id == ann.id
     assert len(statements.reads()) == 2
 
-    async def away(*_: Any) -> Any:
-        raise OSError("The database is away.")
-
     with monkeypatch.context() as outage:
-        outage.setattr(sessions, "_read", away)
+        outage.setattr(sessions, "_read", _fails)
         with pytest.raises(OSError, match="away"):
             await context_of_request(deps, info)
         with pytest.raises(OSError, match="away"):

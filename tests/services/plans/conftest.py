@@ -1,6 +1,7 @@
 """Code of steps that a test steers, and runs of plans."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +14,7 @@ from services import plans
 from services.base import Deps, Viewer, work
 from services.plans import StepInput, executing
 from services.sandboxes.code import RunResult
-from services.streams import Item, Restarted
+from services.streams import Appended, Happened, Item, Restarted
 from tests.fixtures import Api, Person
 
 
@@ -102,9 +103,14 @@ async def status(deps: Deps, execution_id: str) -> RunState:
 
 
 async def follow(
-    deps: Deps, viewer: Viewer, execution_id: str, after: str | None = None
+    deps: Deps,
+    viewer: Viewer,
+    execution_id: str,
+    after: str | None = None,
+    *,
+    until: Callable[[Sequence[Item]], bool] = lambda _: False,
 ) -> list[Item]:
-    """Follow a run to its end."""
+    """Follow a run to its end, or until enough was seen."""
     seen: list[Item] = []
     async with (
         asyncio.timeout(60),
@@ -114,4 +120,16 @@ async def follow(
             if isinstance(item, Restarted):
                 await item.snapshot.release()
             seen.append(item)
+            if until(seen):
+                break
     return seen
+
+
+def has_text(seen: Sequence[Item]) -> bool:
+    """Tell whether the last that was seen is what a step wrote."""
+    return isinstance(seen[-1], Appended)
+
+
+def finished(seen: Sequence[Item]) -> int:
+    """Count the steps that were seen to end, or to be skipped."""
+    return sum(isinstance(item, Happened) and item.type == "PlanStepFinished" for item in seen)

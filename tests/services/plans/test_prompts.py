@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from app.worker import working
 from models.states import RunState
 from services import plans
 from services.base import Deps
-from services.plans import StepInput, executing
-from services.streams import Appended
+from services.plans import StepInput
 from tests.fixtures import Api, settings_for
 from tests.services.llm.scripted_server import Hang, ScriptedServer, Status, calls, delta, says
-from tests.services.plans.conftest import Sandboxes, begin, code, follow, states
+from tests.services.plans.conftest import Sandboxes, begin, code, follow, has_text, states
 
 
 @asynccontextmanager
@@ -67,10 +66,7 @@ async def test_cancelling_a_prompt_closes_the_stream_of_the_model(tmp_path: Path
         person = await Api(deps).person("planner")
         execution = await begin(deps, person.viewer, StepInput("Think for ever"))
         async with working(deps):
-            async with aclosing(executing.follow(deps, person.viewer, execution.id, None)) as items:
-                async for item in items:
-                    if isinstance(item, Appended):
-                        break
+            await follow(deps, person.viewer, execution.id, until=has_text)
             await plans.cancel(deps, person.viewer, execution_id=execution.id)
             await server.left()
             await follow(deps, person.viewer, execution.id)
@@ -89,16 +85,11 @@ async def test_cancelling_a_step_ends_its_process(tmp_path: Path) -> None:
             deps, person.viewer, StepInput("Sleep", "run_code", {"code": program})
         )
         async with working(deps):
-            async with (
-                asyncio.timeout(60),
-                aclosing(executing.follow(deps, person.viewer, execution.id, None)) as items,
-            ):
-                async for item in items:
-                    if isinstance(item, Appended):
-                        break
+            await follow(deps, person.viewer, execution.id, until=has_text)
+            async with asyncio.timeout(60):
                 while not _runs(marker):  # noqa: ASYNC110 - other processes tell nobody.
                     await asyncio.sleep(0.02)
-                await plans.cancel(deps, person.viewer, execution_id=execution.id)
+            await plans.cancel(deps, person.viewer, execution_id=execution.id)
             await follow(deps, person.viewer, execution.id)
         assert not _runs(marker)
         (row,) = await states(deps, execution.id)

@@ -1,7 +1,6 @@
 """Runs of plans: what runs beside what; what a failure, a cancel and a crash leave."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,16 @@ from services.errors import UserError, UserErrorCode
 from services.plans import executing
 from services.streams import Appended, Happened, Item, Restarted
 from tests.fixtures import Api, Person, settings_for
-from tests.services.plans.conftest import Sandboxes, begin, code, follow, states, status
+from tests.services.plans.conftest import (
+    Sandboxes,
+    begin,
+    code,
+    finished,
+    follow,
+    has_text,
+    states,
+    status,
+)
 
 
 async def test_independent_steps_run_at_the_same_time_and_pass_their_outputs_on(
@@ -86,13 +94,8 @@ async def test_a_failure_stops_what_depends_on_it_and_nothing_else(
     )
     async with working(deps):
         await sandboxes.begins("free")
-        async with aclosing(executing.follow(deps, person.viewer, execution.id, None)) as items:
-            skipped = 0
-            async for item in items:
-                skipped += isinstance(item, Happened) and item.type == "PlanStepFinished"
-                if skipped == 3:
-                    # The failure and what it skips are told while the rest still runs.
-                    break
+        # The failure and what it skips are told while the rest still runs.
+        await follow(deps, person.viewer, execution.id, until=lambda seen: finished(seen) == 3)
         sandboxes.go("free")
         await follow(deps, person.viewer, execution.id)
 
@@ -232,10 +235,7 @@ async def test_a_run_interrupted_too_often_fails_with_what_it_wrote(
     execution = await begin(deps, person.viewer, code("a waits"), code("b", 0))
     async with working(deps):
         await sandboxes.begins("a")
-        async with aclosing(executing.follow(deps, person.viewer, execution.id, None)) as items:
-            async for item in items:
-                if isinstance(item, Appended):
-                    break
+        await follow(deps, person.viewer, execution.id, until=has_text)
     async with work(deps) as unit:
         await unit.session.execute(
             update(Task)

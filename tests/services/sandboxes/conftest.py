@@ -179,7 +179,15 @@ async def finished(deps: Deps, viewer: Viewer, execution_id: str) -> SandboxExec
 
 
 async def present(server: Server, sandbox_id: str) -> Sandbox:
+    """Give the row of a sandbox that there is."""
     row = await rows.sandbox(server.deps, sandbox_id)
+    assert row is not None
+    return row
+
+
+async def recorded(server: Server, execution_id: str) -> SandboxExecution:
+    """Give the row of an execution that there is."""
+    row = await rows.execution(server.deps, execution_id)
     assert row is not None
     return row
 

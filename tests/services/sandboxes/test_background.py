@@ -10,10 +10,10 @@ from models.sandboxes import Sandbox, SandboxExecution
 from models.states import ExecutionReason, RunState, SandboxStatus
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import executions, interaction, lifecycle, output, processes, rows
+from services.sandboxes import executions, interaction, lifecycle, output, processes
 from services.sandboxes.interaction import Signal
 from services.sandboxes.processes import Process, ProcessState
-from tests.services.sandboxes.conftest import Launch, Server, finished, ran
+from tests.services.sandboxes.conftest import Launch, Server, finished, present, ran, recorded
 
 # Said once it has begun, and again when it is told to end.
 SERVICE = "(echo child; while [ ! -e stop ]; do sleep 0.02; done; echo bye) & echo main"
@@ -52,14 +52,12 @@ async def test_it_goes_on_after_its_command_until_its_last_process_ends(
     row = await begin(server, ada, box, command=SERVICE)
     assert (row.is_background, row.timeout_s) == (True, 0)
     assert await heard(server, ada, row, 2) == ["child", "main"]
-    still = await rows.execution(server.deps, row.id)
-    assert still is not None
+    still = await recorded(server, row.id)
     # Its row tells of its first process before anything it wrote is heard.
     assert still.pid is not None
     gone = f"while kill -0 {still.pid} 2> /dev/null; do sleep 0.01; done"
     assert (await ran(server.deps, ada, box.id, gone)).exit_code == 0
-    still = await rows.execution(server.deps, row.id)
-    assert still is not None
+    still = await recorded(server, row.id)
     assert still.status is RunState.RUNNING
     await ran(server.deps, ada, box.id, "touch stop")
     done = await finished(server.deps, ada, row.id)
@@ -82,8 +80,7 @@ async def test_its_processes_are_listed_and_killed(
     assert sleeper.state is ProcessState.SLEEPING
     assert sleeper.memory_bytes > 0
     assert row.created_at.timestamp() - 60 < sleeper.started_at.timestamp()
-    stored = await rows.execution(server.deps, row.id)
-    assert stored is not None
+    stored = await recorded(server, row.id)
     assert stored.pid == shell.pid
     again = await processes.kill(server.deps, ada, sandbox_id=box.id, pid=sleeper.pid)
     assert again.id == box.id
@@ -184,11 +181,9 @@ async def test_a_lost_process_settles_it(launch: Launch) -> None:
     await heard(server, ada, row, 2)
     await server.crash()
     again = await launch()
-    done = await rows.execution(again.deps, row.id)
-    assert done is not None
+    done = await recorded(again, row.id)
     assert (done.status, done.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
-    found = await rows.sandbox(again.deps, box.id)
-    assert found is not None
+    found = await present(again, box.id)
     assert found.status is SandboxStatus.FAILED
 
 

@@ -13,10 +13,10 @@ from sandbox.errors import DriverUnavailableError
 from services.base import Viewer
 from services.events.base import Bus, Json
 from services.events.local import LocalBus
-from services.sandboxes import creation, executions, housekeeping, lifecycle, rows
+from services.sandboxes import creation, executions, housekeeping, lifecycle
 from services.sandboxes.node import HOST_GONE
 from tests.services.faulty_bus import FaultyBus
-from tests.services.sandboxes.conftest import Launch, Server, finished, first_chunk, ran
+from tests.services.sandboxes.conftest import Launch, Server, finished, first_chunk, present, ran
 from tests.services.sandboxes.test_surviving import Surviving, surviving
 
 __all__ = ["surviving"]
@@ -61,8 +61,7 @@ async def writing(
 
 
 async def status(server: Server, box: Sandbox) -> tuple[SandboxStatus, str | None]:
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     return row.status, row.failure
 
 

@@ -11,7 +11,7 @@ from services import changes
 from services.base import Viewer
 from services.errors import UserError
 from services.sandboxes import files, housekeeping, lifecycle, rows
-from tests.services.sandboxes.conftest import Launch, Server, ran
+from tests.services.sandboxes.conftest import Launch, Server, present, ran
 from tests.witness import Witness
 
 pytestmark = pytest.mark.bubblewrap
@@ -100,8 +100,7 @@ async def test_what_a_dead_host_leaves_is_told_by_whoever_settles_it(
     ada = await server.person("ada")
     witness = await Witness(server.deps).install()
     box = await lifecycle.create(server.deps, ada)
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert await told(witness, box.id) == ["CREATED", "UPDATED"]
     await server.crash()
 

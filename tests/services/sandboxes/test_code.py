@@ -15,7 +15,7 @@ from services.base import Viewer, work
 from services.conversations import threads
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import housekeeping, lifecycle, rows
-from tests.services.sandboxes.conftest import Launch, Server, finished
+from tests.services.sandboxes.conftest import Launch, Server, finished, present
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -113,8 +113,7 @@ async def test_a_private_sandbox_is_not_taken_for_tools(server: Server, ada: Vie
     mine = await lifecycle.create(server.deps, ada)
     ran = await server.host.run_code(ada, code="print(1)")
     assert ran.sandbox_id != mine.id
-    row = await rows.sandbox(server.deps, ran.sandbox_id)
-    assert row is not None
+    row = await present(server, ran.sandbox_id)
     assert row.config == {"purpose": "tools"}
     async with server.deps.db.reading() as connection:
         assert await connection.scalar(select(func.count()).select_from(Sandbox)) == 2
@@ -145,8 +144,7 @@ async def test_the_longest_unused_sandbox_of_tools_makes_room(
     assert third.stdout == "3\n"
     statuses = {}
     for sandbox_id in (mine.id, first.sandbox_id, second.sandbox_id, third.sandbox_id):
-        row = await rows.sandbox(server.deps, sandbox_id)
-        assert row is not None
+        row = await present(server, sandbox_id)
         statuses[sandbox_id] = row.status
     assert statuses == {
         mine.id: SandboxStatus.RUNNING,
@@ -171,8 +169,7 @@ async def test_a_deleted_conversation_leaves_no_sandbox_of_its_own(
         ended = await rows.sandbox(server.deps, ran.sandbox_id)
     assert ended is not None
     assert (ended.status, ended.failure) == (SandboxStatus.STOPPED, None)
-    left = await rows.sandbox(server.deps, mine.id)
-    assert left is not None
+    left = await present(server, mine.id)
     assert (left.status, left.stop_requested_at) == (SandboxStatus.RUNNING, None)
 
 
@@ -183,8 +180,7 @@ async def test_a_sandbox_in_use_lives_longer(launch: Launch) -> None:
     box = await lifecycle.create(server.deps, ada, conversation_id=talk, timeout_s=20)
     ran = await server.host.run_code(ada, code="print(1)", conversation_id=talk)
     assert ran.sandbox_id == box.id
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert row.expires_at is not None
     assert box.expires_at is not None
     assert row.expires_at - box.expires_at > timedelta(seconds=60)

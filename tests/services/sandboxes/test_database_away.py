@@ -17,7 +17,7 @@ from services.sandboxes import executions, housekeeping, lifecycle, mending, row
 from services.sandboxes.hosting import Hosting
 from tests.servers.kubernetes import Kubernetes
 from tests.services.faulty_database import FaultyDatabase
-from tests.services.sandboxes.conftest import Launch, finished, first_chunk, ran
+from tests.services.sandboxes.conftest import Launch, finished, first_chunk, ran, recorded
 from tests.services.sandboxes.test_mending import (
     begun,
     client_of,
@@ -143,8 +143,7 @@ async def test_what_is_kept_inside_is_not_settled_by_housekeeping(
     assert current.execution is not None
     client.kept[current.name] = current.execution
     await housekeeping._repair(node)
-    row = await rows.execution(server.deps, running)
-    assert row is not None
+    row = await recorded(server, running)
     assert row.status is RunState.RUNNING
     client.kept.clear()
     node.live[box.id].runs[running] = current

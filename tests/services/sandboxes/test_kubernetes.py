@@ -13,12 +13,12 @@ from sandbox.kubernetes import KubernetesDriver
 from sandbox.kubernetes_pod import KubernetesOptions
 from services.errors import UserError, UserErrorCode
 from services.options import Options
-from services.sandboxes import executions, lifecycle, output, rows
+from services.sandboxes import executions, lifecycle, output
 from services.sandboxes.clusters import kubernetes_options
 from services.sandboxes.live import INSTALLATION_LABEL, installation
 from services.sandboxes.wishes import Security
 from tests.servers.kubernetes import Kubernetes
-from tests.services.sandboxes.conftest import Launch, finished, ran
+from tests.services.sandboxes.conftest import Launch, finished, present, ran
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -59,8 +59,7 @@ async def test_a_sandbox_of_a_cluster_lives_through_a_crash_of_the_server(
     assert len(cluster.pods) == 1
 
     again = await launch(driver(cluster), sandbox_template_image="sandbox:1")
-    row = await rows.sandbox(again.deps, box.id)
-    assert row is not None
+    row = await present(again, box.id)
     assert (row.status, row.driver) == (SandboxStatus.RUNNING, "kubernetes")
     # The environment is not in the cluster, and is there all the same.
     done = await ran(again.deps, ada, box.id, "echo $WORD; cat /workspace/f; touch /workspace/go")

@@ -29,7 +29,7 @@ from services.sandboxes import (
 from services.sandboxes.node import Node
 from tests.servers.cut import relay
 from tests.servers.kubernetes import Kubernetes
-from tests.services.sandboxes.conftest import Launch, Server, finished, ran
+from tests.services.sandboxes.conftest import Launch, Server, finished, present, ran, recorded
 
 
 @pytest.fixture
@@ -98,8 +98,7 @@ async def mended(server: Server, box: Sandbox, lost: SandboxClient) -> None:
 async def goes_on(server: Server, viewer: Viewer, box: Sandbox) -> None:
     done = await ran(server.deps, viewer, box.id, "cat f; echo more >>f")
     assert (done.reason, done.stdout.splitlines()[0]) == (ExecutionReason.EXITED, "kept")
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert (row.status, row.failure) == (SandboxStatus.RUNNING, None)
 
 
@@ -141,8 +140,7 @@ async def test_cut_watches_of_a_cluster_end_no_sandbox(cluster: Kubernetes, laun
         trouble()
         await goes_on(server, ada, box)
     assert await client_of(server, box) is client
-    row = await rows.execution(server.deps, running)
-    assert row is not None
+    row = await recorded(server, running)
     assert row.reason is None
     await lifecycle.delete(server.deps, ada, sandbox_id=box.id)
 

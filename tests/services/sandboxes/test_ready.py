@@ -8,10 +8,10 @@ from models.states import SandboxStatus
 from sandbox.base import SandboxSpec
 from sandbox.client import SandboxClient
 from services.base import Viewer
-from services.sandboxes import housekeeping, lifecycle, rows
+from services.sandboxes import housekeeping, lifecycle
 from services.sandboxes.live import Ready
 from services.sandboxes.node import Node
-from tests.services.sandboxes.conftest import Server, ran
+from tests.services.sandboxes.conftest import Server, present, ran
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -87,7 +87,6 @@ async def test_one_that_is_lost_fails_by_its_row(server: Server, ada: Viewer) ->
         await live.client.wait_lost()
     await node.lose(box.id, "late")
 
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert row.status is SandboxStatus.FAILED
     assert await names(node) == set()

@@ -34,7 +34,9 @@ from tests.services.sandboxes.conftest import (
     collect,
     finished,
     first_chunk,
+    present,
     ran,
+    recorded,
 )
 
 
@@ -60,12 +62,10 @@ async def test_after_a_crash_what_ran_is_lost_and_its_output_kept(launch: Launch
     await server.crash()
 
     again = await launch()
-    row = await rows.sandbox(again.deps, box.id)
-    assert row is not None
+    row = await present(again, box.id)
     assert row.status is SandboxStatus.FAILED
     assert row.failure == "Its host is gone, and the sandbox with it."
-    ended = await rows.execution(again.deps, made.id)
-    assert ended is not None
+    ended = await recorded(again, made.id)
     assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
     assert (ended.stdout, ended.stderr) == ("heard 한\n", "oh\n")
     assert await rows.execution(again.deps, done.id) == done
@@ -100,8 +100,7 @@ async def test_what_a_row_has_stored_and_the_log_goes_on_with_is_joined(launch: 
                 break
     await server.crash()
     again = await launch()
-    ended = await rows.execution(again.deps, made.id)
-    assert ended is not None
+    ended = await recorded(again, made.id)
     assert ended.stdout == "".join(f"{i}\n" for i in range(1, 31))
     assert ended.stdout_bytes == len(text)
 
@@ -121,8 +120,7 @@ async def test_a_crash_before_it_began_settles_the_order(
     made = await executions.execute(server.deps, ada, sandbox_id=box.id, command="true")
     await server.crash()
     again = await launch()
-    ended = await rows.execution(again.deps, made.id)
-    assert ended is not None
+    ended = await recorded(again, made.id)
     assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
 
 
@@ -136,8 +134,7 @@ async def test_stopping_the_server_settles_everything(launch: Launch) -> None:
     )
     await first_chunk(server, ada, made.id)
     await server.host.aclose()
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert (row.status, row.failure) == (SandboxStatus.STOPPED, "The server was stopped.")
     ended = await finished(server.deps, ada, made.id)
     assert (ended.status, ended.reason) == (RunState.FAILED, ExecutionReason.SANDBOX_LOST)
@@ -170,6 +167,13 @@ async def removed(server: Server) -> set[tuple[str, str, str]]:
             select(SandboxRemoval.kind, SandboxRemoval.name, SandboxRemoval.reason)
         )
         return {(kind, name, reason) for kind, name, reason in found}
+
+
+async def another(launch: Launch, log: Path) -> Server:
+    """Start a server of another node, over a log of the bus."""
+    bus = LocalBus(log, "other-node")
+    await bus.start()
+    return await launch(bus=bus)
 
 
 @BOTH_DATABASES
@@ -219,17 +223,13 @@ async def test_a_sandbox_of_a_node_that_is_gone_is_failed_by_whoever_asks(
     await first_chunk(first, ada, made.id)
     await first.crash()
     # The same log file, so that this node reads what the other one wrote.
-    bus = LocalBus(tmp_path / "bus.sqlite", "other-node")
-    await bus.start()
-    second = await launch(bus=bus)
-    row = await rows.sandbox(second.deps, box.id)
-    assert row is not None
+    second = await another(launch, tmp_path / "bus.sqlite")
+    row = await present(second, box.id)
     assert (row.status, row.node_id) == (SandboxStatus.RUNNING, "local")
     with pytest.raises(UserError) as caught:
         await executions.execute(second.deps, ada, sandbox_id=box.id, command="true")
     assert caught.value.code is UserErrorCode.UNAVAILABLE
-    row = await rows.sandbox(second.deps, box.id)
-    assert row is not None
+    row = await present(second, box.id)
     assert (row.status, row.node_id) == (SandboxStatus.FAILED, "other-node")
     for execution in (await finished(second.deps, ada, made.id),):
         assert (execution.reason, execution.stdout) == (ExecutionReason.SANDBOX_LOST, "one\n")
@@ -247,9 +247,7 @@ async def test_what_a_dead_node_hosted_can_be_canceled_and_deleted(
         first.deps, ada, sandbox_id=one.id, command="sleep 600", timeout_s=900
     )
     await first.crash()
-    bus = LocalBus(tmp_path / "bus.sqlite", "other-node")
-    await bus.start()
-    second = await launch(bus=bus)
+    second = await another(launch, tmp_path / "bus.sqlite")
     canceled = await executions.cancel(second.deps, ada, execution_id=made.id)
     assert (canceled.status, canceled.reason) == (RunState.CANCELED, ExecutionReason.KILLED)
     deleted = await lifecycle.delete(second.deps, ada, sandbox_id=two.id)
@@ -264,17 +262,13 @@ async def test_dead_nodes_are_taken_over_when_found_dead_twice(
     ada = await first.person("ada")
     box = await lifecycle.create(first.deps, ada)
     await first.crash()
-    bus = LocalBus(tmp_path / "other.sqlite", "other-node")
-    await bus.start()
-    second = await launch(bus=bus)
+    second = await another(launch, tmp_path / "other.sqlite")
     node = await second.host.node()
     suspects = await housekeeping._dead_nodes(node, set())
-    row = await rows.sandbox(second.deps, box.id)
-    assert row is not None
+    row = await present(second, box.id)
     assert (suspects, row.status) == ({"local"}, SandboxStatus.RUNNING)
     await housekeeping._dead_nodes(node, suspects)
-    row = await rows.sandbox(second.deps, box.id)
-    assert row is not None
+    row = await present(second, box.id)
     assert row.status is SandboxStatus.FAILED
 
 
@@ -316,8 +310,7 @@ async def test_a_host_that_cannot_settle_at_once_tries_again(
     monkeypatch.setattr(housekeeping, "take_up", stumble)
     again = await launch()
     await again.host.node()
-    row = await rows.sandbox(again.deps, box.id)
-    assert row is not None
+    row = await present(again, box.id)
     assert (len(tries), row.status) == (2, SandboxStatus.FAILED)
 
 
@@ -337,8 +330,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
             await lifecycle.create(server.deps, ada)
     (young,) = await rows.living(server.deps)
     await housekeeping._reconcile(node)
-    row = await rows.sandbox(server.deps, young.id)
-    assert row is not None
+    row = await present(server, young.id)
     assert row.status is SandboxStatus.CREATING
     async with work(server.deps) as unit:
         await unit.session.execute(update(Sandbox).values(created_at=now() - timedelta(hours=1)))
@@ -346,8 +338,7 @@ async def test_a_creation_nobody_was_told_of_ends_as_failed(
         await housekeeping._reconcile(node)
         assert len(await rows.living(server.deps)) == 1
     await housekeeping._reconcile(node)
-    row = await rows.sandbox(server.deps, young.id)
-    assert row is not None
+    row = await present(server, young.id)
     assert (row.status, row.failure) == (SandboxStatus.FAILED, "It was not created in time.")
 
 
@@ -361,8 +352,7 @@ async def test_a_sandbox_whose_row_another_node_took_is_ended_here(launch: Launc
             update(Sandbox).values(node_id="other", status=SandboxStatus.FAILED, failure="taken")
         )
     await node.lose(box.id, "not to be written")
-    row = await rows.sandbox(server.deps, box.id)
-    assert row is not None
+    row = await present(server, box.id)
     assert (row.node_id, row.failure) == ("other", "taken")
     kept = await lifecycle.create(server.deps, ada)
     async with work(server.deps) as unit:

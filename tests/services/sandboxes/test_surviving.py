@@ -19,7 +19,7 @@ from services.events.store import Retention
 from services.sandboxes import executions, lifecycle, output, recording, rows, settling
 from services.sandboxes.live import INSTALLATION_LABEL, installation
 from services.sandboxes.wishes import Security
-from tests.services.sandboxes.conftest import Launch, Server, finished, first_chunk, ran
+from tests.services.sandboxes.conftest import Launch, Server, finished, first_chunk, present, ran
 
 
 class Surviving(BubblewrapDriver):
@@ -67,8 +67,7 @@ async def _survive(server: Server, launch: Launch, kind: str | BubblewrapDriver)
     await server.crash()
 
     again = await launch(kind)
-    row = await rows.sandbox(again.deps, box.id)
-    assert row is not None
+    row = await present(again, box.id)
     assert row.status is SandboxStatus.RUNNING
     assert (await ran(again.deps, ada, box.id, "cat file; echo go > go")).stdout == "kept\n"
     ended = await finished(again.deps, ada, made.id)

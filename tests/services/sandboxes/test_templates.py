@@ -15,10 +15,10 @@ from sqlalchemy import select
 from models.sandboxes import SandboxTemplate, SandboxTemplateVersion
 from services.base import Viewer, work
 from services.errors import UserError, UserErrorCode, UserErrors
-from services.sandboxes import lifecycle, rows, templates
+from services.sandboxes import lifecycle, templates
 from services.sandboxes.live import INSTALLATION_LABEL, installation
 from services.sandboxes.wishes import Resources
-from tests.services.sandboxes.conftest import Launch, Server, ran
+from tests.services.sandboxes.conftest import Launch, Server, present, ran
 
 MIB = 1_048_576
 
@@ -139,8 +139,7 @@ async def test_a_template_is_pinned_and_a_tag_that_moves_makes_a_version(
 
     await templates.delete(server.deps, ada, template_id=template.id)
     assert await names(server) == {"python"}
-    kept = await rows.sandbox(server.deps, new.id)
-    assert kept is not None
+    kept = await present(server, new.id)
     assert (kept.template_id, kept.image_digest) == (None, second)
 
 

@@ -15,9 +15,9 @@ from models.states import ExecutionReason, RunState
 from services.base import Deps, Viewer
 from services.errors import UserError, UserErrorCode
 from services.events.redis import RedisBus
-from services.sandboxes import executions, interaction, lifecycle, output, rows, running
+from services.sandboxes import executions, interaction, lifecycle, output, running
 from services.sandboxes.interaction import Signal
-from tests.services.sandboxes.conftest import Launch, Server, finished, ran
+from tests.services.sandboxes.conftest import Launch, Server, finished, ran, recorded
 
 pytestmark = pytest.mark.bubblewrap
 
@@ -209,8 +209,7 @@ async def test_a_terminals_output_is_exact_whatever_it_is(here: Place) -> None:
                 item.text.encode()
                 chunks.append(item.data)
     assert b"".join(chunks) == data
-    done = await rows.execution(here.deps, wild.id)
-    assert done is not None
+    done = await recorded(here, wild.id)
     assert done.stdout == data.decode("utf-8", "replace")
 
 

@@ -8,12 +8,10 @@ import pytest
 from sqlalchemy import select
 
 from models.sandboxes import (
-    Sandbox,
     SandboxWorkspace,
 )
 from services.sandboxes import (
     keeping,
-    rows,
 )
 from tests.services.sandboxes.conftest import Launch, Server
 
@@ -29,12 +27,6 @@ def archives(server: Server) -> list[Path]:
 async def own(launch: Launch, tmp_path: Path) -> Server:
     """A server whose data lie in a directory of the test's own."""
     return await launch(data_dir=tmp_path / "data")
-
-
-async def present(server: Server, sandbox_id: str) -> Sandbox:
-    row = await rows.sandbox(server.deps, sandbox_id)
-    assert row is not None
-    return row
 
 
 async def kept(server: Server, sandbox_id: str) -> str | None:

@@ -11,8 +11,8 @@ from services.sandboxes import (
     snapshots,
     workspaces,
 )
-from tests.services.sandboxes.conftest import Server, ran
-from tests.services.sandboxes.snapshots.conftest import HOLES, archives, endless, present
+from tests.services.sandboxes.conftest import Server, present, ran
+from tests.services.sandboxes.snapshots.conftest import HOLES, archives, endless
 
 
 @pytest.mark.bubblewrap

@@ -28,7 +28,7 @@ from services.sandboxes import (
     quotas,
     snapshots,
 )
-from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, finished, ran
+from tests.services.sandboxes.conftest import BOTH_DATABASES, Launch, Server, finished, present, ran
 from tests.services.sandboxes.snapshots.conftest import (
     FILL,
     LOOK,
@@ -36,7 +36,6 @@ from tests.services.sandboxes.snapshots.conftest import (
     SEEN,
     archives,
     kept,
-    present,
 )
 
 
