@@ -22,7 +22,7 @@ VISIBLE = {
         "SandboxChanged",
         "id",
         "conversation_id template_id status driver failure created_at started_at paused_at "
-        "stopped_at expires_at",
+        "stop_requested_at stopped_at expires_at",
     ),
     "memories": (
         "MemoryChanged",
