@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -82,7 +82,11 @@ class Answers:
         self._end: SandboxError | None = None
         self._ended = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.parts()
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """What iterating gives, to be left early through `aclosing`."""
         while True:
             while not self._queue.empty():
                 yield self._queue.get_nowait()

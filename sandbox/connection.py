@@ -38,6 +38,7 @@ class Connection:
         self._lost = asyncio.Event()
         self.is_distrusted = False  # The agent broke the protocol: it is not to be asked again.
         self.has_zlib = False  # The agent can pack and unpack compressed archives.
+        self.holds_archives = False  # The agent lets them be looked at before they are in place.
         self.has_names = False  # The agent lets executions with a name outlive their client.
 
     async def __aenter__(self) -> Self:
@@ -170,6 +171,7 @@ class Connection:
             raise error
         _, features = wire.HELLO_BODY.unpack_from(body)
         self.has_zlib = bool(features & wire.HAS_ZLIB)
+        self.holds_archives = bool(features & wire.HOLDS_ARCHIVES)
         self.has_names = version > wire.OLDEST
         try:
             self.on_kept(body[wire.HELLO_BODY.size :])

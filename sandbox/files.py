@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from sandbox import archives, watching
 from sandbox.answers import ask
-from sandbox.archives import ArchiveFormat, ArchiveLimits, Unpacked
+from sandbox.archives import ArchiveFormat, ArchiveLimits, Hold, Unpacked
 from sandbox.connection import Connection
 from sandbox.errors import FileError, FileErrorCode, InvalidArgumentError
 from sandbox.inside import wire
@@ -217,19 +217,21 @@ class Files:
         limits: ArchiveLimits,
         *,
         keep_links: bool = False,
+        hold: Hold | None = None,
     ) -> Unpacked:
         """Unpack an archive into a directory, which is made if it is not there.
 
         Files replace files; folders are merged. Nothing changes unless all of it can be unpacked:
         no entry leads out of the target, nor is anything unpacked through a link; symbolic links
         that lead out are refused, or with `keep_links` made as they are. There are no devices; bits
-        beyond 0o777 are dropped. FileError TOO_LARGE beyond the limits, OUTSIDE, EXISTS, NO_SPACE;
-        InvalidArgumentError for what is no such archive; PolicyUnsupportedError when the Python
-        inside cannot compress.
+        beyond 0o777 are dropped, and the owner may read every file. With `hold` all of it is looked
+        at first, unless the agent is older than that (`SandboxClient.holds_archives`). FileError
+        TOO_LARGE beyond the limits, OUTSIDE, EXISTS, NO_SPACE; InvalidArgumentError for what is no
+        such archive; PolicyUnsupportedError when the Python inside cannot compress.
         """
         path = encode_path(target)
         return await archives.unpack(
-            self._connection, path, target, chunks, style, limits, keep_links=keep_links
+            self._connection, path, target, chunks, style, limits, keep_links=keep_links, hold=hold
         )
 
     async def _done(self, kind: int, body: bytes, path: str) -> None:

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 from sandbox.inside.core import PARTS, Agent
 from sandbox.inside.files import Files
 from sandbox.inside.packing import Packed, as_item, oversized, tree
+from sandbox.inside.paths import write_all
 from sandbox.inside.processes import leave_agent
 from sandbox.inside.tars import TarWriter
 from sandbox.inside.unpacking import Arriving, Unpacking, merge
 from sandbox.inside.wire import (
+    HELD_AT,
+    HOLD,
     KEEP_LINKS,
     PACK,
     READ_HEAD,
+    STAGING,
     TAR,
     TAR_GZ,
     UNPACK_HEAD,
@@ -82,19 +86,27 @@ class Archives:
 
     def on_unpack(self, op: int, body: bytes) -> None:
         style, most, entries, ratio = UNPACK_HEAD.unpack_from(body)
-        path, _ = unpack(body, UNPACK_HEAD.size)
-        keeps, style = bool(style & KEEP_LINKS), style & ~KEEP_LINKS
+        path, at = unpack(body, UNPACK_HEAD.size)
+        keeps, holds = bool(style & KEEP_LINKS), bool(style & HOLD)
+        style &= ~(KEEP_LINKS | HOLD)
         check_style(style)
         self.check_target(path)
+        number = int.from_bytes(os.urandom(6), "big")
+        if holds:
+            (number,) = HELD_AT.unpack_from(body, at)
         # As drafts of single files are called, which nobody looks at.
-        staging = b".archive.%d.part" % int.from_bytes(os.urandom(6), "big")
+        staging = STAGING % number
 
-        def work(_: int, source: int) -> bytes:
+        def work(output: int, source: int) -> bytes:
             os.mkdir(os.path.join(self.workspace.root, staging), 0o700)
             draft = self.workspace.open(staging, os.O_RDONLY | os.O_DIRECTORY)
-            unpacking = Unpacking(draft, Arriving(source), (most, entries, ratio), keeps)
+            arriving = Arriving(source, holds)
+            unpacking = Unpacking(draft, arriving, (most, entries, ratio), keeps)
             try:
                 unpacking.run(style)
+                if holds:
+                    write_all(output, UNPACKED.pack(unpacking.bytes, unpacking.entries))
+                    arriving.wait()
                 self.files.make_dirs(path)
                 target = self.workspace.open(path, os.O_RDONLY | os.O_DIRECTORY)
                 merge(draft, target, is_trial=True)
@@ -103,7 +115,7 @@ class Archives:
                 self.workspace.clear(os.open(self.workspace.root, os.O_RDONLY), staging)
             return UNPACKED.pack(unpacking.bytes, unpacking.entries)
 
-        self.agent.fork_worker(op, work, 0, receives=True)
+        self.agent.fork_worker(op, work, UNPACKED.size if holds else 0, receives=True)
         pid = self.agent.workers[op].pid
         settle = self.agent.children[pid]
 

@@ -39,6 +39,7 @@ from sandbox.inside.wire import (
     HELLO,
     HELLO_ACK,
     HELLO_BODY,
+    HOLDS_ARCHIVES,
     MAX_PAYLOAD,
     PING,
     PONG,
@@ -340,5 +341,5 @@ def features() -> int:
     try:
         import zlib
     except ImportError:
-        return 0
-    return HAS_ZLIB if zlib else 0
+        return HOLDS_ARCHIVES
+    return HOLDS_ARCHIVES | (HAS_ZLIB if zlib else 0)

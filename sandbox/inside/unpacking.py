@@ -17,7 +17,7 @@ from sandbox.inside.tars import (
     damaged,
     tar_items,
 )
-from sandbox.inside.wire import CHUNK, TAR_GZ, ZIP, Refused
+from sandbox.inside.wire import AMOUNT, CHUNK, GO, TAR_GZ, ZIP, Refused
 from sandbox.inside.zips import ZipReader
 
 MAX_TRAILER = 1024 * 1024  # Bytes behind the end of an archive, which some programs fill up.
@@ -25,16 +25,43 @@ FREE_RATIO = 1024 * 1024  # Bytes that any archive may unpack to, however small 
 
 
 class Arriving:
-    """An archive on its way in."""
+    """An archive on its way in, as it is or in pieces that tell how long they are."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, in_pieces: bool = False) -> None:
         self.fd = fd
         self.taken = 0
+        self.in_pieces = in_pieces
+        self.left = 0  # Of the piece that is being read.
+        self.ends = False
 
     def some(self, most: int) -> bytes:
+        if self.in_pieces:
+            if self.left == 0 and not self.ends:
+                (self.left,) = AMOUNT.unpack(self.exactly(AMOUNT.size))
+                self.ends = self.left == 0
+            if self.ends:
+                return b""
+            most = min(most, self.left)
         data = os.read(self.fd, most)
+        self.left -= len(data)
         self.taken += len(data)
         return data
+
+    def exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = os.read(self.fd, size - len(data))
+            if not part:
+                raise Refused("INVALID", "The archive was broken off.")
+            data += part
+        return data
+
+    def wait(self) -> None:
+        """Read what is left of the archive, then wait until it may take its place."""
+        while self.some(CHUNK):
+            continue
+        if self.exactly(len(GO)) != GO:
+            raise Refused("INVALID", "The archive was broken off.")
 
 
 class Unpacking:
@@ -161,7 +188,8 @@ class Unpacking:
             for chunk in item.chunks():
                 self.count(len(chunk))
                 write_all(fd, chunk)
-            os.fchmod(fd, item.mode & 0o777)
+            # Who unpacks it can read it, as what looks for harm in it must.
+            os.fchmod(fd, item.mode & 0o777 | 0o400)
             if 0 < item.time < 1 << 33:
                 os.utime(fd, (item.time, item.time))
         finally:

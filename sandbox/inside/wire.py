@@ -50,6 +50,7 @@ KEPT = struct.Struct(">IIIQQQQQIB")
 # stream that were acknowledged, and that were read, bytes of input that came, and that wait, flags
 KEPT_ENDED, KEPT_TERMINAL = 1, 2  # Its input was closed; it runs on a terminal.
 HAS_ZLIB = 1
+HOLDS_ARCHIVES = 2  # It knows HOLD.
 READY_BODY = struct.Struct(">H4s")  # version, and that of the interpreter's byte code
 
 EXEC_HEAD = struct.Struct(">QQIBHH")  # timeout ms (0: none), output limit, credit, flags, argv, env
@@ -79,6 +80,12 @@ UNPACK_HEAD = struct.Struct(">BQII")  # format, most bytes, most entries, highes
 UNPACKED = struct.Struct(">QI")  # bytes, entries
 TAR, TAR_GZ, ZIP = 1, 2, 3
 KEEP_LINKS = 0x80  # With a format: links may lead anywhere.
+HOLD = 0x40  # With a format: the archive is unpacked beside its target and looked at there first.
+# Behind the path is the number of the folder, see STAGING; the archive comes in pieces, each behind
+# its length, the last one empty. DATA with UNPACKED says that all is there. Then GO has it moved.
+HELD_AT = struct.Struct(">Q")
+STAGING = b".archive.%d.part"
+GO = b"\1"
 PORT = struct.Struct(">HI")  # port, credit
 LISTEN_BODY = struct.Struct(">H")  # port; 0: any
 AMOUNT = struct.Struct(">I")

@@ -248,9 +248,22 @@ def _match(rules: Any, path: Path) -> str | None:
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+    file, chunk = await asyncio.to_thread(_begin, path)
+    with file:
+        while chunk:
             yield chunk
+            # Most files are small, and this was all.
+            is_whole = len(chunk) < _CHUNK_BYTES
+            chunk = b"" if is_whole else await asyncio.to_thread(file.read, _CHUNK_BYTES)
+
+
+def _begin(path: Path) -> tuple[IO[bytes], bytes]:
+    file = path.open("rb")
+    try:
+        return file, file.read(_CHUNK_BYTES)
+    except OSError:
+        file.close()
+        raise
 
 
 def scanner(deps: Deps) -> Scanner:

@@ -17,7 +17,7 @@ from sandbox.files import FileInfo, Files, moment
 from services.base import Deps, Viewer, work
 from services.errors import UserError, UserErrorCode
 from services.events.base import Json
-from services.sandboxes import entries, file_operations, files, findings, relay
+from services.sandboxes import entries, file_operations, files, findings, relay, staged
 from services.sandboxes.conditions import Condition, version
 from services.sandboxes.entries import Found
 from services.sandboxes.files import Entry
@@ -283,11 +283,12 @@ async def unpack(
 ) -> Unpacked:
     """Unpack an archive into a directory, which is made if it is not there.
 
-    All of it or nothing is: see `sandbox.files.Files.unpack`. Symbolic links are kept as they
-    are, wherever they lead, as programs inside may make them too: what is packed here comes back
-    the same. Nothing is ever unpacked through a link, of the archive or one that was there, and
-    no file is read or written later through one that leads out of the workspace. Raises as
-    `upload` does.
+    All of it or nothing is: see `sandbox.files.Files.unpack`. Its files are scanned before any is
+    in its place, and one that is harmful refuses all of it: see `staged.hold`. Symbolic links are
+    kept as they are, wherever they lead, as programs inside may make them too: what is packed here
+    comes back the same. Nothing is ever unpacked through a link, of the archive or one that was
+    there, and no file is read or written later through one that leads out of the workspace. Raises
+    as `upload` does.
     """
     viewer.require("sandboxes:write")
     wanted = files.inside(path)
@@ -311,7 +312,9 @@ async def _unpack(node: "Node", sandbox_id: str, request: Json) -> Inflow:
 
     async def consume(chunks: AsyncIterator[bytes]) -> Mapping[str, Any]:
         style = ArchiveFormat(request["style"])
-        made = await inside.unpack(request["path"], chunks, style, limits, keep_links=True)
+        target = request["path"]
+        with staged.hold(node, sandbox_id, target) as hold:
+            made = await inside.unpack(target, chunks, style, limits, keep_links=True, hold=hold)
         return {"bytes": made.bytes, "entries": made.entries}
 
     return Inflow(consume)

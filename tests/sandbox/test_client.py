@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.archives import ArchiveFormat, ArchiveLimits
+from sandbox.archives import ArchiveFormat, ArchiveLimits, Hold
 from sandbox.client import WINDOW_BYTES, Execution, Reason, SandboxClient, Tunnel
 from sandbox.errors import SandboxLostError
 from sandbox.inside import wire
@@ -162,6 +162,19 @@ PACK: Ask = lambda client: gathered(client.files.pack(".", ArchiveFormat.TAR))  
 UNPACK: Ask = lambda client: client.files.unpack(  # noqa: E731
     "a", nothing(), ArchiveFormat.TAR, ArchiveLimits(1, 1, 1)
 )
+
+
+async def held(client: SandboxClient) -> None:
+    """Unpack an archive that is looked at first."""
+
+    async def check(entries: int) -> None:
+        """Have nothing against it."""
+
+    client.holds_archives = True
+    hold = Hold(1, check)
+    await client.files.unpack("a", nothing(), ArchiveFormat.TAR, ArchiveLimits(1, 1, 1), hold=hold)
+
+
 LISTEN: Ask = lambda client: client.listen(80)  # noqa: E731
 PROC = wire.PROC.pack(7, 1, 0, b"S", 0, 0, 0) + wire.pack(b"true")
 BAD_PROC = wire.PROC.pack(7, 1, 0, b"\xff", 0, 0, 0) + wire.pack(b"true")
@@ -193,6 +206,11 @@ ENTRY = wire.ENTRY.pack(0, 1, 0.0, 0o644) + wire.pack(b"file")
         pytest.param(UNPACK, [(wire.DATA, b"?"), DONE], id="data about an archive"),
         pytest.param(UNPACK, [DONE], id="an archive of nothing known"),
         pytest.param(UNPACK, [(wire.DONE, b"short")], id="a torn account of an archive"),
+        pytest.param(
+            held, [(wire.DONE, wire.UNPACKED.pack(1, 1))], id="an archive it did not hold"
+        ),
+        pytest.param(held, [(wire.DATA, b"short")], id="a torn account of what it holds"),
+        pytest.param(held, [(wire.DATA, BLOCK)], id="a long account of what it holds"),
         pytest.param(SHOW, [(wire.DATA, PROC[:-1]), DONE], id="a torn process"),
         pytest.param(SHOW, [(wire.DATA, BAD_PROC), DONE], id="a process in no state"),
         pytest.param(SHOW, [(wire.DATA, BLOCK * 4)] * 80, id="processes without end"),

@@ -91,8 +91,11 @@ async def listening(
 
 
 @asynccontextmanager
-async def site_in(folder: Path, listener: socket.socket | None = None) -> AsyncIterator[Site]:
-    settings = settings_for(folder, sandbox_driver="bubblewrap", sandbox_upload_max_bytes=60 * MIB)
+async def site_in(
+    folder: Path, listener: socket.socket | None = None, **more: Any
+) -> AsyncIterator[Site]:
+    given = {"sandbox_driver": "bubblewrap", "sandbox_upload_max_bytes": 60 * MIB, **more}
+    settings = settings_for(folder, **given)
     async with listening(settings, listener) as (deps, port):
         api = Api(deps)
         ada = await api.person("ada")
