@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from websockets.asyncio.client import connect
@@ -87,6 +87,14 @@ class Product:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within_s)
 
+    @contextmanager
+    def started(self, *, within_s: float = 60.0) -> Iterator["Product"]:
+        """Start it, and make sure it is gone in the end."""
+        try:
+            yield self.start(within_s=within_s)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Make sure it is gone."""
         if self.process is not None and self.process.poll() is None:
@@ -103,6 +111,12 @@ class Client:
         self.url = url
         self.token = token
         self.http = httpx.AsyncClient(base_url=url, timeout=60)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close connections."""

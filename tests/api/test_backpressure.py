@@ -111,20 +111,15 @@ def server(tmp_path: Path, redis_url: str) -> Iterator[Product]:
         NOOSPHERE_WORKER_IN_SERVER="false",
         NOOSPHERE_SANDBOX_DRIVER="off",
     )
-    try:
-        yield product.start()
-    finally:
-        product.close()
+    with product.started():
+        yield product
 
 
 @pytest.fixture
 async def ann(server: Product) -> AsyncIterator[Client]:
-    client = Client(server.url)
-    try:
+    async with Client(server.url) as client:
         await client.register("ann")
         yield client
-    finally:
-        await client.aclose()
 
 
 @pytest.fixture

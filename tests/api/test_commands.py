@@ -106,11 +106,8 @@ def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_serves_one_process(tmp_path: Path) -> None:
-    running = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").start()
-    try:
+    with Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").started():
         result = app("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
-    finally:
-        running.close()
     assert result.returncode == 2
     assert "in use by another process" in result.stderr
     assert "Traceback" not in result.stderr
@@ -129,13 +126,10 @@ def test_servers_of_one_database_share_a_redis_wherever_their_data_are(
     }
     redis = {"NOOSPHERE_REDIS_URL": redis_url}
     first, second = (redis if has else {} for has in (first_has_redis, second_has_redis))
-    running = Product(tmp_path / "one", **shared, **first).start()
-    try:
+    with Product(tmp_path / "one", **shared, **first).started():
         result = app(
             "serve", "--port", "0", "--data-dir", str(tmp_path / "two"), **shared, **second
         )
-    finally:
-        running.close()
     assert result.returncode == 2
     assert "shared.sqlite3 is in use by another process" in result.stderr
     assert "NOOSPHERE_REDIS_URL" in result.stderr
@@ -152,17 +146,13 @@ def test_a_node_id_is_of_one_process_and_free_once_that_was_killed(
         "NOOSPHERE_REDIS_URL": redis_url,
         "NOOSPHERE_NODE_ID": "east-1",
     }
-    first = Product(tmp_path / "one", **common).start()
-    try:
+    with Product(tmp_path / "one", **common).started() as first:
         result = app("serve", "--port", "0", "--data-dir", str(tmp_path / "two"), **common)
         assert result.returncode == 2
         assert "NOOSPHERE_NODE_ID=east-1 is in use by another process" in result.stderr
         assert "Traceback" not in result.stderr
         first.kill()
-        second = Product(tmp_path / "two", **common).start()
-        second.close()
-    finally:
-        first.close()
+        Product(tmp_path / "two", **common).start().close()
 
 
 def test_a_database_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:

@@ -14,23 +14,16 @@ pytestmark = pytest.mark.bubblewrap
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    server = Product(
-        tmp_path_factory.mktemp("product") / "data", NOOSPHERE_SANDBOX_DRIVER="bubblewrap"
-    )
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    data = tmp_path_factory.mktemp("product") / "data"
+    with Product(data, NOOSPHERE_SANDBOX_DRIVER="bubblewrap").started() as server:
+        yield server
 
 
 @pytest.fixture
 async def client(product: Product, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    client = Client(product.url)
-    await client.register(f"u{abs(hash(request.node.name)) % 10**12}")
-    try:
+    async with Client(product.url) as client:
+        await client.register(f"u{abs(hash(request.node.name)) % 10**12}")
         yield client
-    finally:
-        await client.aclose()
 
 
 async def converse(client: Client, conversation_id: str, content: str) -> list[dict[str, object]]:
@@ -160,18 +153,15 @@ async def test_a_conversation_can_be_left_and_resumed_in_the_middle_of_an_answer
 
 
 async def test_a_second_start_is_ready_soon_and_finds_everything_again(tmp_path: Path) -> None:
-    first = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").start()
-    client = Client(first.url)
-    try:
-        await client.register("keeper")
-        conversation = await create_conversation(client)
-        assert first.stop() == 0
-        second = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").start()
-        again = Client(second.url, client.token)
-        data = await again.run(op.MESSAGES, id=conversation)
+    first, second = [
+        Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off").started() for _ in range(2)
+    ]
+    with first as server:
+        async with Client(server.url) as client:
+            await client.register("keeper")
+            conversation = await create_conversation(client)
+        assert server.stop() == 0
+    with second as server:
+        async with Client(server.url, client.token) as again:
+            data = await again.run(op.MESSAGES, id=conversation)
         assert data["conversation"]["id"] == conversation
-        await again.aclose()
-        second.close()
-    finally:
-        await client.aclose()
-        first.close()

@@ -45,11 +45,8 @@ async def run(*command: str, **environment: str) -> str:
 
 @pytest.fixture
 async def product(tmp_path: Path) -> AsyncIterator[Product]:
-    server = Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="bubblewrap")
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with Product(tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="bubblewrap").started() as server:
+        yield server
 
 
 async def signed_in(product: Product) -> tuple[str, str]:

@@ -26,14 +26,10 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
         NOOSPHERE_SANDBOX_DRIVER="bubblewrap",
         NOOSPHERE_SANDBOX_NETWORK_ALLOWED="true",
     )
-    try:
-        server.start(within_s=200)
-        made = Client(server.url)
-        await made.register("reader")
-        yield made
-        await made.aclose()
-    finally:
-        server.close()
+    with server.started(within_s=200):
+        async with Client(server.url) as made:
+            await made.register("reader")
+            yield made
 
 
 class Reader:

@@ -47,12 +47,9 @@ async def traced(tmp_path: Path, url: str, **environment: str) -> AsyncIterator[
 @asynccontextmanager
 async def signed_in(product: Product) -> AsyncIterator[Client]:
     """Give a client with an account."""
-    client = Client(product.url)
-    try:
+    async with Client(product.url) as client:
         await client.register("asker")
         yield client
-    finally:
-        await client.aclose()
 
 
 async def conversation(client: Client, title: str = "traced") -> str:

@@ -17,10 +17,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         NOOSPHERE_SANDBOX_DRIVER="off",
         NOOSPHERE_EMBEDDED_WORD_DELAY_MS="0",
     )
-    try:
-        yield server.start()
-    finally:
-        server.close()
+    with server.started():
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +44,6 @@ async def the_server_lives_and_logs_no_bug(product: Product) -> AsyncIterator[No
 
 @pytest.fixture
 async def client(product: Product, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    made = Client(product.url)
-    await made.register(f"u{abs(hash(request.node.nodeid)) % 10**12}")
-    try:
+    async with Client(product.url) as made:
+        await made.register(f"u{abs(hash(request.node.nodeid)) % 10**12}")
         yield made
-    finally:
-        await made.aclose()

@@ -195,22 +195,19 @@ async def test_a_revoked_sign_in_closes_its_sockets_and_no_others(
 
 
 async def test_an_expired_token_is_told_as_expired_and_its_socket_closed(tmp_path: Path) -> None:
-    server = Product(
+    short = Product(
         tmp_path / "data", NOOSPHERE_SANDBOX_DRIVER="off", NOOSPHERE_ACCESS_TOKEN_TTL="3"
-    ).start()
-    client = Client(server.url)
-    try:
-        await client.register("ephemeral")
-        socket = await open_socket(server)
-        await socket.send(json.dumps({"type": "connection_init", "payload": client.headers}))
-        assert await closing(socket) == (4403, "Session expired")
+    )
+    with short.started() as server:
+        async with Client(server.url) as client:
+            await client.register("ephemeral")
+            socket = await open_socket(server)
+            await socket.send(json.dumps({"type": "connection_init", "payload": client.headers}))
+            assert await closing(socket) == (4403, "Session expired")
 
-        answer: dict[str, Any] = await client.raw(VIEWER)
+            answer: dict[str, Any] = await client.raw(VIEWER)
 
-        (error,) = answer["errors"]
-        assert error["extensions"]["code"] == "UNAUTHENTICATED"
-        assert "expired" in error["message"]
-        assert "data" not in answer
-    finally:
-        await client.aclose()
-        server.close()
+            (error,) = answer["errors"]
+            assert error["extensions"]["code"] == "UNAUTHENTICATED"
+            assert "expired" in error["message"]
+            assert "data" not in answer

@@ -84,11 +84,8 @@ def serve() -> Iterator[Callable[..., StandIn]]:
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the product as a user starts it, on defaults."""
-    product = Product(tmp_path_factory.mktemp("product") / "data")
-    try:
-        yield product.start().url
-    finally:
-        product.close()
+    with Product(tmp_path_factory.mktemp("product") / "data").started() as product:
+        yield product.url
 
 
 @pytest.fixture

@@ -24,12 +24,9 @@ def product(directory: Path, **environment: str) -> Product:
 
 @asynccontextmanager
 async def person(server: Product) -> AsyncIterator[Client]:
-    client = Client(server.url)
-    try:
+    async with Client(server.url) as client:
         client.session = (await client.register(next(_names)))["session"]  # type: ignore[attr-defined]
         yield client
-    finally:
-        await client.aclose()
 
 
 async def conversation(client: Client) -> str:

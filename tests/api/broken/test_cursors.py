@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -85,9 +85,8 @@ class World:
 
     async def fill(self) -> None:
         # The first to come is the administrator, who sees everything.
-        first = Client(self.server.url)
-        await first.register("root")
-        await first.aclose()
+        async with Client(self.server.url) as first:
+            await first.register("root")
         for name, client, ids in (("ann", self.ann, self.ids), ("bob", self.bob, self.others)):
             await client.register(name)
             made = (await client.run(op.CREATE_CONVERSATION))["conversationCreate"]
@@ -177,35 +176,12 @@ async def _execution(database: Database, owner: Client) -> str:
         return id_
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    product = Product(
-        tmp_path_factory.mktemp("server") / "data",
-        NOOSPHERE_SANDBOX_DRIVER="off",
-        NOOSPHERE_EMBEDDED_WORD_DELAY_MS="0",
-    )
-    try:
-        yield product.start()
-    finally:
-        product.close()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(server: Product) -> AsyncIterator[World]:
-    made = World(server)
+async def world(product: Product) -> AsyncIterator[World]:
+    made = World(product)
     await made.fill()
     yield made
     await made.aclose()
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(server: Product) -> Iterator[None]:
-    logged = len(server.output())
-    yield
-    said = server.output()[logged:]
-    assert "Traceback" not in said, said[-4000:]
-    assert server.process is not None
-    assert server.process.poll() is None
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -263,9 +239,9 @@ async def test_what_one_may_not_see_is_as_absent_with_any_cursor(
         assert answers[0][0]["code"] == "NOT_FOUND"
 
 
-async def test_a_huge_beginning_closes_the_socket(server: Product) -> None:
+async def test_a_huge_beginning_closes_the_socket(product: Product) -> None:
     async with connect(
-        server.url.replace("http", "ws") + "/graphql",
+        product.url.replace("http", "ws") + "/graphql",
         subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
     ) as socket:
         payload = {"Authorization": "Bearer " + "x" * 3_000_000}
