@@ -31,6 +31,8 @@ RULES = Path(__file__).with_name("rules")
 YARA, CLAMAV = "yara", "clamav"
 _CACHE = "sandbox scanner"
 _AT_ONCE = 2
+# ClamAV takes its own time, some of it on files that are made for that.
+_ASKED_AT_ONCE = 8
 _TIMEOUT_S = 20
 # How long a file waits until others are scanned.
 _ROOM_S = 60.0
@@ -61,7 +63,7 @@ class Verdict:
 
 
 class Scanner:
-    """Judges files, two at a time; its rules are compiled once. See `scanner`."""
+    """Judges files, some at a time; its rules are compiled once. See `scanner`."""
 
     def __init__(self, options: Options) -> None:
         self.quarantine = options.data_dir / "quarantine"
@@ -70,7 +72,8 @@ class Scanner:
         self._is_clamav_required = options.clamav_required
         self._rules: Any = None
         self._compiling = asyncio.Lock()
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._matching = asyncio.Semaphore(_AT_ONCE)
+        self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
         self._silent_until = 0.0
         self._are_limits_known = False
 
@@ -89,34 +92,23 @@ class Scanner:
         Raises TooMuchError for what cannot be judged, UserError UNAVAILABLE when ClamAV must be
         asked and does not answer, or when too many files wait.
         """
-        await self._enter()
+        late: TooMuchError | None = None
         try:
-            rules = await self._compiled()
-            late: TooMuchError | None = None
-            rule = None
-            try:
+            async with _turn(self._matching):
+                rules = await self._compiled()
                 rule = await asyncio.to_thread(_match, rules, path)
-            except TooMuchError as error:
-                late = error  # ClamAV may find something all the same.
             if rule is not None:
                 return rule, YARA
-            name = await self._ask_clamav(path) if self._clamav_url else None
+        except TooMuchError as error:
+            late = error  # ClamAV may find something all the same.
+        if self._clamav_url:
+            async with _turn(self._asking):
+                name = await self._ask_clamav(path)
             if name is not None:
                 return name[:_NAME_CHARS], CLAMAV
-            if late is not None:
-                raise late
-            return None
-        finally:
-            self._room.release()
-
-    async def _enter(self) -> None:
-        try:
-            async with asyncio.timeout(_ROOM_S):
-                await self._room.acquire()
-        except TimeoutError as error:
-            raise UserError(
-                UserErrorCode.UNAVAILABLE, "Too many files wait to be scanned; try again soon."
-            ) from error
+        if late is not None:
+            raise late
+        return None
 
     async def _compiled(self) -> Any:
         async with self._compiling:
@@ -227,6 +219,22 @@ class Intake:
                 self._file.close()
                 self._file = None
                 self._place.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _turn(room: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Wait for one's turn. Raises UserError UNAVAILABLE if that takes too long."""
+    try:
+        async with asyncio.timeout(_ROOM_S):
+            await room.acquire()
+    except TimeoutError as error:
+        raise UserError(
+            UserErrorCode.UNAVAILABLE, "Too many files wait to be scanned; try again soon."
+        ) from error
+    try:
+        yield
+    finally:
+        room.release()
 
 
 def compile_rules() -> Any:

@@ -204,13 +204,44 @@ async def test_files_are_scanned_while_its_database_is_loaded_anew(
     assert (await judged(scanner, HARMFUL)).rule == NAME
 
 
+@pytest.mark.parametrize("room", ["_matching", "_asking"])
 async def test_nobody_waits_for_ever_behind_files_that_are_scanned(
-    daemon: Clamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: Clamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
     monkeypatch.setattr("services.sandboxes.scanning._ROOM_S", 0.05)
     scanner = scanner_of(daemon, tmp_path)
-    for _ in range(2):
-        await scanner._room.acquire()
+    places: asyncio.Semaphore = getattr(scanner, room)
+    while not places.locked():
+        await places.acquire()
     assert await is_refused(scanner)
-    scanner._room.release()
+    places.release()
+    monkeypatch.undo()
     assert (await judged(scanner, b"good")).verdict is FileVerdict.CLEAN
+
+
+async def test_files_that_it_takes_long_over_leave_room_for_others(
+    daemon: Clamd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanner = scanner_of(daemon, tmp_path)
+    asked, done = asyncio.Event(), asyncio.Event()
+    scan = clamav.scan
+
+    async def slow(url: str, chunks: AsyncIterator[bytes]) -> str | None:
+        data = b"".join([chunk async for chunk in chunks])
+        if data == b"slow":
+            asked.set()
+            await done.wait()
+
+        async def again() -> AsyncIterator[bytes]:
+            yield data
+
+        return await scan(url, again())
+
+    monkeypatch.setattr(clamav, "scan", slow)
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(judged(scanner, b"slow")) for _ in range(3)]
+        await asked.wait()
+        assert (await judged(scanner, HARMFUL)).is_infected
+        assert not any(task.done() for task in waiting)
+        done.set()
+    assert {task.result().verdict for task in waiting} == {FileVerdict.CLEAN}
