@@ -8,6 +8,7 @@ Each test runs one of its own, which is there in a moment and takes some 15 MB:
 
 import asyncio
 import signal
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -96,6 +97,25 @@ class Clamd:
         """Send it a signal."""
         assert self._process is not None
         self._process.send(number)
+
+    async def know(self, name: str, data: bytes) -> None:
+        """Call what contains these bytes by a name from now on; returns when it does."""
+        more = self._folder / "signatures" / f"{name}.ndb"
+        more.write_text(f"{name}:0:*:{data.hex()}\n")
+        assert await self.ask("RELOAD") == "RELOADING"
+        async with asyncio.timeout(60):
+            while not await self.finds(data):
+                continue
+
+    async def finds(self, data: bytes) -> bool:
+        """Tell whether it finds anything in these bytes, which are less than a connection holds."""
+        async with asyncio.timeout(30):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            try:
+                writer.write(b"zINSTREAM\0" + struct.pack(">I", len(data)) + data + bytes(4))
+                return (await reader.readuntil(b"\0")).endswith(b" FOUND\0")
+            finally:
+                writer.close()
 
     async def ask(self, command: str) -> str:
         """Give it a command other than INSTREAM; gives what it says."""

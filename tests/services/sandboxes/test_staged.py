@@ -16,7 +16,7 @@ from models.states import FileVerdict
 from sandbox.archives import ArchiveFormat, Hold, Unpacked
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import files, lifecycle, staged, transfers
+from services.sandboxes import files, lifecycle, snapshots, staged, transfers
 from services.sandboxes.file_events import Quarantined
 from tests.servers.clamd import EICAR, HARMFUL, NAME, Clamd, running
 from tests.services.sandboxes.conftest import Launch, Server, ran
@@ -127,6 +127,31 @@ async def test_a_harmless_archive_is_there_and_then_looked_at_again(
     found = await indexed(server, box, "in/large", 2 * MIB + len(HARMFUL))
     assert found.verdict is FileVerdict.UNSCANNED
     assert await found_rows(server) == []
+
+
+@pytest.mark.clamd
+async def test_what_a_snapshot_brings_back_is_held_to_what_is_known_by_then(
+    launch: Launch, any_kind: str, daemon: Clamd, tmp_path: Path, follow: Follow
+) -> None:
+    server = await launch(any_kind, clamav_url=daemon.url)
+    ada = await server.person("ada")
+    box = await lifecycle.create(server.deps, ada)
+    for path, content in (("d/old", "not known yet"), ("d/good", "good")):
+        await files.write(server.deps, ada, sandbox_id=box.id, path=path, content=content)
+    kept = await snapshots.take(server.deps, ada, sandbox_id=box.id)
+    await lifecycle.stop(server.deps, ada, sandbox_id=box.id)
+    await daemon.know("Noosphere.Test.New", b"not known yet")
+    again = await lifecycle.create(server.deps, ada, snapshot_id=kept.id)
+    await indexed(server, again, "d/good", 4, FileVerdict.CLEAN)
+
+    async def is_found() -> bool:
+        found = [(finding.path, finding.rule) for finding in await found_rows(server)]
+        return found == [("d/old", "Noosphere.Test.New.UNOFFICIAL")]
+
+    await until(is_found)
+    await until(lambda: equals(paths(server, again), ["d", "d/good"]))
+    shown = await ran(server.deps, ada, again.id, "ls d")
+    assert shown.stdout == "good\n"
 
 
 @pytest.mark.clamd

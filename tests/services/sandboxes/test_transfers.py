@@ -22,6 +22,7 @@ from services.events.redis import RedisBus
 from services.sandboxes import files, lifecycle, transfers
 from services.sandboxes.node import Node
 from services.sandboxes.transfers import Part, Span, TransferError
+from tests.servers.clamd import EICAR
 from tests.services.sandboxes.conftest import Launch, Server, ran
 
 pytestmark = pytest.mark.bubblewrap
@@ -286,6 +287,18 @@ async def test_whatever_was_packed_comes_back_the_same(place: Place) -> None:
         await place.unpack("through", pieces(buffer.getvalue()))
     assert refused.value.reason is FileErrorCode.OUTSIDE
     assert await place.run("ls /tmp") == "a\nb\n"
+
+
+async def test_an_archive_with_something_harmful_says_so_from_any_node(place: Place) -> None:
+    with pytest.raises(UserError) as caught:
+        await place.unpack("out", pieces(tar(good=b"good", sub__bad=EICAR)))
+    assert (caught.value.code, caught.value.path) == (UserErrorCode.INVALID, ("content",))
+    assert "out/sub/bad, was taken for harmful (yara: eicar)" in caught.value.message
+    assert (
+        await place.run("ls; ls -d out 2>&1")
+        == "ls: cannot access 'out': No such file or directory\n"
+    )
+    assert await place.index() == {}
 
 
 async def test_an_archive_that_may_not_be_unpacked_says_why(launch: Launch) -> None:
