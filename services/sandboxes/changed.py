@@ -237,7 +237,12 @@ class Indexer:
                     if stat.S_ISREG(entry.mode) and len(sizes) < MOST_SCANS:
                         sizes[entry.path] = entry.size_bytes
         unscanned = await self._writing.whole(self._replace(found, usage, began))
-        fresh = {path: size for path, size in sizes.items() if shown(path) in unscanned}
+        # Programs may call their files like drafts, which are in no index.
+        fresh = {
+            path: size
+            for path, size in sizes.items()
+            if shown(path) in unscanned or DRAFT.search(path)
+        }
         self.scanning.add(fresh)
 
     async def _replace(self, found: list[Found], usage: Usage, began: datetime) -> set[str]:

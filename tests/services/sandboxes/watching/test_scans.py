@@ -14,6 +14,7 @@ from services.base import Viewer
 from services.changes import topic as viewer_topic
 from services.errors import UserError, UserErrorCode
 from services.sandboxes import (
+    changed,
     files,
     findings,
     lifecycle,
@@ -122,6 +123,26 @@ async def test_files_are_refused_while_clamav_is_away(
         await until(lambda: equals(paths(strict, box), ["f", "g"]))
         found_paths = [(finding.path, finding.rule) for finding in await found_rows(strict)]
         assert found_paths == [("f", NAME), ("h", NAME)]
+
+
+async def test_no_name_keeps_a_file_from_being_scanned(
+    server: Server, ada: Viewer, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Everything is looked at, as after a burst.
+    monkeypatch.setattr(changed, "MOST_CHANGES", 0)
+    program = f"import sys; open('virus', 'wb').write({EICAR!r})"
+    hidden = ".archive.1.part/.x.2.part"
+    command = f"mkdir -p {hidden}; cd {hidden}; python3 -c {quoted(program)}; touch good"
+    await ran(server.deps, ada, box.id, command)
+    await until(lambda: found_rows(server))
+    (finding,) = await found_rows(server)
+    assert (finding.path, finding.rule) == (f"{hidden}/virus", "eicar")
+
+    async def is_gone() -> bool:
+        listed = await files.listing(server.deps, box, hidden)
+        return [entry.name for entry in listed] == ["good"]
+
+    await until(is_gone)
 
 
 async def test_files_may_be_taken_in_unscanned_while_clamav_is_away(launch: Launch) -> None:
