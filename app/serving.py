@@ -1,7 +1,6 @@
 """Uvicorn as this product runs it: it says where to look, and drains its sockets first."""
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -48,7 +47,6 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             memory.settle()
-            gc.set_threshold(200_000, 20, 100)
             port = self.servers[0].sockets[0].getsockname()[1]
             self._on_ready(self._application.settings, self._application.deps, port)
 

@@ -13,7 +13,7 @@ from aiodocker.containers import DockerContainer
 from sandbox import docker_config
 from sandbox.base import DriverEvent, DriverEventKind
 from sandbox.docker_engine import BROKEN, answers
-from sandbox.docker_stream import Demultiplexer
+from sandbox.docker_stream import Demultiplexer, Intake
 from sandbox.errors import SandboxLostError
 from sandbox.events import Broadcast
 
@@ -49,8 +49,10 @@ class AttachChannel:
         self._closed = False
         self._first = b""
         self._output = Demultiplexer(protocol.pause_reading, protocol.resume_reading)
+        # What has come already; then, unless that was the end of it, what is still to come.
         protocol.set_parser(self._output, self._output)
         protocol.force_close()
+        Intake.insert(self._transport, protocol, self._output.feed_data)
 
     @classmethod
     async def open(cls, container: DockerContainer) -> "AttachChannel":

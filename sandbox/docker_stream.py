@@ -7,10 +7,54 @@ from collections.abc import Callable
 
 _HEAD = struct.Struct(">BxxxI")  # Which stream, and how much of it follows.
 _STDOUT = 1
+# What is read at once: the loops' own buffers take a quarter of it, or are made anew each time.
+_READ_BYTES = 256 * 1024
 # Beyond it nothing is read: more than a window of output of several executions, so that the engine
 # need not wait for each of our turns.
 READ_AHEAD_BYTES = 2 * 1024 * 1024
 COMPLAINT_BYTES = 4096
+
+
+class Intake(asyncio.BufferedProtocol):
+    """Stands between a connection and the protocol it had, and reads more of it at once.
+
+    What comes goes to `take`, which keeps nothing of the buffer; all else is the protocol's.
+    """
+
+    def __init__(self, before: asyncio.Protocol, take: Callable[[memoryview], object]) -> None:
+        self._before, self._take = before, take
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+
+    @classmethod
+    def insert(
+        cls,
+        transport: asyncio.Transport,
+        before: asyncio.Protocol,
+        take: Callable[[memoryview], object],
+    ) -> None:
+        """Take over a connection."""
+        # How a transport reads is settled when it begins to.
+        transport.pause_reading()
+        transport.set_protocol(cls(before, take))
+        transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._take(self._buffer[:nbytes])
+
+    def eof_received(self) -> bool | None:
+        return self._before.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._before.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._before.resume_writing()
 
 
 class Demultiplexer:
@@ -22,7 +66,7 @@ class Demultiplexer:
 
     def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause, self._resume = pause, resume
-        self._chunks: deque[memoryview] = deque()
+        self._chunks: deque[bytes] = deque()
         self._held = 0
         self._is_paused = False
         self._head = b""  # Of a frame, as far as it has come.
@@ -33,7 +77,7 @@ class Demultiplexer:
 
     # What the connection calls.
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+    def feed_data(self, data: bytes | memoryview) -> tuple[bool, bytes]:
         view = memoryview(data)
         while view:
             if not self._left:
@@ -42,7 +86,7 @@ class Demultiplexer:
             part, view = view[: self._left], view[self._left :]
             self._left -= len(part)
             if self._stream == _STDOUT:
-                self._chunks.append(part)
+                self._chunks.append(bytes(part))
                 self._held += len(part)
             else:
                 self.complaints = (self.complaints + part)[-COMPLAINT_BYTES:]

@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+import socket
 import struct
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
-from sandbox.docker_stream import COMPLAINT_BYTES, READ_AHEAD_BYTES, Demultiplexer
+from sandbox.docker_stream import COMPLAINT_BYTES, READ_AHEAD_BYTES, Demultiplexer, Intake
 
 
 class Reading:
@@ -77,3 +80,70 @@ async def test_a_reader_that_waits_is_told_of_data_and_of_the_end() -> None:
     reading.output.set_exception(ConnectionResetError())
     async with asyncio.timeout(20):
         assert await waiting == b""
+
+
+class Before(asyncio.Protocol):
+    """What a connection was spoken to by until then."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+        self.is_lost = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def eof_received(self) -> None:
+        self.heard.append("eof")
+
+    def pause_writing(self) -> None:
+        self.heard.append("pause")
+
+    def resume_writing(self) -> None:
+        self.heard.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.heard.append(exc)
+        self.is_lost.set()
+
+
+async def _taken_over() -> None:
+    """Let a connection be taken over in the middle, read in turns, written to and ended."""
+    near, far = socket.socketpair()
+    before = Before()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_unix_connection(lambda: before, sock=near)
+    reader, writer = await asyncio.open_unix_connection(sock=far)
+    writer.write(b"head")
+    while not before.heard:  # noqa: ASYNC110 - a protocol has nobody to tell.
+        await asyncio.sleep(0)
+    output = Demultiplexer(transport.pause_reading, transport.resume_reading)
+    Intake.insert(transport, before, output.feed_data)
+    sent = random.Random(7).randbytes(9 * 1024 * 1024)
+
+    async def send() -> None:
+        for at in range(0, len(sent), 32_768):
+            writer.write(frame(1, sent[at : at + 32_768]))
+            await writer.drain()
+
+    sending = asyncio.ensure_future(send())
+    received = bytearray()
+    while len(received) < len(sent):
+        received += await output.read()
+    await sending
+    assert received == sent
+    transport.write(bytes(4 * 1024 * 1024))
+    assert len(await reader.readexactly(4 * 1024 * 1024)) == 4 * 1024 * 1024
+    writer.close()
+    await before.is_lost.wait()
+    assert before.heard == [b"head", "pause", "resume", "eof", None]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+async def test_a_connection_is_taken_over_from_its_protocol(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    def run() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(asyncio.wait_for(_taken_over(), 60))
+
+    await asyncio.to_thread(run)
