@@ -199,6 +199,11 @@ class Engine:
         if refusal is not None:
             return refusal
         document, operation = prepared.document, prepared.operation
+        undecided = [name for name in _conditions(prepared) if prepared.variables.get(name) is None]
+        if undecided:
+            # Every event would fail for it.
+            told = f"${undecided[0]} decides what is selected: it must be true or false, not null."
+            return Result.refused([failure("BAD_USER_INPUT", told)], extensions_of(context))
         root = document.derived("root", operation, partial(Root.of, self.schema, operation))
         if root is None and not _selects_anything(self.schema, prepared):
             nothing = "The subscription selects nothing: its field is skipped. Leave that out."
@@ -329,10 +334,7 @@ class Engine:
         if prepared.type == "mutation":
             return "mutation"
         document = prepared.document
-        names = document.plans.get(("conditions", prepared.name))
-        if names is None:
-            names = conditions(prepared.operation, document.fragments)
-            document.plans["conditions", prepared.name] = names
+        names = _conditions(prepared)
         chosen = {name: prepared.variables[name] for name in names if name in prepared.variables}
         key = ("plan", prepared.name, is_divided, is_whole, tuple(chosen.items()))
         plan = document.plans.get(key)
@@ -362,6 +364,13 @@ class Engine:
         except (GraphQLError, RecursionError):
             # graphql-core says what is wrong.
             return "invalid"
+
+
+def _conditions(prepared: Prepared) -> tuple[str, ...]:
+    document, operation = prepared.document, prepared.operation
+    return document.derived(
+        "conditions", operation, partial(conditions, operation, document.fragments)
+    )
 
 
 def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:

@@ -81,7 +81,8 @@ def execution_failures(errors: Iterable[GraphQLError] | None, request_id: str) -
 def _located(error: GraphQLError, request_id: str, logged: set[int]) -> ErrorDict:
     cause = error.original_error
     if cause is None or isinstance(cause, GraphQLError):
-        return dict(error.formatted)
+        is_about_input = error.message.startswith("Argument '")
+        return _with_code(error, "BAD_USER_INPUT") if is_about_input else dict(error.formatted)
     inner = _unwrap(cause)
     if isinstance(inner, RequestError | UserError | UserErrors) or outage(inner) is not None:
         told = request_failure(inner, request_id)

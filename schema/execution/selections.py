@@ -14,6 +14,7 @@ from graphql import (
     FieldNode,
     GraphQLBoolean,
     GraphQLEnumType,
+    GraphQLError,
     GraphQLField,
     GraphQLID,
     GraphQLInt,
@@ -93,15 +94,16 @@ class Selections:
         object_type = self._schema.type_map.get(getattr(definition, "name", ""))
         if self._root_type is None or not isinstance(object_type, GraphQLObjectType):
             return None
-        roots = collect_fields(
-            self._schema, self._fragments, self._variables, self._root_type, self._root
-        )
-        if len(roots) != 1:
-            return None
-        ((root_key, nodes),) = roots.items()
         try:
+            roots = collect_fields(
+                self._schema, self._fragments, self._variables, self._root_type, self._root
+            )
+            if len(roots) != 1:
+                return None
+            ((root_key, nodes),) = roots.items()
             getters, required = self._object(object_type, nodes)
-        except NotCoveredError:
+        except (NotCoveredError, GraphQLError):
+            # What is wrong with the variables the executor says in its place.
             return None
         names = tuple(getters)
         gets = tuple(getters.values())
