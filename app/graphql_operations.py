@@ -140,6 +140,17 @@ class Operations:
             self._silence(operation)
         self._heard.clear()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Stop all but mutations, and let those be answered that are soon."""
+        answered = []
+        for operation in tuple(self._running):
+            if operation.type != "mutation":
+                self._silence(operation)
+            elif operation.task is not None and not operation.is_silent:
+                answered.append(operation.task)
+        if answered:
+            await asyncio.wait(answered, timeout=timeout_s)
+
     async def settle(self) -> None:
         """Let an operation end that is about to, such as one that was just stopped."""
         tasks = [operation.task for operation in self._running if operation.task is not None]
@@ -219,7 +230,12 @@ class Operations:
     # ---- how they end
 
     def _silence(self, operation: Operation) -> None:
-        """Say no more about an operation, and cancel it unless it is a mutation."""
+        """Say no more about an operation, and cancel it unless it is a mutation.
+
+        Once: what it does at its end must not be broken off by whoever gives it up again.
+        """
+        if operation.is_silent:
+            return
         operation.is_silent = True
         if operation.line is not None:
             self._forget(operation)

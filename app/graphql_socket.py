@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WORDS = SocketWords()
+_FAREWELL_S = 1.0
+"""How long a mutation may go on that ended the sign-in of its own socket."""
 
 
 class Socket:
@@ -126,6 +128,10 @@ class Socket:
                 else:
                     self._outlet.on_text = self._take
                 await self._read_to_the_end()
+                if self._close is not None and self._close[0] == protocol.FORBIDDEN:
+                    # It may have ended its sign-in itself, and waits to hear so.
+                    await self._operations.finish(_FAREWELL_S)
+                    self._outbox.flush(self._loop.time())
                 self._outlet.on_text = None
                 self._outbox.close()
                 if writing is not None:

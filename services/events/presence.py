@@ -84,12 +84,15 @@ class RedisMembers:
         self._keys = [key]
         self._prefixes: tuple[Argument, ...] = (prefix, channel_prefix)
         self._held: dict[tuple[str, str], _Held] = {}
+        # Those who have left, as long as Redis was not told.
+        self._leaving: set[tuple[str, str]] = set()
         self._stay_at = 0.0
         self._awake = asyncio.Event()
 
     async def join(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
         """Add a member, or change its data. Raises BusUnavailableError."""
         name = (topic, member)
+        self._leaving.discard(name)
         self._held[name] = _Held(encode(data), round(ttl_s * 1000))
         try:
             await self._join([name])
@@ -103,9 +106,18 @@ class RedisMembers:
             self._awake.set()
 
     async def leave(self, topic: str, member: str) -> None:
-        """Remove a member. Raises BusUnavailableError; its time runs out then."""
-        self._held.pop((topic, member), None)
-        await self._execute(self._run, LEAVE, topic, member)
+        """Remove a member. Raises BusUnavailableError.
+
+        Redis is told later if that fails, or is broken off, unless its time has run out by then.
+        """
+        name = (topic, member)
+        if self._held.pop(name, None) is not None:
+            self._leaving.add(name)
+        try:
+            await self._leave([name])
+        except asyncio.CancelledError:
+            self._awake.set()
+            raise
 
     async def of(self, topic: str) -> Mapping[str, Json]:
         """Give the members of a topic. Raises BusUnavailableError."""
@@ -128,6 +140,8 @@ class RedisMembers:
                 pass
             self._awake.clear()
             try:
+                for gone in _batches(list(self._leaving)):
+                    await self._leave(gone)
                 if self._held and _now() >= self._stay_at:
                     self._stay_at = _now() + self._interval_s()
                     await self._stay()
@@ -139,14 +153,12 @@ class RedisMembers:
 
     async def aclose(self) -> None:
         """Take all members away, if Redis answers soon enough; else their time runs out."""
-        names = list(self._held)
+        names = [*self._held, *self._leaving]
         self._held.clear()
         try:
             async with asyncio.timeout(_CLOSE_S):
                 for batch in _batches(names):
-                    await self._execute(
-                        self._run, LEAVE, *(part for name in batch for part in name)
-                    )
+                    await self._leave(batch)
         except (BusUnavailableError, TimeoutError):
             _log.info("Redis was not told who leaves; their time will run out")
 
@@ -162,6 +174,10 @@ class RedisMembers:
                 arguments += [*name, held.data, held.ttl_ms]
         if arguments:
             await self._execute(self._run, JOIN, *arguments)
+
+    async def _leave(self, names: Sequence[tuple[str, str]]) -> None:
+        await self._execute(self._run, LEAVE, *(part for name in names for part in name))
+        self._leaving.difference_update(names)
 
     async def _stay(self) -> None:
         for batch in _batches(list(self._held)):

@@ -1,6 +1,7 @@
 """Sign-ins in use end everywhere at once, whatever is away."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from websockets.asyncio.client import connect
 
 from app import session_watch, session_watches
 from app.auth import watches
@@ -23,6 +25,7 @@ from services.errors import UnauthenticatedError
 from services.events.base import BusUnavailableError
 from tests.api.holding import holding, in_database, socket, until
 from tests.api.people import sign_up
+from tests.api.serving import served
 from tests.fixtures import Statements, settings_for
 
 # ---- how sign-ins end
@@ -48,6 +51,25 @@ async def test_a_renewal_nobody_heard_of_is_found_when_the_token_ends(deps: Deps
     await in_database(deps, ann, expires_at=later)
     await until(lambda: state.expires_at == later)
     assert holder.reason is None
+
+
+async def test_who_signs_out_over_a_socket_hears_that_it_is_done(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        ann = await sign_up(server.deps, "ann")
+        async with connect(
+            server.url.replace("http", "ws") + "/graphql",
+            subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
+        ) as client:
+            init = {"type": "connection_init", "payload": {"authorization": f"Bearer {ann.token}"}}
+            await client.send(json.dumps(init))
+            assert json.loads(await client.recv())["type"] == "connection_ack"
+            payload = {"query": "mutation { sessionRevoke { errors { code } } }"}
+            await client.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+            answer = json.loads(await client.recv())
+            assert answer["payload"]["data"] == {"sessionRevoke": {"errors": []}}
+            assert json.loads(await client.recv()) == {"id": "1", "type": "complete"}
+            await client.wait_closed()
+            assert client.close_code == 4403
 
 
 async def test_a_change_of_rights_ends_connections_and_another_role_of_the_same_does_not(

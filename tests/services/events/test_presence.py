@@ -172,3 +172,32 @@ async def test_who_leaves_while_redis_is_away_is_gone_when_it_is_back(
             await until_members(bus, tap, "two")
     finally:
         await bus.aclose()
+
+
+@pytest.mark.redis
+async def test_who_is_broken_off_in_leaving_has_left_all_the_same(
+    make_redis_bus: MakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await make_redis_bus()
+    members = bus._members
+    run, is_asked = members._run, asyncio.Event()
+
+    async def once_never(*arguments: object) -> object:
+        if not is_asked.is_set():
+            is_asked.set()
+            await asyncio.Event().wait()
+        return await run(*arguments)
+
+    async with bus.attach("t") as tap:
+        await bus.present("t", "one", {}, 3600)
+        await bus.present("t", "two", {}, 3600)
+        monkeypatch.setattr(members, "_run", once_never)
+        leaving = asyncio.ensure_future(bus.absent("t", "one"))
+        await is_asked.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await until_members(bus, tap, "two")
+        # Who comes back under the same name stays.
+        await bus.present("t", "one", {}, 3600)
+        await until_members(bus, tap, "one", "two")
