@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import stat
 from collections.abc import Coroutine
 from contextlib import aclosing
@@ -23,14 +22,13 @@ from services.base import Deps, Work, work
 from services.errors import UserError
 from services.events.calls import TaskSet
 from services.sandboxes import entries
+from services.sandboxes.drafts import DRAFT
 from services.sandboxes.entries import Found
 from services.sandboxes.findings import shown
 from services.sandboxes.scans import MOST_SCANS, Scanning
 
 T = TypeVar("T")
 log = logging.getLogger("noosphere.sandboxes")
-# What the agent writes a file to before it takes its place.
-DRAFT = re.compile(r"(?:^|/)\.[^/]*\.\d+\.part(?:/|$)")
 GATHER_S = 0.5
 _RETRY_S = 2.0
 _FINISH_S = 10.0

@@ -16,7 +16,7 @@ from services.base import Deps, work
 from services.changes import ChangeKind
 from services.errors import UserError, UserErrorCode
 from services.events.base import BusUnavailableError
-from services.sandboxes import conditions, removals
+from services.sandboxes import conditions, drafts, removals
 from services.sandboxes.counts import TOTALS
 from services.sandboxes.removals import Kind
 from services.sandboxes.scanning import Intake, Scanner, Verdict, scanner
@@ -69,8 +69,9 @@ async def write(
                 raise refusal(judged[0])
 
         passed = passing()
-        async with aclosing(passed):
-            await files.write_stream(path, passed, mode)
+        with drafts.writing(sandbox_id, path):
+            async with aclosing(passed):
+                await files.write_stream(path, passed, mode)
         return judged[0]
 
 

@@ -256,22 +256,19 @@ def _match(rules: Any, path: Path) -> str | None:
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    file, chunk = await asyncio.to_thread(_begin, path)
-    with file:
-        while chunk:
-            yield chunk
-            # Most files are small, and this was all.
-            is_whole = len(chunk) < _CHUNK_BYTES
-            chunk = b"" if is_whole else await asyncio.to_thread(file.read, _CHUNK_BYTES)
+    at = 0
+    while chunk := await asyncio.to_thread(_piece, path, at):
+        yield chunk
+        at += len(chunk)
+        if len(chunk) < _CHUNK_BYTES:
+            return
 
 
-def _begin(path: Path) -> tuple[IO[bytes], bytes]:
-    file = path.open("rb")
-    try:
-        return file, file.read(_CHUNK_BYTES)
-    except OSError:
-        file.close()
-        raise
+def _piece(path: Path, at: int) -> bytes:
+    # Nothing stays open behind a caller who is cancelled.
+    with path.open("rb", buffering=0) as file:
+        file.seek(at)
+        return file.read(_CHUNK_BYTES)
 
 
 def scanner(deps: Deps) -> Scanner:

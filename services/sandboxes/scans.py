@@ -15,7 +15,7 @@ from sandbox.client import SandboxClient
 from sandbox.errors import FileError, SandboxError, SandboxLostError, TimeoutError_
 from services.base import Deps, work
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import findings, staged
+from services.sandboxes import drafts, findings
 from services.sandboxes.entries import PATH_CHARS
 from services.sandboxes.findings import shown
 from services.sandboxes.scanning import Verdict, scanner
@@ -58,7 +58,7 @@ class Scanning:
         """Scan files soon; those that find no room stay unscanned."""
         most = self._deps.options.scan_max_bytes
         for path, size in sizes.items():
-            if staged.is_held(self._id, path):
+            if drafts.are_brought(self._id, path):
                 continue
             if 0 < size <= most and (path in self._waiting or len(self._waiting) < MOST_SCANS):
                 self._waiting[path] = size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sandbox.archives import Hold
 from sandbox.errors import FileError, FileErrorCode
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import findings
+from services.sandboxes import drafts, findings
 from services.sandboxes.findings import shown
 from services.sandboxes.scanning import Verdict, scanner
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from services.sandboxes.node import Node
 
 _AT_ONCE = 4
-# Sandboxes, and folders of theirs that are looked at by whoever unpacks.
-_held: set[tuple[str, str]] = set()
-
-
-def is_held(sandbox_id: str, path: str) -> bool:
-    """Tell whether a path is that of a file which is looked at before it takes its place."""
-    return (sandbox_id, path.partition("/")[0]) in _held
 
 
 @contextmanager
@@ -40,12 +33,8 @@ def hold(node: "Node", sandbox_id: str, target: str) -> Iterator[Hold]:
         await _Look(node, sandbox_id, held.name, target).run(entries)
 
     held = Hold(secrets.randbits(62), check)
-    key = (sandbox_id, held.name)
-    _held.add(key)
-    try:
+    with drafts.unpacking(sandbox_id, held.name):
         yield held
-    finally:
-        _held.discard(key)
 
 
 class _Look:

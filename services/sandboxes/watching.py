@@ -19,7 +19,8 @@ from services.errors import UserError
 from services.events.base import BusUnavailableError
 from services.events.calls import TaskSet
 from services.sandboxes import findings, operations
-from services.sandboxes.changed import DRAFT, SIZE_MAX, Indexer, Writing
+from services.sandboxes.changed import SIZE_MAX, Indexer, Writing
+from services.sandboxes.drafts import DRAFT
 from services.sandboxes.findings import shown, topic
 from services.sandboxes.live import Live
 

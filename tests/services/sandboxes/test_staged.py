@@ -16,7 +16,7 @@ from models.states import FileVerdict
 from sandbox.archives import ArchiveFormat, Hold, Unpacked
 from services.base import Viewer
 from services.errors import UserError, UserErrorCode
-from services.sandboxes import files, lifecycle, snapshots, staged, transfers
+from services.sandboxes import drafts, files, lifecycle, snapshots, staged, transfers
 from services.sandboxes.file_events import Quarantined
 from tests.servers.clamd import EICAR, HARMFUL, NAME, Clamd, running
 from tests.services.sandboxes.conftest import Launch, Server, ran
@@ -229,15 +229,14 @@ async def test_the_watch_leaves_alone_what_is_looked_at(
     server: Server, ada: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box = await lifecycle.create(server.deps, ada)
-    node = await server.host.node()
     names: list[str] = []
     run = staged._Look.run
 
     async def look(self: Any, entries: int) -> None:
         names.append(self._folder)
-        assert staged.is_held(box.id, f"{self._folder}/d/f")
-        assert not staged.is_held(box.id, f"d/{self._folder}/f")
-        assert not staged.is_held("sbx_other", f"{self._folder}/d/f")
+        assert drafts.are_brought(box.id, f"{self._folder}/d/f")
+        assert not drafts.are_brought(box.id, f"d/{self._folder}/f")
+        assert not drafts.are_brought("sbx_other", f"{self._folder}/d/f")
         await run(self, entries)
 
     monkeypatch.setattr(staged._Look, "run", look)
@@ -245,5 +244,44 @@ async def test_the_watch_leaves_alone_what_is_looked_at(
     async with asyncio.timeout(60):
         await asyncio.gather(*both)
     assert len(set(names)) == 2
-    assert not any(staged.is_held(box.id, name) for name in names)
-    assert node.live[box.id]
+    assert not any(drafts.are_brought(box.id, f"{name}/f") for name in names)
+
+
+def test_a_draft_is_known_by_its_file() -> None:
+    long = "é" * 120
+    with drafts.writing("sbx_1", "d/file"), drafts.writing("sbx_1", "d/file"):
+        with drafts.writing("sbx_1", "d/file"), drafts.writing("sbx_1", long):
+            assert drafts.are_brought("sbx_1", "d/.file.7.part")
+            assert drafts.are_brought("sbx_1", f".{'é' * 100}.7.part")
+        assert drafts.are_brought("sbx_1", "d/.file.12.part")
+        for path in (
+            "d/file", "d/.file.part", "d/.file.x.part", ".file.7.part", "d/.file.7.part/in",
+            "d/.other.7.part", "d/file/.file.7.part", "d", ".d.7.part",
+        ):  # fmt: skip
+            assert not drafts.are_brought("sbx_1", path)
+        assert not drafts.are_brought("sbx_2", "d/.file.7.part")
+    assert not drafts.are_brought("sbx_1", "d/.file.7.part")
+
+
+async def test_a_harmful_file_is_found_once_however_long_it_takes_to_come(
+    server: Server, ada: Viewer
+) -> None:
+    box = await lifecycle.create(server.deps, ada)
+    node = await server.host.node()
+
+    await files.make_directory(server.deps, ada, sandbox_id=box.id, path="d")
+
+    async def has_come() -> bool:
+        listed = await node.client(box.id).files.list("d")
+        return [(entry.name[:3], entry.size_bytes) for entry in listed] == [(".f.", len(EICAR))]
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield EICAR
+        await until(has_come)
+        # What comes later is looked at meanwhile.
+        await ran(server.deps, ada, box.id, "echo beside >beside")
+        await indexed(server, box, "beside", 7, FileVerdict.CLEAN)
+
+    with pytest.raises(UserError, match="taken for harmful"):
+        await transfers.upload(server.deps, ada, sandbox_id=box.id, path="d/f", chunks=slow())
+    assert [finding.path for finding in await found_rows(server)] == ["d/f"]
