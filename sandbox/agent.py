@@ -21,6 +21,7 @@ PARTS = (
     "native",
     "barriers",
     "processes",
+    "strays",
     "terminals",
     "paths",
     "workers",

@@ -41,7 +41,7 @@ from sandbox.errors import (
     TemplateError,
 )
 from sandbox.events import Broadcast
-from sandbox.limits import CHANGEABLE, Limits
+from sandbox.limits import CHANGEABLE, OF_AGENT, Limits
 
 _STATES = {
     "created": SandboxState.STOPPED,
@@ -153,8 +153,11 @@ class DockerDriver:
 
     async def _create(self, spec: SandboxSpec, image: str, boot: Sequence[str]) -> SandboxHandle:
         container = await docker_start.reserve(
-            self._engine, spec, image, boot, runtime=self._runtime, has_own_uid=self._has_own_uids
-        )
+            self._engine, spec, image, boot,
+            runtime=self._runtime,
+            has_own_kernel=docker_engine.runtime_of(self._info, self._runtime).has_own_kernel,
+            has_own_uid=docker_engine.has_own_uids(self._info),
+        )  # fmt: skip
         handle = SandboxHandle(
             spec.sandbox_id, self.name, spec.image, spec.limits, spec.policy,
             dict(spec.labels), datetime.now(UTC),
@@ -171,10 +174,6 @@ class DockerDriver:
             raise
         self._magic.setdefault(image, magic)
         return handle
-
-    @property
-    def _has_own_uids(self) -> bool:
-        return docker_engine.has_own_uids(self._info)
 
     async def connect(self, sandbox_id: str) -> SandboxHandle:
         sandbox = await self._find(sandbox_id)
@@ -287,9 +286,14 @@ class DockerDriver:
         sandbox = await self._find(sandbox_id)
         capabilities = await self.capabilities()
         async with sandbox.changing:
-            require_change(capabilities, sandbox.handle, limits, CHANGEABLE)
+            require_change(capabilities, sandbox.handle, limits, self._changeable)
             await self._change(sandbox, limits)
         return limits
+
+    @property
+    def _changeable(self) -> frozenset[str]:
+        used = docker_engine.runtime_of(self._info, self._runtime)
+        return OF_AGENT if used.is_gvisor else CHANGEABLE
 
     async def _change(self, sandbox: _Sandbox, limits: Limits) -> None:
         """Have the engine change all limits, or put back those there were."""
@@ -298,12 +302,17 @@ class DockerDriver:
                 f"memory_bytes is {limits.memory_bytes}; this sandbox needs at least"
                 f" {sandbox.least_memory}, because its files count as memory."
             )
+        before = sandbox.handle.limits
+        if replace(before, output_bytes=limits.output_bytes) == limits:
+            # The agent alone holds to it; not every runtime can change what the engine does.
+            sandbox.handle = replace(sandbox.handle, limits=limits)
+            return
         await self._require_room(sandbox, limits.memory_bytes)
         try:
             await self._post_limits(sandbox, limits)
         except (TemplateError, ResourceExhaustedError) as error:
             with contextlib.suppress(SandboxError):
-                await self._post_limits(sandbox, sandbox.handle.limits)
+                await self._post_limits(sandbox, before)
             raise ConflictError(error.message, state=SandboxState.RUNNING) from error
         sandbox.handle = replace(sandbox.handle, limits=limits)
 

@@ -26,12 +26,16 @@ IMAGE_LABEL = LABEL_PREFIX + "image"
 LIMITS_LABEL = LABEL_PREFIX + "limits"
 POLICY_LABEL = LABEL_PREFIX + "policy"
 UID_LABEL = LABEL_PREFIX + "uid"
+OWN_KERNEL_LABEL = LABEL_PREFIX + "own-kernel"
 USER_LABEL = LABEL_PREFIX + "label."
 # Beside the users of bubblewrap's sandboxes, which the same machine may have.
 DOCKER_UID_BASE = UID_BASE + UID_COUNT
 LEAST_INODES = 16384  # So many and those of /tmp fit into the headroom of a small sandbox.
 TMP = "/tmp"  # noqa: S108 - a filesystem of its own in each sandbox.
 SOURCE = wire.source()
+# Threads and processes that a kernel of its own may take on the host for each process inside, and
+# for itself. It dies of this limit, which keeps the host from being filled and is no one's to use.
+HOST_TASKS, HOST_TASKS_EACH = 1024, 32
 OOM_FILES = "/sys/fs/cgroup/memory/memory.oom_control,/sys/fs/cgroup/memory.events"
 
 
@@ -74,14 +78,19 @@ def config(
     boot: Sequence[str] = (TEXT_BOOT, SOURCE),
     uid: int | None = None,
     runtime: str = "",
+    has_own_kernel: bool = False,
 ) -> dict[str, Any]:
     """The body of containers/create. Without a `uid` of its own the sandbox is nobody.
 
     `boot` is what its Python runs to become the agent, and its first arguments.
+    `has_own_kernel` tells of the runtime that the host's kernel does not see the processes inside.
     """
     # A user of its own: even a hole in the namespaces then opens on nobody else's things.
     user = INSIDE_ID if uid is None else uid
     options = [f"oom={OOM_FILES}", f"spares={wire.spares(spec.limits.pids)}"]
+    host = host_config(spec, user) | ({"Runtime": runtime} if runtime else {})
+    if has_own_kernel:
+        host["PidsLimit"] = HOST_TASKS + HOST_TASKS_EACH * spec.limits.pids
     return {
         "Image": image,
         "Entrypoint": ["python3", "-I", "-S", "-B", "-c", *boot, *options],
@@ -90,7 +99,7 @@ def config(
         "WorkingDir": "/workspace",
         "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"],
         "Hostname": "sandbox",
-        "Labels": labels(spec, uid),
+        "Labels": labels(spec, uid) | ({OWN_KERNEL_LABEL: "1"} if has_own_kernel else {}),
         "OpenStdin": True,
         "StdinOnce": False,
         "Tty": False,
@@ -99,7 +108,7 @@ def config(
         "AttachStderr": True,
         "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": host_config(spec, user) | ({"Runtime": runtime} if runtime else {}),
+        "HostConfig": host,
     }
 
 
@@ -175,10 +184,11 @@ def limits_in_force(shown: Mapping[str, Any]) -> Limits:
     limits = Limits(**json.loads(shown["Config"]["Labels"][LIMITS_LABEL]))
     host = shown["HostConfig"]
     workspace = _options(host, "/workspace")
+    counts_tasks = OWN_KERNEL_LABEL in shown["Config"]["Labels"]
     return replace(
         limits,
         memory_bytes=host.get("Memory") or limits.memory_bytes,
-        pids=host.get("PidsLimit") or limits.pids,
+        pids=limits.pids if counts_tasks else host.get("PidsLimit") or limits.pids,
         cpu_millis=_cpu_millis(host) or limits.cpu_millis,
         disk_bytes=int(workspace.get("size", limits.disk_bytes)),
     )

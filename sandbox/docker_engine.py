@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -26,8 +27,36 @@ BROKEN = (DockerError, aiohttp.ClientError, OSError, TimeoutError)
 ENGINE_TIMEOUT_S = 30.0
 CHECK_TIMEOUT_S = 5.0
 _CONNECTION_FAILED = 900  # aiodocker's own status: no answer came at all.
-# Runtimes known to pass every option of a tmpfs on to the kernel.
-_KERNEL_RUNTIMES = ("runc", "crun", "youki")
+# Runtimes whose sandboxes run on the kernel of the host.
+_KERNEL_RUNTIMES = ("runc", "crun", "youki", "io.containerd.runc.v2")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A runtime as the engine knows it: its name, program, and the options it is run with."""
+
+    name: str
+    program: str
+    options: frozenset[str]
+
+    @property
+    def has_own_kernel(self) -> bool:
+        """Whether sandboxes run on another kernel than the host's, which counts for itself."""
+        return self.program not in _KERNEL_RUNTIMES
+
+    @property
+    def is_gvisor(self) -> bool:
+        return self.program.startswith(("runsc", "io.containerd.runsc"))
+
+
+def runtime_of(info: Mapping[str, Any], runtime: str) -> Runtime:
+    """The runtime of that name; the engine's own for ""."""
+    used = runtime or str(info.get("DefaultRuntime") or "runc")
+    found = (info.get("Runtimes") or {}).get(used) or {}
+    # Newer engines name a shim of containerd in place of a program.
+    program = PurePath(found.get("path") or found.get("runtimeType") or used).name
+    given = (str(each).lstrip("-") for each in found.get("runtimeArgs") or ())
+    return Runtime(used, program, frozenset(each.removesuffix("=true") for each in given))
 
 
 async def reach(url: str | None) -> tuple[aiodocker.Docker, dict[str, Any]]:
@@ -72,6 +101,14 @@ def check(info: Mapping[str, Any], runtime: str) -> None:
             f' Install it, name it under "runtimes" in the engine\'s daemon.json (for gVisor:'
             " runsc install) and restart the engine, or choose another runtime."
         )
+    used = runtime_of(info, runtime)
+    if used.is_gvisor and "oci-seccomp" in used.options:
+        raise DriverUnavailableError(
+            f"The Docker engine runs {used.name} with --oci-seccomp. gVisor then answers EPERM where"
+            " the policy of system calls says that a call is absent, so that no program starts."
+            " Take the option out of the engine's daemon.json: gVisor's kernel is in the place of"
+            " the policy."
+        )
 
 
 def security(info: Mapping[str, Any]) -> str:
@@ -91,9 +128,10 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
     def told(*keys: str) -> Enforcement:
         return full if all(info.get(key) for key in keys) else none
 
-    freezes = info.get("CgroupDriver") != "none"
-    used = runtime or str(info.get("DefaultRuntime") or "runc")
-    is_kernels = _is_kernel_runtime(info, used)
+    used = runtime_of(info, runtime)
+    is_kernels = not used.has_own_kernel
+    has_groups = info.get("CgroupDriver") != "none"
+    limits = has_groups and not (used.is_gvisor and "ignore-cgroups" in used.options)
     items = {
         "isolation": full,
         "network": full,
@@ -103,15 +141,16 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
         "inodes": full if is_kernels else none,
         "uid": full if has_own_uids(info) else none,
         # Without its swap a sandbox's memory is not limited.
-        "memory": told("MemoryLimit", "SwapLimit") if freezes else none,
-        "cpu": told("CpuCfsPeriod", "CpuCfsQuota") if freezes else none,
+        "memory": told("MemoryLimit", "SwapLimit") if limits else none,
+        "cpu": told("CpuCfsPeriod", "CpuCfsQuota") if limits else none,
         # A kernel of its own counts processes of its own.
-        "pids": told("PidsLimit") if freezes and is_kernels else none,
-        "pause": full if freezes else none,
+        "pids": told("PidsLimit") if limits and is_kernels else none,
+        # gVisor stops its own tasks, without a freezer.
+        "pause": full if has_groups or used.is_gvisor else none,
         "network_bandwidth": none,
     }
     notes = [
-        f"Docker {info.get('ServerVersion', '?')}, runtime {used}",
+        f"Docker {info.get('ServerVersion', '?')}, runtime {used.name}",
         f"cgroups version {info.get('CgroupVersion', '1')}",
     ]
     if info.get("MemoryLimit") and not info.get("SwapLimit"):
@@ -120,17 +159,16 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
         )
     if not is_kernels:
         notes.append(
-            f"The runtime {used} has a kernel or rules of its own in place of our policy of system"
-            " calls, and does not count inodes and processes as asked."
+            f"The runtime {used.name} has a kernel or rules of its own in place of our policy of"
+            " system calls, and does not count inodes and processes as asked."
+        )
+    if used.is_gvisor:
+        notes.append("gVisor cannot change the limits of a sandbox that runs.")
+    if has_groups and not limits:
+        notes.append(
+            f"The engine runs {used.name} with --ignore-cgroups: memory and CPU are not limited."
         )
     return Capabilities(name, items, tuple(notes))
-
-
-def _is_kernel_runtime(info: Mapping[str, Any], runtime: str) -> bool:
-    """Whether a runtime is one of those that leave filesystems to the kernel of the host."""
-    found = (info.get("Runtimes") or {}).get(runtime) or {}
-    program = PurePath(found.get("path") or runtime).name
-    return program in _KERNEL_RUNTIMES or program == "io.containerd.runc.v2"
 
 
 class answers:  # noqa: N801 - reads as a verb where it is used.

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import aiodocker
@@ -36,6 +37,7 @@ async def reserve(
     boot: Sequence[str],
     *,
     runtime: str,
+    has_own_kernel: bool,
     has_own_uid: bool,
 ) -> DockerContainer:
     """A container, not started, whose user no other container of the engine has.
@@ -44,12 +46,15 @@ async def reserve(
     create its container is bound to see the first. Raises ConflictError (the id is taken),
     TemplateError, ResourceExhaustedError, TimeoutError_, DriverUnavailableError.
     """
+    config = partial(
+        docker_config.config,
+        spec, image=image, boot=boot, runtime=runtime, has_own_kernel=has_own_kernel,
+    )  # fmt: skip
     if not has_own_uid:
-        body = docker_config.config(spec, image=image, boot=boot, runtime=runtime)
-        return await _make(engine, spec, body)
+        return await _make(engine, spec, config())
     for _ in range(UID_TRIES):
         uid = docker_config.random_uid()
-        body = docker_config.config(spec, image=image, boot=boot, uid=uid, runtime=runtime)
+        body = config(uid=uid)
         container = await _make(engine, spec, body)
         try:
             holders = await labelled(engine, [f"{docker_config.UID_LABEL}={uid}"])

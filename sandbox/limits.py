@@ -17,7 +17,8 @@ AGENT_BYTES = 32 * MIB  # What the agent and a small program need beside files t
 INODE_BYTES = 1536
 # Fields of `Limits` that every driver can change while a sandbox runs; the agent, not a driver,
 # holds the output to its limit.
-CHANGEABLE = frozenset({"cpu_millis", "memory_bytes", "pids", "output_bytes"})
+OF_AGENT = frozenset({"output_bytes"})
+CHANGEABLE = OF_AGENT | {"cpu_millis", "memory_bytes", "pids"}
 
 Disk = Literal["memory", "image"]  # Where the workspace lies: in memory, or in a file of its own.
 

@@ -10,6 +10,7 @@ from sandbox.inside.keeping import Kept
 from sandbox.inside.outputs import Output
 from sandbox.inside.processes import Request
 from sandbox.inside.shims import Shim
+from sandbox.inside.strays import ticks
 from sandbox.inside.wire import (
     EXEC_BACKGROUND,
     EXEC_PTY,
@@ -40,6 +41,7 @@ class Execution:
         self.terminal = bool(request.flags & EXEC_PTY)
         self.background = bool(request.flags & EXEC_BACKGROUND)
         self.started = time.monotonic()
+        self.since = ticks()  # When it began, by the clock of /proc.
         timeout_s = request.timeout_ms / 1000 if request.timeout_ms else math.inf
         self.deadline = self.started + timeout_s
         self.shim = shim

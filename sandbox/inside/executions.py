@@ -19,6 +19,7 @@ from sandbox.inside.processes import (
 )
 from sandbox.inside.results import Ooms, result
 from sandbox.inside.shims import Shim, Shims
+from sandbox.inside.strays import Adopted
 from sandbox.inside.terminals import set_size
 from sandbox.inside.wire import (
     AMOUNT,
@@ -57,6 +58,7 @@ class Executions:
         self.running: dict[int, Execution] = {}
         self.ended: dict[int, Execution] = {}
         self.shims: dict[int, Execution] = {}
+        self.adopted = Adopted(agent)
         agent.operations[EXEC] = self.on_exec
         agent.operations[STDIN] = self.on_stdin
         agent.operations[STDIN_CLOSE] = self.on_stdin_close
@@ -247,6 +249,9 @@ class Executions:
         self.sweep(execution)
 
     def sweep(self, execution: Execution) -> None:
+        if execution in self.adopted.left:
+            self.over(execution)
+            return
         pid = execution.shim.pid
         if self.shims.get(pid) is not execution:
             return  # Reaped: its number may be another's by now.
@@ -339,7 +344,8 @@ class Executions:
         if status != 0:
             # What it guarded is ours now.
             execution.reported = False
-            end_orphans(set(self.agent.children))
+            if not self.adopted.needed:
+                end_orphans(set(self.agent.children))
         if execution.failed and not execution.main:
             self.not_started(execution, execution.failed)
             return
@@ -349,7 +355,9 @@ class Executions:
         self.over(execution)
 
     def over(self, execution: Execution) -> None:
-        """Nothing is left of its processes."""
+        """Nothing is left of its processes, unless the agent has adopted some."""
+        if self.adopted.keep(execution, self.shims):
+            return
         execution.empty = True
         execution.output.leave()
         self.settle(execution)
@@ -358,7 +366,8 @@ class Executions:
 
     def timed(self) -> list[Execution]:
         """What lives, and what is over except for output that nobody has taken."""
-        return [*self.shims.values(), *(e for e in self.running.values() if e.empty)]
+        over = [one for one in self.running.values() if one.empty]
+        return [*self.shims.values(), *self.adopted.left, *over]
 
     def next_due(self) -> float:
         """The nearest deadline or sweep."""
@@ -366,6 +375,8 @@ class Executions:
         for execution in self.timed():
             sweeping = execution.ending and not execution.empty
             due = execution.next_sweep if sweeping else execution.deadline
+            if execution in self.adopted.left:
+                due = min(due, execution.next_sweep)
             nearest = min(nearest, due)
         return nearest
 
@@ -382,6 +393,8 @@ class Executions:
                     self.sweep(execution)
             elif now >= execution.deadline:
                 self.end(execution, TIMED_OUT)
+            elif execution in self.adopted.left and now >= execution.next_sweep:
+                self.over(execution)
 
 
 PARTS.append(Executions)

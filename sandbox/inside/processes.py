@@ -244,7 +244,7 @@ def shim(pipes: list[int], later: list[int], order: "Order | None", rules: int) 
     Every page that a shim touches is copied for it: what it does here is little, and in few places.
     """
     leave_agent([*pipes, rules] if rules >= 0 else pipes, tuple(later))
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    libc_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # Where it fails the agent adopts; see strays.
     score = open_oom_score()
     set_oom_score(score, SHIM_SCORE)
     obey(len(pipes) if rules >= 0 else -1)

@@ -17,6 +17,7 @@ from sandbox.inside.processes import (
     shim,
     tells_children,
 )
+from sandbox.inside.strays import has_subreapers
 from sandbox.inside.terminals import open_terminal
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Shims:
         self.batch = 1
         self.missing = 0  # Spares still to be forked, one with each execution.
         self.uses = 1
-        self.most_uses = MAX_USES if tells_children() else 1
+        self.adopts = not has_subreapers()  # See strays.
+        self.most_uses = MAX_USES if tells_children() and not self.adopts else 1
         self.prepared = 0.0  # When spares were forked last.
         self.spares: deque[Shim] = deque()
         self.lent: dict[Shim, float] = {}  # Those that will serve again, and since when they serve.
@@ -220,6 +222,6 @@ class Shims:
         if one in self.spares:
             self.spares.remove(one)
             one.forget()
-        if not self.bury(one, status) and status != 0:
+        if not self.bury(one, status) and status != 0 and not self.adopts:
             # It was killed: should anything have been below it, that is ours now.
             end_orphans(set(self.agent.children))
