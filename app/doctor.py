@@ -129,6 +129,9 @@ async def _drivers(settings: Settings, found: Report, state_dir: Path) -> None:
         kubernetes=kubernetes,
     )
     if driver is not None:
+        # It has proved to work, and knows more than it did before.
+        known = await driver.capabilities()
+        drivers = [known if each.driver == known.driver else each for each in drivers]
         await driver.aclose()
     is_fine = driver is not None or settings.sandbox_driver in ("auto", "off")
     found.add("sandboxes", reason, is_fine=is_fine)

@@ -26,9 +26,9 @@ class Enforcement(StrEnum):
 class Capabilities:
     """What one driver enforces here, by item.
 
-    Items are isolation, network (nothing is reachable but by the channel), syscalls, uid, memory,
-    cpu, pids, disk, disk_image, inodes, network_bandwidth and pause; an item that is not there is
-    UNAVAILABLE.
+    Items are isolation, network (nothing is reachable but by the channel), syscalls, agent (code
+    reaches neither the agent beside it nor its channel), uid, memory, cpu, pids, disk, disk_image,
+    inodes, network_bandwidth and pause; an item that is not there is UNAVAILABLE.
     """
 
     driver: str

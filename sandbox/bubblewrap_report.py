@@ -27,6 +27,7 @@ def report(
         "isolation": full,
         "network": full,
         "syscalls": full,
+        "agent": full,
         "disk": full,
         "disk_image": full if no_images is None else none,
         "pids": full,

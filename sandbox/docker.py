@@ -15,7 +15,14 @@ from typing import Any
 import aiodocker
 from aiodocker.containers import DockerContainer
 
-from sandbox import docker_config, docker_engine, docker_images, docker_start, docker_stats
+from sandbox import (
+    docker_config,
+    docker_engine,
+    docker_images,
+    docker_start,
+    docker_stats,
+    docker_trial,
+)
 from sandbox.agent_file import TEXT_BOOT, code_arguments
 from sandbox.base import (
     Capabilities,
@@ -80,6 +87,7 @@ class DockerDriver:
         self._starting = asyncio.Lock()
         # The version of byte code that the Python of an image runs; b"" where the text is to go.
         self._magic: dict[str, bytes] = {}
+        self._keeps_agent: bool | None = None  # Nobody has tried.
 
     # Life of the driver.
 
@@ -113,12 +121,24 @@ class DockerDriver:
         await self.start()
         docker_engine.check(self._info, self._runtime)
 
+    async def prove(self, image: str) -> None:
+        """Make a sandbox where the runtime has a kernel of its own, and see what holds in it.
+
+        Raises DriverUnavailableError where that runs none on this machine.
+        """
+        await self.check()
+        used = docker_engine.runtime_of(self._info, self._runtime)
+        if used.has_own_kernel:
+            self._keeps_agent = await docker_trial.keeps_agent(self, image, used.name)
+
     async def capabilities(self) -> Capabilities:
         try:
             await self.check()
         except DriverUnavailableError as error:
             return Capabilities(self.name, {}, unavailable=error.message)
-        return docker_engine.report(self.name, self._info, self._runtime)
+        return docker_engine.report(
+            self.name, self._info, self._runtime, keeps_agent=self._keeps_agent
+        )
 
     # Images.
 

@@ -104,10 +104,10 @@ def check(info: Mapping[str, Any], runtime: str) -> None:
     used = runtime_of(info, runtime)
     if used.is_gvisor and "oci-seccomp" in used.options:
         raise DriverUnavailableError(
-            f"The Docker engine runs {used.name} with --oci-seccomp. gVisor then answers EPERM where"
-            " the policy of system calls says that a call is absent, so that no program starts."
-            " Take the option out of the engine's daemon.json: gVisor's kernel is in the place of"
-            " the policy."
+            f"The Docker engine runs {used.name} with --oci-seccomp. gVisor then answers EPERM"
+            " where the policy of system calls says that a call is absent, so that no program"
+            " starts. Take the option out of the engine's daemon.json: gVisor's kernel is in the"
+            " place of the policy."
         )
 
 
@@ -121,8 +121,13 @@ def has_own_uids(info: Mapping[str, Any]) -> bool:
     return "userns" not in found and "rootless" not in found
 
 
-def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
-    """What the engine enforces with this runtime, by its own account."""
+def report(
+    name: str, info: Mapping[str, Any], runtime: str, *, keeps_agent: bool | None = None
+) -> Capabilities:
+    """What the engine enforces with this runtime, by its own account.
+
+    `keeps_agent` is what a trial found of a runtime with a kernel of its own.
+    """
     full, none = Enforcement.ENFORCED, Enforcement.UNAVAILABLE
 
     def told(*keys: str) -> Enforcement:
@@ -136,6 +141,7 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
         "isolation": full,
         "network": full,
         "syscalls": full,
+        "agent": full if is_kernels or keeps_agent else none,
         "disk": full,
         "disk_image": none,
         "inodes": full if is_kernels else none,
@@ -162,8 +168,17 @@ def report(name: str, info: Mapping[str, Any], runtime: str) -> Capabilities:
             f"The runtime {used.name} has a kernel or rules of its own in place of our policy of"
             " system calls, and does not count inodes and processes as asked."
         )
+        if keeps_agent is not True:
+            found = "lets" if keeps_agent is False else "may let"
+            notes.append(
+                f"The runtime {used.name} {found} code reach the agent of its own sandbox, and"
+                " forge the results of others that run there (gVisor before December 2025 does)."
+            )
     if used.is_gvisor:
-        notes.append("gVisor cannot change the limits of a sandbox that runs.")
+        notes.append(
+            "gVisor cannot change the limits of a sandbox that runs. What exceeds its memory, or"
+            " starts far more processes than asked for, can end the whole sandbox."
+        )
     if has_groups and not limits:
         notes.append(
             f"The engine runs {used.name} with --ignore-cgroups: memory and CPU are not limited."

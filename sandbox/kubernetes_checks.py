@@ -139,6 +139,8 @@ def capabilities(
         "isolation": full,
         "network": full if is_closed else none,
         "syscalls": full if filtered else none,
+        # Nobody has tried whether another kernel keeps code from it.
+        "agent": none if options.runtime_class else full,
         "uid": full,
         "memory": full,
         "cpu": full,

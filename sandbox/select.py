@@ -107,6 +107,7 @@ async def _docker(
                     f"The image {image} is absent and could not be pulled in"
                     f" {pull_timeout_s:.0f} s."
                 ) from error
+        await driver.prove(image)
     except BaseException:
         await driver.aclose()
         raise

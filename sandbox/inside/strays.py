@@ -1,8 +1,8 @@
 """What lost its parent, on kernels where no process but the first can be a reaper of others.
 
 gVisor has subreapers from July 2023 on. Before that whatever loses its parent becomes a child of
-process 1, so of the agent, which finds out whose it is: its session is that of a shim. What has left
-that too counts as part of each execution that had begun before it and ends while it lives.
+process 1, so of the agent, which finds out whose it is: its session is that of a shim. What has
+left that too counts as part of each execution that had begun before it and ends while it lives.
 """
 
 import os

@@ -194,7 +194,11 @@ class SandboxHost:
 
     async def doctor(self) -> list[Capabilities]:
         """Give what each driver enforces on this machine, or why it cannot work here."""
-        return await drivers.report(docker_url=self._docker_url, state_dir=self._state_dir)
+        return await drivers.report(
+            docker_url=self._docker_url,
+            state_dir=self._state_dir,
+            docker_runtime=self.deps.options.sandbox_runtime,
+        )
 
     # What verbs build on.
 

@@ -5,10 +5,11 @@ from typing import Any
 import aiodocker
 import pytest
 
-from sandbox import docker_engine
+from sandbox import docker_config, docker_engine
 from sandbox.base import Enforcement, SandboxSpec
 from sandbox.docker import DockerDriver
 from sandbox.errors import DriverUnavailableError
+from sandbox.limits import Limits
 from tests.sandbox.conftest import Boxes, docker_settings
 
 ENGINE = {
@@ -74,7 +75,10 @@ def test_an_engine_that_can_do_everything_says_so() -> None:
         "disk_image",
         "network_bandwidth",
     }
-    assert items("runsc") == {**found, "inodes": NONE, "pids": NONE}
+    unproved = {**found, "inodes": NONE, "pids": NONE, "agent": NONE}
+    assert items("runsc") == unproved
+    report = docker_engine.report("docker", ENGINE, "runsc", keeps_agent=True)
+    assert report.items == {**unproved, "agent": FULL}
     notes = docker_engine.report("docker", ENGINE, "runsc").notes
     assert any("runsc" in note and "inodes" in note for note in notes)
 
@@ -96,6 +100,49 @@ def test_what_an_engine_lacks_is_not_called_enforced(
     changes: dict[str, Any], lost: set[str]
 ) -> None:
     assert {name for name, state in items(**changes).items() if state is not items()[name]} == lost
+
+
+def gvisor(*options: str, **known: str) -> dict[str, Any]:
+    return {"Runtimes": {"runsc": {"runtimeArgs": list(options), **known}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        gvisor("--ignore-cgroups", path="/usr/bin/runsc"),
+        gvisor("-ignore-cgroups=true", path="/opt/runsc-2025"),
+    ],
+)
+def test_a_runtime_that_is_told_to_limit_nothing_is_believed(changes: dict[str, Any]) -> None:
+    found = items("runsc", **changes)
+    assert (found["memory"], found["cpu"], found["pause"]) == (NONE, NONE, FULL)
+    notes = docker_engine.report("docker", ENGINE | changes, "runsc").notes
+    assert any("--ignore-cgroups" in note for note in notes)
+
+
+def test_a_shim_of_containerd_is_known_as_what_it_is() -> None:
+    changes = gvisor(runtimeType="io.containerd.runsc.v1")
+    assert items("runsc", **changes) == items("runsc")
+    runtime = docker_engine.runtime_of(ENGINE | changes, "runsc")
+    assert (runtime.is_gvisor, runtime.has_own_kernel) == (True, True)
+    assert not docker_engine.runtime_of(ENGINE, "").has_own_kernel
+
+
+def test_a_filter_by_which_no_program_starts_is_refused() -> None:
+    changes = gvisor("--oci-seccomp", path="/usr/bin/runsc")
+    docker_engine.check(ENGINE | changes, "")
+    with pytest.raises(DriverUnavailableError, match="--oci-seccomp"):
+        docker_engine.check(ENGINE | changes, "runsc")
+
+
+def test_the_host_bounds_the_tasks_of_a_kernel_of_its_own_not_the_programs_in_it() -> None:
+    spec = SandboxSpec("one", "image", Limits(pids=64))
+    own = docker_config.config(spec, image="image", runtime="runsc", has_own_kernel=True)
+    assert own["HostConfig"]["PidsLimit"] > 1000
+    shown = {"Config": {"Labels": own["Labels"]}, "HostConfig": own["HostConfig"]}
+    assert docker_config.limits_in_force(shown) == spec.limits
+    plain = docker_config.config(spec, image="image")
+    assert plain["HostConfig"]["PidsLimit"] == 64
 
 
 @pytest.mark.parametrize(

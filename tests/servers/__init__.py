@@ -18,6 +18,7 @@ server of the user's own; nothing is started in its place.
 | haproxy    | NOOSPHERE_TEST_HAPROXY                                   |
 | clamd      | NOOSPHERE_TEST_CLAMD                                     |
 | network    | NOOSPHERE_TEST_IP                                        |
+| runsc      | NOOSPHERE_TEST_RUNSC_URL, NOOSPHERE_TEST_RUNSC_IMAGE     |
 """
 
 import os

@@ -33,6 +33,7 @@ VARIABLES = {
     "haproxy": ("NOOSPHERE_TEST_HAPROXY",),
     "clamd": ("NOOSPHERE_TEST_CLAMD",),
     "network": ("NOOSPHERE_TEST_IP",),
+    "runsc": ("NOOSPHERE_TEST_RUNSC_URL", "NOOSPHERE_TEST_RUNSC_IMAGE"),
 }
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -28,14 +29,14 @@ async def start(place: Place) -> dict[str, str]:
     url = os.environ.get("NOOSPHERE_TEST_DOCKER_URL") or await _engine(place)
     image = os.environ.get("NOOSPHERE_TEST_DOCKER_IMAGE")
     if not image:
-        await _provide_image(place, url)
+        await provide_image(place, url)
         image = IMAGE
     return {"NOOSPHERE_TEST_DOCKER_URL": url, "NOOSPHERE_TEST_DOCKER_IMAGE": image}
 
 
 async def _engine(place: Place) -> str:
     try:
-        return await _private_engine(place)
+        return await private_engine(place, {})
     except UnavailableError as error:
         url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         if await asyncio.to_thread(_pings, url):
@@ -43,7 +44,8 @@ async def _engine(place: Place) -> str:
         raise UnavailableError(f"{error}; nor does an engine answer at {url}") from error
 
 
-async def _private_engine(place: Place) -> str:
+async def private_engine(place: Place, configured: Mapping[str, Any]) -> str:
+    """Give the URL of an engine with this `daemon.json`."""
     if os.geteuid() != 0:
         raise UnavailableError("only root may start a private Docker engine")
     programs = await find(place, dict.fromkeys(("dockerd", "containerd", "runc"), "docker.io"))
@@ -51,7 +53,7 @@ async def _private_engine(place: Place) -> str:
         await install(place, ["apparmor"], "apparmor_parser not found")
     home = place.directory
     configuration = home / "daemon.json"
-    configuration.write_text("{}")
+    configuration.write_text(json.dumps(configured))
     url = f"unix://{home}/docker.sock"
     place.undo.append(lambda: _unmount_below(home))
     process = await place.run(
@@ -70,7 +72,7 @@ def _has_apparmor() -> bool:
     return Path("/sys/kernel/security/apparmor").exists()
 
 
-async def _provide_image(place: Place, url: str) -> None:
+async def provide_image(place: Place, url: str) -> None:
     """Have `IMAGE` in the engine, unless it was made there by this very recipe."""
     digest = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:16]
     if await asyncio.to_thread(_image_digest, url) == digest:

@@ -34,6 +34,7 @@ from tests.servers import (
     node,
     packages,
     redis,
+    runsc,
 )
 from tests.servers.base import Place, UnavailableError
 
@@ -50,6 +51,7 @@ SERVERS: dict[str, ModuleType] = {
     "haproxy": haproxy,
     "clamd": clamd,
     "network": network,
+    "runsc": runsc,
 }
 # The sum of what the slowest server's steps may take.
 _START_TIMEOUT_S = 1500.0

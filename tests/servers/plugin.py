@@ -10,7 +10,7 @@ import pytest
 from tests.servers import Session, client, installed, require, required
 from tests.servers.databases import empty_redis, fresh_database
 
-_MARKERS = ("mysql", "redis", "docker", "bubblewrap", "browser", "clamd")
+_MARKERS = ("mysql", "redis", "docker", "bubblewrap", "browser", "clamd", "runsc")
 _session = pytest.StashKey[Session]()
 
 if TYPE_CHECKING:
