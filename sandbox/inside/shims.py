@@ -19,6 +19,7 @@ from sandbox.inside.processes import (
 )
 from sandbox.inside.strays import has_subreapers
 from sandbox.inside.terminals import open_terminal
+from sandbox.inside.wire import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,9 @@ class Shims:
         """A shim, and our ends: stdin, stdout[, stderr]."""
         self.wants_spares = True
         order = request.order(self.root)
+        if order[-1] and self.adopts:
+            # Nobody is told there that all have let go of a terminal, and Ctrl-C reaches no one.
+            raise Refused("UNSUPPORTED", "gVisor before July 2023 has no terminals that serve.")
         if order[-1]:
             return self.fork_on_terminal(order, request.rows, request.columns)
         return self.hand_over(order) or self.lend(*self.fork_now(order))
