@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PR_GET_CHILD_SUBREAPER = 37
 ANSWER = struct.Struct("i")
-# Some ticks of the clock that processes are dated by: what began with an execution began in it.
+# Of the clock that processes are dated by, 10 ms each: within them, numbers tell who was first.
 TICKS_OF_DOUBT = 1
 
 
@@ -39,8 +39,8 @@ def ticks() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
-def strays(own: "set[int]", session: int, others: "set[int]", since: int) -> "set[int]":
-    """Orphans of a session, and those of none of the `others` that began at a tick or later.
+def strays(own: "set[int]", execution: "Execution", others: "set[int]") -> "set[int]":
+    """Orphans of an execution's session, and those of none of the `others` that began later.
 
     `own` are the children of the agent itself.
     """
@@ -48,8 +48,9 @@ def strays(own: "set[int]", session: int, others: "set[int]", since: int) -> "se
     for pid, fields in processes().items():
         if fields[1] != b"1" or pid in own or is_dead(fields):
             continue
-        its = int(fields[3])
-        if its == session or (its not in others and int(fields[19]) >= since - TICKS_OF_DOUBT):
+        session, age = int(fields[3]), int(fields[19]) - execution.since
+        is_later = age > TICKS_OF_DOUBT or (age >= -TICKS_OF_DOUBT and pid > execution.main)
+        if session == execution.shim.pid or (session not in others and is_later):
             found.add(pid)
     return found
 
@@ -79,9 +80,8 @@ class Adopted:
         """Whether there is something left of it; it is ended where that is due, now and later."""
         if not self.needed:
             return False
-        session = execution.shim.pid
-        others = {*shims, *(one.shim.pid for one in self.left)} - {session}
-        found = strays(set(self.agent.children), session, others, execution.since)
+        others = {*shims, *(one.shim.pid for one in self.left)}
+        found = strays(set(self.agent.children), execution, others)
         if execution in self.left:
             self.left.remove(execution)
         if not found:
