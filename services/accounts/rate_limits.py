@@ -26,7 +26,7 @@ POINTS_MAX = 2_000_000_000
 # What was changed by another process holds here this much later.
 _CONFIGS_S = 5.0
 # A bus that does not answer is asked again after a while; meanwhile each process counts by itself.
-_BUS_TIMEOUT_S, _BUS_AWAY_S = 1.0, 5.0
+_BUS_TIMEOUT_S, _BUS_AWAY_S = 0.5, 5.0
 _SPENT_MAX = 10_000
 _UNBOUNDED = 1 << 52
 

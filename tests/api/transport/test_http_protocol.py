@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from uvicorn.server import ServerState
@@ -20,12 +20,20 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 async def _echo(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(f"{len(await request.body())}")
+    try:
+        return PlainTextResponse(f"{len(await request.body())}")
+    except ClientDisconnect:
+        return PlainTextResponse("nobody hears it")
+
+
+async def _refuse(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("no", 413)
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    app = Starlette(routes=[Route("/", _echo, methods=["GET", "POST"])])
+    routes = [Route("/", _echo, methods=["GET", "POST"]), Route("/no", _refuse, methods=["POST"])]
+    app = Starlette(routes=routes)
     config = uvicorn.Config(app, http=HttpProtocol, log_config=None, lifespan="off")
     config.load()
     state = ServerState()
@@ -40,6 +48,7 @@ async def connect() -> AsyncIterator[Connect]:
             stack.push_async_callback(_close, writer)
             return reader, writer
 
+        opened.state = state  # type: ignore[attr-defined]
         yield opened
     server.close()
     async with asyncio.timeout(30):
@@ -116,3 +125,57 @@ async def test_a_body_may_take_longer_than_a_head(
         writer.write(b"x")
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+SLOW = b"POST %b HTTP/1.1\r\nhost: here\r\ncontent-length: 1000000\r\n\r\n"
+
+
+async def drip(writer: asyncio.StreamWriter) -> None:
+    """Send a byte now and then, for ever."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def test_a_body_that_was_answered_goes_on_for_a_while_only(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "REST_S", 0.3)
+    reader, writer = await connect()
+    writer.write(SLOW % b"/no")
+    dripping = asyncio.ensure_future(drip(writer))
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 30) == b"no"
+    dripping.cancel()
+    # One that comes to its end in time leaves the connection to the next request.
+    monkeypatch.setattr(http_protocol, "REST_S", 60.0)
+    reader, writer = await connect()
+    writer.write(SLOW % b"/no")
+    await reader.readuntil(b"\r\n\r\nno")
+    writer.write(bytes(1_000_000) + b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_hardly_comes_does_not_keep_a_server_from_stopping(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "PACE_S", 0.3)
+    reader, writer = await connect()
+    writer.write(SLOW % b"/")
+    dripping = asyncio.ensure_future(drip(writer))
+    brisk_reader, brisk = await connect()
+    brisk.write(SLOW % b"/")
+    async with asyncio.timeout(30):
+        open_ = connect.state.connections  # type: ignore[attr-defined]
+        while [c for c in open_ if c.cycle] != [*open_] or len(open_) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for connection in tuple(open_):
+            connection.shutdown()
+        brisk.write(bytes(1_000_000))
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        assert (await brisk_reader.read()).endswith(b"1000000")
+    dripping.cancel()
