@@ -2,9 +2,11 @@
 
 import asyncio
 import gzip
+import socket
 import struct
 from collections.abc import AsyncIterator
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 
 # Less than a daemon's shortest read timeout between two pieces.
@@ -41,15 +43,10 @@ async def scan(url: str, chunks: AsyncIterator[bytes]) -> str | None:
     """
     try:
         async with asyncio.timeout(_ANSWER_S):
-            reader, writer = await _connect(url)
-            try:
-                return _verdict(await _ask(url, reader, writer, chunks))
-            finally:
-                await _close(writer)
+            with await _connect(url) as connection:
+                return _verdict(await _ask(url, connection, chunks))
     except TimeoutError as error:
         raise ClamavSilentError("ClamAV did not answer in time") from error
-    except asyncio.LimitOverrunError as error:
-        raise ClamavError("ClamAV answers without an end") from error
     except (OSError, EOFError, ValueError) as error:
         raise ClamavError(f"ClamAV does not answer: {error!r}") from error
 
@@ -79,35 +76,44 @@ def too_deep() -> bytes:
     return data
 
 
-async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+# Bare sockets: what one that hangs up has said before can be read of them still, though no more can
+# be sent, which asyncio's streams forget.
+
+
+async def _connect(url: str) -> socket.socket:
     place = urlsplit(url)
     async with asyncio.timeout(_CONNECT_S):
         if place.scheme == "unix":
-            return await asyncio.open_unix_connection(place.path, limit=_ANSWER_BYTES)
-        return await asyncio.open_connection(place.hostname, place.port, limit=_ANSWER_BYTES)
+            return await _opened(socket.AF_UNIX, place.path)
+        loop = asyncio.get_running_loop()
+        refused: OSError | None = None
+        for family, _, _, _, address in await loop.getaddrinfo(
+            place.hostname, place.port, type=socket.SOCK_STREAM
+        ):
+            try:
+                return await _opened(family, address)
+            except OSError as error:
+                refused = error
+        raise refused or OSError("the host has no address")
 
 
-async def _close(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
+async def _opened(family: int, address: Any) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
     try:
-        await writer.wait_closed()
-    except OSError:
-        return
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-async def _ask(
-    url: str,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    chunks: AsyncIterator[bytes],
-) -> bytes:
+async def _ask(url: str, connection: socket.socket, chunks: AsyncIterator[bytes]) -> bytes:
     try:
         async with asyncio.TaskGroup() as group:
-            others = [group.create_task(_send(writer, chunks)), group.create_task(_heed(url))]
-            # Read from the beginning: one that has seen enough says why and hangs up at once,
-            # which takes away what was not read by then. A zero byte ends what it says, which
-            # the z of the command asks for.
-            answer = await reader.readuntil(b"\0")
+            others = [group.create_task(_send(connection, chunks)), group.create_task(_heed(url))]
+            # Read from the beginning: one that has seen enough says why and hangs up at once.
+            answer = await _answer(connection)
             for task in others:
                 task.cancel()
             return answer
@@ -115,16 +121,28 @@ async def _ask(
         raise errors.exceptions[0] from None
 
 
-async def _send(writer: asyncio.StreamWriter, chunks: AsyncIterator[bytes]) -> None:
+async def _answer(connection: socket.socket) -> bytes:
+    """Give what it says up to a zero byte, which the z of a command asks for."""
+    data = b""
+    while b"\0" not in data:
+        part = await asyncio.get_running_loop().sock_recv(connection, _ANSWER_BYTES)
+        if not part:
+            raise EOFError("it hung up")
+        data += part
+        if len(data) > _ANSWER_BYTES:
+            raise ClamavError("ClamAV answers without an end")
+    return data
+
+
+async def _send(connection: socket.socket, chunks: AsyncIterator[bytes]) -> None:
+    send = asyncio.get_running_loop().sock_sendall
     try:
-        writer.write(b"zINSTREAM\0")
+        await send(connection, b"zINSTREAM\0")
         async for chunk in chunks:
             for at in range(0, len(chunk), _PIECE_BYTES):
                 piece = chunk[at : at + _PIECE_BYTES]
-                writer.write(struct.pack(">I", len(piece)) + piece)
-                await writer.drain()
-        writer.write(struct.pack(">I", 0))
-        await writer.drain()
+                await send(connection, struct.pack(">I", len(piece)) + piece)
+        await send(connection, struct.pack(">I", 0))
     except ConnectionError:
         return  # Whoever reads the answer learns of it.
 
@@ -134,16 +152,13 @@ async def _heed(url: str) -> None:
     while True:
         await asyncio.sleep(_QUIET_S)
         async with asyncio.timeout(_PONG_S):
-            reader, writer = await _connect(url)
-            try:
-                writer.write(b"zPING\0")
-                await reader.readuntil(b"\0")
-            finally:
-                await _close(writer)
+            with await _connect(url) as connection:
+                await asyncio.get_running_loop().sock_sendall(connection, b"zPING\0")
+                await _answer(connection)
 
 
 def _verdict(answer: bytes) -> str | None:
-    text = answer.rstrip(b"\0").decode("utf-8", "replace").strip()
+    text = answer.partition(b"\0")[0].decode("utf-8", "replace").strip()
     if text == "stream: OK":
         return None
     if text.startswith("stream: ") and text.endswith(" FOUND"):

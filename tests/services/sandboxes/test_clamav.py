@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -74,6 +75,15 @@ async def test_what_is_beyond_its_limits_is_neither_clean_nor_infected(
         assert (verdict.verdict, verdict.rule) == (FileVerdict.UNSCANNED, None)
     assert (await judged(scanner, clamav.too_deep())).verdict is FileVerdict.UNSCANNED
     assert (await judged(scanner, b"good")).verdict is FileVerdict.CLEAN
+
+
+async def test_a_limit_is_understood_though_it_hangs_up_meanwhile(
+    daemon: Clamd, tmp_path: Path
+) -> None:
+    scanner = scanner_of(daemon, tmp_path)
+    content = b"-" * 8 * MIB
+    found = await asyncio.gather(*(judged(scanner, content) for _ in range(24)))
+    assert {verdict.verdict for verdict in found} == {FileVerdict.UNSCANNED}
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -160,7 +170,7 @@ async def test_one_that_is_only_slow_is_waited_for(
     enough = asyncio.Event()
     connect = clamav._connect
 
-    async def counting(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def counting(url: str) -> socket.socket:
         nonlocal pongs
         pongs += 1
         if pongs == 4:  # The scan itself, then three PINGs.
