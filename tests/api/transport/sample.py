@@ -223,6 +223,18 @@ class Subscription:
             probe.closed.set()
 
     @strawberry.subscription
+    async def lingering(self, info: SampleInfo) -> AsyncGenerator[int, None]:
+        """Take its time at the end, until the gate opens."""
+        probe = info.context.probe
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            probe.entered.set()
+            await probe.gate.wait()
+            probe.closed.set()
+
+    @strawberry.subscription
     async def flood(self, info: SampleInfo, size: int = 10_000) -> AsyncGenerator[str, None]:
         probe = info.context.probe
         rest = "x" * size

@@ -26,6 +26,22 @@ async def test_a_subscription_gives_its_events_with_extensions_and_completes(
     assert complete == {"id": "1", "type": "complete"}
 
 
+async def test_what_a_subscription_does_at_its_end_is_done_though_the_socket_ends_too(
+    server: Server,
+) -> None:
+    async with asyncio.timeout(60):
+        async with server.socket() as socket:
+            await subscribe(socket, "1", "subscription { lingering }")
+            await hear(socket)
+            await say(socket, {"id": "1", "type": "complete"})
+            await server.probe.entered.wait()
+        (closing,) = server.ws._sockets
+        closing.close(1000, "")
+        await until(lambda: closing._outbox._is_closed)
+        server.probe.gate.set()
+        await server.probe.closed.wait()
+
+
 async def test_queries_and_mutations_run_over_a_socket(server: Server) -> None:
     async with server.socket({"Authorization": "Bearer ann"}) as socket:
         await subscribe(socket, "q", "{ viewer }")
