@@ -95,8 +95,11 @@ class Documents:
         Raises RequestError: PERSISTED_QUERY_NOT_FOUND and PERSISTED_QUERY_NOT_SUPPORTED in the
         words clients wait for to send the whole text, DOCUMENT_NOT_TRUSTED, BAD_REQUEST.
         """
-        name = params.document_id or _hash_name(params.extensions)
+        hashed = _hash_name(params.extensions)
+        name = params.document_id or hashed
         if params.query is None:
+            if params.document_id is not None and hashed is not None:
+                self._require_same(params.document_id, hashed)
             return self._known(name or "", is_apollo=params.document_id is None)
         if name is not None and name.startswith(_SHA) and name != _SHA + hash_of(params.query):
             # The second in Apollo's words.
@@ -133,6 +136,11 @@ class Documents:
         while len(self._registered) > self._max_registered or self._bytes > self._max_bytes:
             _, dropped = self._registered.popitem(last=False)
             self._bytes -= len(dropped)
+
+    def _require_same(self, name: str, hashed: str) -> None:
+        if _SHA + hash_of(self._known(name, is_apollo=False)) != hashed:
+            told = "`documentId` and `persistedQuery` name different documents; send one of them."
+            raise RequestError("BAD_REQUEST", told)
 
     def _known(self, name: str, *, is_apollo: bool) -> str:
         text = self._trusted.get(name)

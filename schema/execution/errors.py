@@ -81,8 +81,7 @@ def execution_failures(errors: Iterable[GraphQLError] | None, request_id: str) -
 def _located(error: GraphQLError, request_id: str, logged: set[int]) -> ErrorDict:
     cause = error.original_error
     if cause is None or isinstance(cause, GraphQLError):
-        is_about_input = error.message.startswith("Argument '")
-        return _with_code(error, "BAD_USER_INPUT") if is_about_input else dict(error.formatted)
+        return _about_input(error)
     inner = _unwrap(cause)
     if isinstance(inner, RequestError | UserError | UserErrors) or outage(inner) is not None:
         told = request_failure(inner, request_id)
@@ -99,6 +98,16 @@ def _located(error: GraphQLError, request_id: str, logged: set[int]) -> ErrorDic
             )
         told = masked(request_id)
     return {**error.formatted, **told}
+
+
+def _about_input(error: GraphQLError) -> ErrorDict:
+    """Give a failure of the executor's own, and whose mistake it is where that is the client's."""
+    if not error.message.startswith(("Argument '", "Expected value of type")):
+        return dict(error.formatted)
+    told = _with_code(error, "BAD_USER_INPUT")
+    # What follows is advice to whoever writes the schema.
+    told["message"] = error.message.partition(" Field of type 'Maybe[")[0]
+    return told
 
 
 def _unwrap(error: BaseException) -> BaseException:

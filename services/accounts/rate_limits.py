@@ -23,6 +23,8 @@ from services.events.windows import Windows
 log = logging.getLogger("noosphere.accounts")
 WINDOW_S = 60.0
 POINTS_MAX = 2_000_000_000
+# Who manages accounts has as many whatever is configured, or could lock everybody out for good.
+_MANAGER_POINTS = 1_000
 # What was changed by another process holds here this much later.
 _CONFIGS_S = 5.0
 # A bus that does not answer is asked again after a while; meanwhile each process counts by itself.
@@ -68,8 +70,8 @@ class _State:
     by_role: dict[str, int] = field(default_factory=dict)
     read_at: float = -math.inf
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # Who has nothing left, and until when: told without asking the bus.
-    exhausted: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    # Who has nothing left of which limit, and until when: told without asking the bus.
+    exhausted: OrderedDict[str, tuple[int, float]] = field(default_factory=OrderedDict)
     own: Windows = field(default_factory=Windows)
     bus_away_until: float = -math.inf
 
@@ -94,7 +96,7 @@ async def spend(deps: Deps, viewer: Viewer, address: str | None, points: int) ->
     spent = await _spend(deps, name, points, limit)
     if not spent.is_granted:
         if spent.total >= limit:
-            _note(_state(deps), name, spent.left_s)
+            _note(_state(deps), name, limit, spent.left_s)
         raise _refusal(viewer, limit, spent, points)
     return Budget.of(limit, spent)
 
@@ -107,17 +109,21 @@ async def charge(deps: Deps, viewer: Viewer, address: str | None, points: int) -
     name = _name(viewer, address)
     spent = await _spend(deps, name, points, _UNBOUNDED)
     if spent.total >= limit:
-        _note(_state(deps), name, spent.left_s)
+        _note(_state(deps), name, limit, spent.left_s)
 
 
 def require_some(deps: Deps, viewer: Viewer, address: str | None) -> None:
-    """Raise RateLimitedError if the viewer is known to have nothing left. Asks nobody."""
+    """Raise RateLimitedError if the viewer is known to have nothing left. Asks nobody.
+
+    Nothing is known of whose limit has changed since, nor while it is to be read anew.
+    """
     state = _state(deps)
-    until = state.exhausted.get(_name(viewer, address)) if state.exhausted else None
-    if until is None:
+    known = state.exhausted.get(_name(viewer, address)) if state.exhausted else None
+    if known is None:
         return
+    limit, until = known
     left_s = until - time.monotonic()
-    if left_s <= 0:
+    if left_s <= 0 or _known_limit(deps, viewer) != limit:
         del state.exhausted[_name(viewer, address)]
         return
     raise RateLimitedError(
@@ -149,8 +155,8 @@ def _whose(viewer: Viewer) -> str:
     return "your account" if viewer.is_authenticated else "your address"
 
 
-def _note(state: _State, name: str, left_s: float) -> None:
-    state.exhausted[name] = time.monotonic() + left_s
+def _note(state: _State, name: str, limit: int, left_s: float) -> None:
+    state.exhausted[name] = limit, time.monotonic() + left_s
     state.exhausted.move_to_end(name)
     if len(state.exhausted) > _SPENT_MAX:
         state.exhausted.popitem(last=False)
@@ -189,16 +195,31 @@ async def _spend(deps: Deps, name: str, points: int, limit: int) -> Spent:
 
 async def _limit(deps: Deps, viewer: Viewer) -> int:
     """Give the points a minute; 0: no limit. A user's own comes before the most of their roles'."""
+    known = _known_limit(deps, viewer)
+    if known is None:
+        await _read(deps, _state(deps))
+        known = _present_limit(deps, viewer)
+    return known
+
+
+def _known_limit(deps: Deps, viewer: Viewer) -> int | None:
+    """Do as `_limit`; None where what is configured must be read anew."""
+    if viewer.user_id is not None and time.monotonic() - _state(deps).read_at > _CONFIGS_S:
+        return None
+    return _present_limit(deps, viewer)
+
+
+def _present_limit(deps: Deps, viewer: Viewer) -> int:
     if viewer.user_id is None:
         return deps.options.anonymous_points_per_minute
     state = _state(deps)
-    if time.monotonic() - state.read_at > _CONFIGS_S:
-        await _read(deps, state)
-    own = state.by_user.get(viewer.user_id)
-    if own is not None:
-        return own
-    of_roles = [state.by_role[role] for role in viewer.roles if role in state.by_role]
-    return max(of_roles) if of_roles else deps.options.points_per_minute
+    limit = state.by_user.get(viewer.user_id)
+    if limit is None:
+        of_roles = [state.by_role[role] for role in viewer.roles if role in state.by_role]
+        limit = max(of_roles) if of_roles else deps.options.points_per_minute
+    if limit and "accounts:manage" in viewer.permissions:
+        return max(limit, _MANAGER_POINTS)
+    return limit
 
 
 async def _read(deps: Deps, state: _State) -> None:
@@ -232,7 +253,8 @@ async def configure(
 ) -> RateLimitConfig:
     """Say how much a user, or each holder of a role, may spend a minute; the id tells which.
 
-    Other processes follow within five seconds. Raises UserError FORBIDDEN without
+    Other processes follow within five seconds. Who manages accounts keeps at least 1,000 points, to
+    be able to take a limit back. Raises UserError FORBIDDEN without
     `accounts:manage`, INVALID for points out of range, NOT_FOUND.
     """
     viewer.require("accounts:manage")

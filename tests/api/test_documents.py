@@ -79,6 +79,9 @@ async def test_an_id_that_is_not_the_documents_own_is_refused(tmp_path: Path) ->
         ):
             answer = await server.send({"documentId": name, "query": text}, ann)
             assert codes(answer) == ([code] if code else []), name
+        for text, code in ((VIEWER, None), (TYPENAME, "BAD_REQUEST")):
+            body = {"documentId": "v-1", "extensions": apq(text)}
+            assert codes(await server.send(body, ann)) == ([code] if code else []), text
 
 
 async def test_who_asks_from_another_site_is_told_once_what_answers_vary_by(tmp_path: Path) -> None:

@@ -267,6 +267,40 @@ async def test_a_limit_set_by_another_process_is_followed(
     assert refused.value.code == "RATE_LIMITED"
 
 
+async def test_who_has_spent_all_is_served_again_as_soon_as_the_limit_is_raised(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, ann = await sign_up(deps, "admin", "admin"), await sign_up(deps, "ann")
+    elsewhere = _beside(deps, FaultyBus(deps.bus))
+    await rate_limits.configure(elsewhere, admin.viewer, holder_id=ann.id, points_per_minute=5)
+    await rate_limits.charge(deps, ann.viewer, None, 9)
+    with pytest.raises(RateLimitedError):
+        rate_limits.require_some(deps, ann.viewer, None)
+    # By another process, whose change is read a while later.
+    await rate_limits.configure(elsewhere, admin.viewer, holder_id=ann.id, points_per_minute=50)
+    monkeypatch.setattr(rate_limits, "_CONFIGS_S", 0.0)
+    rate_limits.require_some(deps, ann.viewer, None)
+    assert (await rate_limits.spend(deps, ann.viewer, None, 1)) is not None
+    monkeypatch.undo()
+    # By other roles, which the next request comes with.
+    await rate_limits.charge(deps, ann.viewer, None, 99)
+    with pytest.raises(RateLimitedError):
+        rate_limits.require_some(deps, ann.viewer, None)
+    manager = replace(ann.viewer, permissions=frozenset({"accounts:manage"}))
+    rate_limits.require_some(deps, manager, None)
+
+
+async def test_no_limit_keeps_a_manager_from_taking_it_back(api: Api) -> None:
+    admin = await api.person("admin")
+    roles = {role["name"]: role["id"] for role in await api.run("{ roles { id name } }", admin)}
+    for holder in (roles["admin"], admin.viewer.id):
+        wish = {"holderId": holder, "pointsPerMinute": 1}
+        assert (await api.run(SET, admin, input=wish))["errors"] == []
+    budget = await rate_limits.spend(api.deps, admin.viewer, None, 100)
+    assert budget is not None
+    assert budget.limit == 1000
+
+
 async def test_a_subscription_pays_for_one_event_and_its_events_tell_of_no_cost(
     deps: Deps,
 ) -> None:

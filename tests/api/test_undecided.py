@@ -28,3 +28,13 @@ async def test_a_query_tells_whose_mistake_it_is(api: Api) -> None:
     (error,) = answer["errors"]
     assert error["message"] == "Argument 'if' of non-null type 'Boolean!' must not be null."
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
+
+
+async def test_null_where_a_value_may_only_be_left_out_is_the_clients_mistake(api: Api) -> None:
+    ada = await api.person("ada")
+    update = """mutation($input: MemoryUpdateInput!) {
+      memoryUpdate(id: "mem_1", input: $input) { errors { code } } }"""
+    answer = await api.raw(update, ada, input={"content": None})
+    (error,) = answer["errors"]
+    assert error["message"] == "Expected value of type 'str', found null."
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
