@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WORDS = SocketWords()
-_FAREWELL_S = 1.0
-"""How long a mutation may go on that ended the sign-in of its own socket."""
+_FAREWELL_S = 0.4
+"""How long a mutation may go on that ended the sign-in of its own socket.
+
+Short, for a socket is closed within two seconds of the end of its sign-in, and a look that finds
+one nobody announced is up to a second and a half late.
+"""
 
 
 class Socket:
