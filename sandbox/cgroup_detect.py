@@ -14,6 +14,7 @@ from sandbox import cgroups
 from sandbox.limits import MIB, Limits
 
 PROBE = "probe-"  # Groups of this name are none of any sandbox.
+LEAF = "server"  # Where this process goes, out of a group that is to have others in it.
 _PROBED = Limits(cpu_millis=500, memory_bytes=64 * MIB, pids=8, disk_bytes=MIB)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -95,24 +96,38 @@ def _honest(
 
 def _delegated(root: Path, namespace: str) -> Path | None:
     """A v2 folder with its controllers handed down: under the root, or under our own group."""
-    own = _read(Path("/proc/self/cgroup")).rpartition("0::/")[2].strip()
-    for base in dict.fromkeys((root, root / own)):
+    own = root / _read(Path("/proc/self/cgroup")).rpartition("0::/")[2].strip()
+    # Whoever looks again, after having gone into the leaf, is not to make groups within it.
+    bases = (root, own.parent, own) if own.name == LEAF else (root, own)
+    for base in dict.fromkeys(bases):
         folder = base / "noosphere" / namespace
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not cgroups.enable(base):
-                # Version 2 gives controllers only to groups without processes of their own.
-                leaf = base / "server"
-                leaf.mkdir(exist_ok=True)
-                (leaf / "cgroup.procs").write_text("0")
-                if not cgroups.enable(base):
-                    continue
-            cgroups.enable(base / "noosphere")
-            cgroups.enable(folder)
+            if _leave(base) and cgroups.enable(base):
+                cgroups.enable(folder.parent)
+                cgroups.enable(folder)
+                return folder
         except OSError:
-            continue
-        return folder
+            pass
+        for made in (folder, folder.parent, base / LEAF):
+            with contextlib.suppress(OSError):
+                made.rmdir()
     return None
+
+
+def _leave(base: Path) -> bool:
+    """Go out of a v2 group into a leaf of it, since a group with processes hands nothing down.
+
+    False if others are in it, whose place is not ours to choose. Raises OSError.
+    """
+    if not cgroups.has_processes(base):
+        return True
+    if set(_read(base / "cgroup.procs").split()) != {str(os.getpid())}:
+        return False
+    leaf = base / LEAF
+    leaf.mkdir(exist_ok=True)
+    (leaf / "cgroup.procs").write_text("0")
+    return True
 
 
 def groups_of(pid: int, name: str, *, mountinfo: str | None = None) -> cgroups.Group | None:

@@ -71,8 +71,20 @@ def cpu_share(cpu_millis: int) -> tuple[int, int]:
     return period, cpu_millis * period // 1000
 
 
+def has_processes(folder: Path) -> bool:
+    """Whether a v2 group has processes of its own, so that it can hand nothing down.
+
+    The kernel's first group, which alone has no type, may have both.
+    """
+    return (folder / "cgroup.type").exists() and bool(_read(folder / "cgroup.procs").split())
+
+
 def enable(folder: Path) -> bool:
     """Hand the controllers of a v2 group down to the groups in it; False if any was refused."""
+    if has_processes(folder):
+        # The kernel would refuse memory, but take pids and cpu: as controllers of threads, after
+        # which no process may enter any group in it.
+        return False
     available = _read(folder / "cgroup.controllers").split()
     done = True
     for name in ("memory", "pids", "cpu"):

@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import json
 import os
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +19,29 @@ from tests.sandbox.test_cgroups import FILES_2, MIB
 
 
 class Unified:
-    """A version 2 hierarchy of files that hands controllers down as the kernel does."""
+    """A version 2 hierarchy of files that hands controllers down as the kernel does.
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, processes: str = "") -> None:
+    Its root is a container's or a user's, a group like any other, unless `is_first`. A group with
+    processes that was given pids or cpu has threads below it, and no processes any more.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        processes: str = "",
+        *,
+        controllers: str = "cpuset cpu io memory pids",
+        is_first: bool = False,
+    ) -> None:
         self.root = root
+        self.own = "/"
         self.mkdir, self.write, self.rmdir = Path.mkdir, Path.write_text, Path.rmdir
         self.read = cgroup_detect._read
-        self.fill(root, "cpuset cpu io memory pids")
+        self.fill(root, controllers)
         (root / "cgroup.procs").write_text(processes)
+        if is_first:
+            (root / "cgroup.type").unlink()
 
         def mkdir(path: Path, *args: int, **options: bool) -> None:
             self.on_mkdir(path, *args, **options)
@@ -34,12 +51,17 @@ class Unified:
 
         def read(path: Path) -> str:
             # Whatever group the tests are in, it is none of this hierarchy.
-            return "0::/\n" if path == Path("/proc/self/cgroup") else self.read(path)
+            return f"0::{self.own}\n" if path == Path("/proc/self/cgroup") else self.read(path)
+
+        def rmdir(path: Path) -> None:
+            if self.read(path / "cgroup.procs").strip() or any(map(Path.is_dir, path.iterdir())):
+                raise OSError(errno.EBUSY, "there is something in it")
+            shutil.rmtree(path)
 
         monkeypatch.setattr(cgroup_detect, "_read", read)
         monkeypatch.setattr(Path, "mkdir", mkdir)
         monkeypatch.setattr(Path, "write_text", write_text)
-        monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
+        monkeypatch.setattr(Path, "rmdir", rmdir)
 
     def fill(self, folder: Path, controllers: str) -> None:
         names = [*FILES_2, "cgroup.procs", "cgroup.subtree_control", "memory.oom.group"]
@@ -47,70 +69,124 @@ class Unified:
             if name.partition(".")[0] in ("cgroup", *controllers.split()):
                 (folder / name).touch()
         self.write(folder / "cgroup.controllers", controllers)
+        self.write(folder / "cgroup.type", "domain")
 
     def on_mkdir(self, folder: Path, *args: int, parents: bool = False, **options: bool) -> None:
         if parents and not folder.parent.exists():
             self.on_mkdir(folder.parent, parents=True)
         known = folder.exists()
         self.mkdir(folder, *args, **options)
-        if not known:
-            self.fill(folder, (folder.parent / "cgroup.subtree_control").read_text())
+        if known:
+            return
+        handed = (folder.parent / "cgroup.subtree_control").read_text()
+        self.fill(folder, handed)
+        if handed and has_processes(folder.parent):
+            self.write(folder / "cgroup.type", "domain invalid")
 
     def on_write(self, path: Path, text: str) -> int:
+        group = path.parent
         if path.name == "cgroup.procs":
+            if self.read(group / "cgroup.type") == "domain invalid":
+                raise OSError(errno.EOPNOTSUPP, "there may be threads in it, and no processes")
             # The one who writes moves, wherever it was.
-            self.write(self.root / "cgroup.procs", "")
-            return self.write(path, text)
+            for procs in self.root.rglob("cgroup.procs"):
+                others = set(procs.read_text().split()) - {str(os.getpid())}
+                self.write(procs, "\n".join(others))
+            self.own = f"/{group.relative_to(self.root)}"
+            return self.write(path, f"{os.getpid()}\n")
         if path.name != "cgroup.subtree_control":
             return self.write(path, text)
-        if (path.parent / "cgroup.procs").read_text():
-            raise OSError(errno.EBUSY, "there are processes in it")
-        if text[1:] not in (path.parent / "cgroup.controllers").read_text().split():
+        below = [each for each in group.iterdir() if each.is_dir()]
+        if has_processes(group):
+            if text[1:] not in ("cpu", "pids"):
+                raise OSError(errno.EBUSY, "there are processes in it")
+            for each in below:
+                self.write(each / "cgroup.type", "domain invalid")
+        if text[1:] not in (group / "cgroup.controllers").read_text().split():
             raise OSError(errno.ENOENT, "there is no such controller")
         handed = f"{path.read_text()} {text[1:]}".strip()
-        for below in filter(Path.is_dir, path.parent.iterdir()):
-            self.fill(below, handed)
+        for each in below:
+            self.fill(each, handed)
         return self.write(path, handed)
 
     def detect(self) -> cgroups.Hierarchies | None:
         mounts = f"30 1 0:30 / {self.root} rw - cgroup2 cgroup2 rw"
         return cgroup_detect.detect("here", mountinfo=mounts, has_swap=lambda: True)
 
+    def groups(self) -> set[str]:
+        return {str(each.relative_to(self.root)) for each in self.root.rglob("*") if each.is_dir()}
 
-@pytest.mark.parametrize("processes", ["", "77\n"])
+
+def has_processes(folder: Path) -> bool:
+    return bool((folder / "cgroup.procs").read_text()) and (folder / "cgroup.type").exists()
+
+
+def handed_down(folder: Path) -> set[str]:
+    return set((folder / "cgroup.subtree_control").read_text().split())
+
+
+@pytest.mark.parametrize("is_in_it", [False, True])
 def test_version_2_hands_its_controllers_down_to_groups_without_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_in_it: bool
 ) -> None:
-    unified = Unified(tmp_path, monkeypatch, processes)
+    unified = Unified(tmp_path, monkeypatch, f"{os.getpid()}\n" if is_in_it else "")
     found = unified.detect()
     assert found is not None
     assert (found.version, found.has_memory, found.has_freezer) == (2, True, True)
     assert set(found.folders) == {"memory", "cpu", "pids", "freezer"}
     # A server that is in the group itself goes into a leaf, since only leaves have processes.
-    assert (tmp_path / "server").is_dir() == bool(processes)
+    assert (tmp_path / "server").is_dir() == is_in_it
     (procs,) = found.group("box").create(Limits(memory_bytes=256 * MIB))
     box = Path(procs).parent
     assert box == tmp_path / "noosphere" / "here" / "box"
     assert (box / "memory.max").read_text() == str(256 * MIB)
     assert (box / "memory.oom.group").read_text() == "0"
     for above in (tmp_path, box.parent.parent, box.parent):
-        assert set((above / "cgroup.subtree_control").read_text().split()) == {
-            "memory", "pids", "cpu",
-        }  # fmt: skip
+        assert handed_down(above) == {"memory", "pids", "cpu"}
         assert not (above / "cgroup.procs").read_text()
     assert not (box / "cgroup.subtree_control").read_text()
 
 
-def test_version_2_is_not_used_where_others_are_in_the_group(
+def test_whoever_looks_again_finds_the_groups_beside_the_leaf_that_it_is_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unified = Unified(tmp_path, monkeypatch, "77\n78\n")
+    machine = Unified(tmp_path, monkeypatch, "77\n")
+    unit = tmp_path / "unit"
+    unit.mkdir()
+    machine.fill(unit, "cpu memory pids")
+    (unit / "cgroup.procs").touch()
+    machine.write(unit / "cgroup.procs", f"{os.getpid()}\n")
+    machine.own = "/unit"
+    for _ in range(2):
+        found = machine.detect()
+        assert found is not None
+        assert set(found.folders.values()) == {unit / "noosphere" / "here"}
+        assert machine.own == "/unit/server"
+        assert machine.groups() == {
+            "unit", "unit/server", "unit/noosphere", "unit/noosphere/here",
+        }  # fmt: skip
 
-    def refuse(path: Path, text: str) -> int:
-        raise OSError(errno.EBUSY, "there are processes in it")
 
-    monkeypatch.setattr(unified, "on_write", refuse)
+@pytest.mark.parametrize("controllers", ["cpuset cpu io memory pids", "memory"])
+def test_version_2_is_left_alone_where_others_are_in_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controllers: str
+) -> None:
+    unified = Unified(tmp_path, monkeypatch, f"{os.getpid()}\n78\n", controllers=controllers)
     assert unified.detect() is None
+    assert unified.own == "/"
+    assert not unified.groups()
+    assert not handed_down(tmp_path)
+
+
+def test_the_kernels_first_group_may_have_processes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unified = Unified(tmp_path, monkeypatch, f"{os.getpid()}\n78\n", is_first=True)
+    found = unified.detect()
+    assert found is not None
+    assert set(found.folders) == {"memory", "cpu", "pids", "freezer"}
+    assert unified.own == "/"
+    assert unified.groups() == {"noosphere", "noosphere/here"}
 
 
 # The kernel's own.
@@ -185,6 +261,50 @@ async def test_the_kernel_freezes_thaws_and_kills_a_version_2_group(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+INNER = """
+import json, subprocess, sys
+from sandbox import cgroup_detect
+from sandbox.limits import Limits
+mounts = f"30 1 0:30 / {sys.argv[1]} rw - cgroup2 cgroup2 rw"
+for _ in range(2):
+    found = cgroup_detect.detect("inner", mountinfo=mounts)
+group = found.group("box")
+(procs,) = group.create(Limits())
+with subprocess.Popen(["sleep", "600"]) as process:
+    with open(procs, "w") as file:
+        file.write(str(process.pid))
+    inside = group.pids() == [process.pid]
+    group.kill()
+print(json.dumps([inside, group.remove(), sorted(found.folders), found.has_memory]))
+found.close()
+"""
+
+
+async def test_the_kernel_lets_a_server_alone_in_a_group_make_groups_beside_itself() -> None:
+    around = cgroup_detect.detect(f"test-{uuid.uuid4().hex}")
+    if around is None or around.version != 2:
+        pytest.skip("No version 2 hierarchy with controllers can be written here.")
+    unit = around.folders["memory"] / "unit"
+    unit.mkdir()
+    try:
+        # As a service of systemd that was delegated its group starts: alone in it.
+        enter = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
+        words = ("/bin/sh", "-c", enter, unit, sys.executable, "-c", INNER, unit)
+        process = await asyncio.create_subprocess_exec(
+            *(str(word) for word in words), stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(100):
+            said, _ = await process.communicate()
+        assert json.loads(said) == [True, True, ["cpu", "freezer", "memory", "pids"], True]
+        below = {str(each.relative_to(unit)) for each in unit.rglob("*") if each.is_dir()}
+        assert below == {"server", "noosphere"}
+    finally:
+        for each in sorted((each for each in unit.rglob("*") if each.is_dir()), reverse=True):
+            each.rmdir()
+        unit.rmdir()
+        around.close()
 
 
 def test_groups_of_a_process_are_known_by_name(tmp_path: Path) -> None:
