@@ -282,11 +282,20 @@ async def test_more_executions_than_there_is_room_for(site: Site) -> None:
 async def test_folders_nested_beyond_every_path(site: Site) -> None:
     box = await site.make()
     program = """
-for _ in range(3000):
-    os.mkdir('d' * 200)
-    os.chdir('d' * 200)
+try:
+    for _ in range(3000):
+        os.mkdir('d' * 200)
+        os.chdir('d' * 200)
+except OSError as error:
+    print(errno.errorcode[error.errno])
 """
-    await tries(box, program)
+    said = await tries(box, program)
+    if said:
+        # AppArmor refuses by itself what lies deeper than a path can tell.
+        assert said == ["ENAMETOOLONG"]
+        await box.client.files.remove("d" * 200, recursive=True)
+        assert await box.client.files.list(".") == []
+        return
     with pytest.raises(Exception, match="nested too deeply"):
         await box.client.files.remove("d" * 200, recursive=True)
     assert len(await box.client.files.list(".")) == 1
