@@ -119,14 +119,15 @@ def pieces_of(
 
 
 def _sizes(names: tuple[str, ...], variables: Mapping[str, Any]) -> tuple[Any, ...]:
-    values = (variables.get(name, "") for name in names)
-    return tuple(len(value) if isinstance(value, list) else value for value in values)
+    sizes = []
+    for name in names:
+        value = variables.get(name, "")
+        sizes.append(len(value) if isinstance(value, list) else value)
+    return tuple(sizes)
 
 
-def over_budget(objects: int, limits: Limits) -> str | None:
-    """Give what to tell whoever asks for too many objects, or None."""
-    if objects <= limits.max_objects:
-        return None
+def over_budget(objects: int, limits: Limits) -> str:
+    """Give what to tell whoever asks for too many objects."""
     count = f"{objects:,}" if objects < 1_000_000_000 else "over a billion"
     return (
         f"The operation asks for up to {count} objects; the limit is {limits.max_objects:,}. "

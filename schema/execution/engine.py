@@ -8,7 +8,7 @@ their operation's collected fields, and readers who ask the same share its event
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
@@ -45,7 +45,8 @@ from schema.execution.subscription import Subscription
 _PLANS = 32
 """Plans a document keeps: one for each choice of what `@skip` and `@include` leave."""
 
-Admit = Callable[[Prepared, Any], Awaitable[None]]
+Admit = Callable[[Prepared, Any], Awaitable[None] | None]
+"""Admits an operation, or gives what is to be awaited for that."""
 
 
 class Watch(Protocol):
@@ -61,7 +62,7 @@ class Watch(Protocol):
         """Execute by `settle`."""
 
 
-Trace = Callable[[Prepared, Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Trace = Callable[[Prepared, Any, Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
 """Runs an operation from its admission on, or opens a subscription, and takes note of it."""
 
 
@@ -73,8 +74,8 @@ class Engine:
     `extensions` (a map sent with the answer) and `begin_event()` (called before each event of a
     stream is executed, to drop loaders' memory).
 
-    `admit` is awaited once before an operation starts, for costs and rate limits; a RequestError
-    it raises refuses the operation.
+    `admit` is called once before an operation starts, for costs and rate limits, and what it gives
+    is awaited; a RequestError it raises refuses the operation.
     """
 
     def __init__(
@@ -123,7 +124,10 @@ class Engine:
         When too many of them wait to be read, the error is UNAVAILABLE.
         """
         documents = self.documents
-        if is_small(query) or documents.known(query) or documents.known_refusal(query):
+        known = documents.known(query)
+        if known is not None:
+            return choose(self.schema, known, operation_name, variables, self.limits)
+        if is_small(query) or documents.known_refusal(query):
             return self.prepare(query, operation_name, variables)
         too_large = check_text(query, self.limits)
         if too_large:
@@ -137,14 +141,14 @@ class Engine:
         documents.remember(query, document)
         return choose(self.schema, document, operation_name, variables, self.limits)
 
-    async def execute(
+    def execute(
         self,
         prepared: Prepared,
         context: Any,
         *,
         timeout_s: float | None = None,
         undivided: str = "not accepted",
-    ) -> Result:
+    ) -> Coroutine[Any, Any, Result]:
         """Run a query or mutation. Failures are in the result; only cancellation rises.
 
         After `timeout_s` seconds the resolvers are cancelled and the error is TIMED_OUT.
@@ -154,8 +158,8 @@ class Engine:
             self.undivided["mutation" if prepared.type == "mutation" else undivided] += 1
         if self.trace is not None:
             work = partial(self._execute, prepared, context, timeout_s)
-            return await self.trace(prepared, context, work)  # type: ignore[no-any-return]
-        return await self._execute(prepared, context, timeout_s)
+            return self.trace(prepared, context, work)
+        return self._execute(prepared, context, timeout_s)
 
     async def _execute(self, prepared: Prepared, context: Any, timeout_s: float | None) -> Result:
         refusal = await self.admitted(prepared, context)
@@ -302,7 +306,9 @@ class Engine:
         if self._admit is None:
             return None
         try:
-            await self._admit(prepared, context)
+            waiting = self._admit(prepared, context)
+            if waiting is not None:
+                await waiting
         except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
             failed = request_failure(error, request_id_of(context))
             return Result.refused([failed], extensions_of(context))
@@ -333,9 +339,11 @@ class Engine:
             return "turned off"
         if prepared.type == "mutation":
             return "mutation"
-        document = prepared.document
-        names = _conditions(prepared)
-        chosen = {name: prepared.variables[name] for name in names if name in prepared.variables}
+        document, variables = prepared.document, prepared.variables
+        chosen: dict[str, Any] = {}
+        for name in _conditions(prepared):
+            if name in variables:
+                chosen[name] = variables[name]
         key = ("plan", prepared.name, is_divided, is_whole, tuple(chosen.items()))
         plan = document.plans.get(key)
         if plan is None:
@@ -367,10 +375,12 @@ class Engine:
 
 
 def _conditions(prepared: Prepared) -> tuple[str, ...]:
-    document, operation = prepared.document, prepared.operation
-    return document.derived(
-        "conditions", operation, partial(conditions, operation, document.fragments)
-    )
+    plans = prepared.document.plans
+    names: tuple[str, ...] | None = plans.get(("conditions", prepared.name))
+    if names is None:
+        names = conditions(prepared.operation, prepared.document.fragments)
+        plans["conditions", prepared.name] = names
+    return names
 
 
 def _selects_anything(schema: GraphQLSchema, prepared: Prepared) -> bool:

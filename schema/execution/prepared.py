@@ -1,8 +1,7 @@
 """Operations ready to run: chosen from their document, with their variables coerced."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import (
     ExecutionContext,
@@ -26,25 +25,31 @@ from schema.execution.roots import PlainVariables
 class Prepared:
     """An operation ready to run: a valid document, the chosen operation, coerced variables.
 
-    `objects` is the most objects it (for a subscription: each event) asks for, `points` what it
-    costs.
+    `type` is `query`, `mutation` or `subscription`, `name` the operation's if it has one. `objects`
+    is the most objects it (for a subscription: each event) asks for, `points` what it costs.
     """
 
     document: ParsedDocument
     operation: OperationDefinitionNode
+    type: str
+    name: str | None
     variables: dict[str, Any]
     objects: int = 0
     points: int = 1
 
-    @property
-    def type(self) -> str:
-        """`query`, `mutation` or `subscription`."""
-        return self.operation.operation.value
 
-    @property
-    def name(self) -> str | None:
-        """Name of the operation, if it has one."""
-        return self.operation.name.value if self.operation.name else None
+class _Chosen(NamedTuple):
+    """An operation of a document, with what is the same for each request of it."""
+
+    node: OperationDefinitionNode
+    type: str
+    name: str | None
+    plain: PlainVariables | None
+
+    @classmethod
+    def of(cls, schema: GraphQLSchema, node: OperationDefinitionNode) -> "_Chosen":
+        name = node.name.value if node.name else None
+        return cls(node, node.operation.value, name, PlainVariables.of(schema, node))
 
 
 def choose(
@@ -59,39 +64,38 @@ def choose(
     Gives formatted errors otherwise, `extensions.code` being OPERATION_RESOLUTION_FAILURE,
     BAD_USER_INPUT or LIMIT.
     """
-    operation = document.operation(operation_name)
-    if isinstance(operation, GraphQLError):
-        return refusals([operation], "OPERATION_RESOLUTION_FAILURE")
+    # Only names of operations there are become keys.
+    chosen: _Chosen | None = document.plans.get(("chosen", operation_name))
+    if chosen is None:
+        operation = document.operation(operation_name)
+        if isinstance(operation, GraphQLError):
+            return refusals([operation], "OPERATION_RESOLUTION_FAILURE")
+        chosen = document.plans["chosen", operation_name] = _Chosen.of(schema, operation)
     if variables is None:
         variables = {}
     elif not isinstance(variables, dict):
         return [failure("BAD_USER_INPUT", "`variables` must be a map of names to values.")]
-    too_many = check_variables(variables, limits)
+    too_many = check_variables(variables, limits) if variables else None
     if too_many:
         return [failure("LIMIT", too_many)]
-    coerced = _coerced(schema, document, operation, variables)
+    coerced = _coerced(schema, chosen, variables)
     if isinstance(coerced, list):
         return refusals(coerced, "BAD_USER_INPUT")
-    cost = cost_of(schema, document, operation, coerced, limits)
-    too_many = over_budget(cost.objects, limits)
-    if too_many:
-        return [failure("LIMIT", too_many)]
-    return Prepared(document, operation, coerced, cost.objects, cost.points)
+    cost = cost_of(schema, document, chosen.node, coerced, limits)
+    if cost.objects > limits.max_objects:
+        return [failure("LIMIT", over_budget(cost.objects, limits))]
+    return Prepared(
+        document, chosen.node, chosen.type, chosen.name, coerced, cost.objects, cost.points
+    )
 
 
 def _coerced(
-    schema: GraphQLSchema,
-    document: ParsedDocument,
-    operation: OperationDefinitionNode,
-    given: dict[str, Any],
+    schema: GraphQLSchema, chosen: _Chosen, given: dict[str, Any]
 ) -> dict[str, Any] | list[GraphQLError]:
-    if not operation.variable_definitions:
-        return {}
-    plain = document.derived("variables", operation, partial(PlainVariables.of, schema, operation))
-    values = None if plain is None else plain.coerced(given)
+    values = None if chosen.plain is None else chosen.plain.coerced(given)
     if values is not None:
         return values
-    return get_variable_values(schema, operation.variable_definitions, given, max_errors=50)
+    return get_variable_values(schema, chosen.node.variable_definitions, given, max_errors=50)
 
 
 def execution_of(

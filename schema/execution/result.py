@@ -69,5 +69,7 @@ class Result:
 def extensions_of(context: Any) -> Mapping[str, Any] | None:
     """Give what a resolver's context sends along with the answer."""
     extensions = getattr(context, "extensions", None)
+    if not extensions or not isinstance(extensions, dict | Mapping):
+        return None
     # A copy: the next event of the same context may change the map while this one is queued.
-    return dict(extensions) if isinstance(extensions, Mapping) and extensions else None
+    return dict(extensions)

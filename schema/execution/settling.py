@@ -12,11 +12,13 @@ MakeRun = Callable[[Plan, ExecutionContext], Run]
 Settle = Callable[[Plan | str, ExecutionContext, MakeRun], Awaitable[Settled]]
 
 
-async def settled(plan: Plan | str, execution: ExecutionContext, run: MakeRun = Run) -> Settled:
+def settled(
+    plan: Plan | str, execution: ExecutionContext, run: MakeRun = Run
+) -> Awaitable[Settled]:
     """Give data and errors; `plan` is a word for why there is none where graphql-core is to run."""
     if isinstance(plan, Plan):
-        return await run(plan, execution).answer()
-    return await _interpreted(execution)
+        return run(plan, execution).answer()
+    return _interpreted(execution)
 
 
 async def _interpreted(execution: ExecutionContext) -> Settled:
