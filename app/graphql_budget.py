@@ -1,6 +1,7 @@
 """What operations cost their viewers, whatever transport they come by."""
 
 import math
+from collections.abc import Awaitable
 from typing import Any
 
 from resolvers.base import Context
@@ -29,25 +30,38 @@ def may_run_anything(context: Any) -> bool:
     return isinstance(context, Context) and context.viewer.may("everything:manage")
 
 
-async def admit(prepared: Prepared, context: Context) -> None:
+def admit(prepared: Prepared, context: Context) -> Awaitable[None] | None:
     """Spend what an operation costs, and tell of it in `extensions.cost`.
 
-    Raises RateLimitedError and RequestError LIMIT. A subscription is paid for when it begins, as
-    one event; its events tell of no cost, for readers share them.
+    Gives what is to be awaited for that, or None where it is done at once. Raises RateLimitedError
+    and RequestError LIMIT. A subscription is paid for when it begins, as one event; its events tell
+    of no cost, for readers share them.
     """
+    budget = rate_limits.spend_at_once(
+        context.deps, context.viewer, context.client.ip_address, prepared.points
+    )
+    if budget is False:
+        return _admit(prepared, context)
+    _tell(prepared, context, budget)
+    return None
+
+
+async def _admit(prepared: Prepared, context: Context) -> None:
     budget = await rate_limits.spend(
         context.deps, context.viewer, context.client.ip_address, prepared.points
     )
+    _tell(prepared, context, budget)
+
+
+def _tell(prepared: Prepared, context: Context, budget: rate_limits.Budget | None) -> None:
     if prepared.type == "subscription":
         return
     cost: dict[str, Any] = {"requested": prepared.points}
     if budget is not None:
-        cost |= {
-            "limit": budget.limit,
-            "spent": budget.spent,
-            "left": budget.left,
-            "resetAfter": math.ceil(budget.reset_s),
-        }
+        cost["limit"] = budget.limit
+        cost["spent"] = budget.spent
+        cost["left"] = budget.left
+        cost["resetAfter"] = math.ceil(budget.reset_s)
     context.extensions["cost"] = cost
 
 

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Self
+from typing import Literal, NamedTuple
 
 from sqlalchemy import false, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -38,28 +38,22 @@ def _configs(viewer: Viewer) -> ColumnElement[bool]:
     return false()
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """The points a viewer has in the present minute.
 
-    It ends at `reset_at`, in `reset_s` seconds; None as long as nothing was spent.
+    It ends in `reset_s` seconds, `ends_s` seconds since 1970; None as long as nothing was spent.
     """
 
     limit: int
     spent: int
-    reset_at: datetime | None
+    left: int
+    ends_s: float | None
     reset_s: float
 
-    @classmethod
-    def of(cls, limit: int, spent: Spent) -> Self:
-        """Give what is told of what was spent."""
-        at = None if spent.ends_s is None else datetime.fromtimestamp(spent.ends_s, UTC)
-        return cls(limit, spent.total, at, spent.left_s)
-
     @property
-    def left(self) -> int:
-        """What may still be spent."""
-        return max(0, self.limit - self.spent)
+    def reset_at(self) -> datetime | None:
+        """When the minute ends."""
+        return None if self.ends_s is None else datetime.fromtimestamp(self.ends_s, UTC)
 
 
 @dataclass(slots=True)
@@ -86,19 +80,37 @@ async def spend(deps: Deps, viewer: Viewer, address: str | None, points: int) ->
     limit = await _limit(deps, viewer)
     if limit == 0:
         return None
-    name = _name(viewer, address)
     if points > limit:
-        raise RequestError(
-            "LIMIT",
-            f"The operation costs {points:,} points; {_whose(viewer)} may spend {limit:,} a "
-            "minute. Ask for smaller pages (`first` or `last`), or for less at a time.",
-        )
+        raise _too_dear(viewer, limit, points)
+    name = _name(viewer, address)
     spent = await _spend(deps, name, points, limit)
     if not spent.is_granted:
-        if spent.total >= limit:
-            _note(_state(deps), name, limit, spent.left_s)
-        raise _refusal(viewer, limit, spent, points)
-    return Budget.of(limit, spent)
+        raise _refused(deps, viewer, name, limit, spent, points)
+    return _budget(limit, spent)
+
+
+def spend_at_once(
+    deps: Deps, viewer: Viewer, address: str | None, points: int
+) -> Budget | Literal[False] | None:
+    """Do as `spend` where that takes no waiting; gives False, with nothing spent, where it does."""
+    state = _state(deps)
+    now = time.monotonic()
+    if now < state.bus_away_until or (
+        viewer.user_id is not None and now - state.read_at > _CONFIGS_S
+    ):
+        return False
+    limit = _present_limit(deps, viewer)
+    if limit == 0:
+        return None
+    if points > limit:
+        raise _too_dear(viewer, limit, points)
+    name = _name(viewer, address)
+    spent = deps.bus.spend_at_once(_count(name), points, limit=limit, window_s=WINDOW_S)
+    if spent is None:
+        return False
+    if not spent.is_granted:
+        raise _refused(deps, viewer, name, limit, spent, points)
+    return _budget(limit, spent)
 
 
 async def charge(deps: Deps, viewer: Viewer, address: str | None, points: int) -> None:
@@ -118,7 +130,9 @@ def require_some(deps: Deps, viewer: Viewer, address: str | None) -> None:
     Nothing is known of whose limit has changed since, nor while it is to be read anew.
     """
     state = _state(deps)
-    known = state.exhausted.get(_name(viewer, address)) if state.exhausted else None
+    if not state.exhausted:
+        return
+    known = state.exhausted.get(_name(viewer, address))
     if known is None:
         return
     limit, until = known
@@ -139,10 +153,27 @@ async def budget(deps: Deps, viewer: Viewer, address: str | None) -> Budget | No
     if limit == 0:
         return None
     spent = await _spend(deps, _name(viewer, address), 0, limit)
-    return Budget.of(limit, spent)
+    return _budget(limit, spent)
 
 
-def _refusal(viewer: Viewer, limit: int, spent: Spent, points: int) -> RateLimitedError:
+def _budget(limit: int, spent: Spent) -> Budget:
+    return Budget(limit, spent.total, max(0, limit - spent.total), spent.ends_s, spent.left_s)
+
+
+def _too_dear(viewer: Viewer, limit: int, points: int) -> RequestError:
+    return RequestError(
+        "LIMIT",
+        f"The operation costs {points:,} points; {_whose(viewer)} may spend {limit:,} a "
+        "minute. Ask for smaller pages (`first` or `last`), or for less at a time.",
+    )
+
+
+def _refused(
+    deps: Deps, viewer: Viewer, name: str, limit: int, spent: Spent, points: int
+) -> RateLimitedError:
+    """Give what is told to who has too little left; who has nothing is remembered."""
+    if spent.total >= limit:
+        _note(_state(deps), name, limit, spent.left_s)
     return RateLimitedError(
         f"{_whose(viewer).capitalize()} has spent {spent.total:,} of {limit:,} points of this "
         f"minute, and the operation costs {points:,}. "
@@ -160,6 +191,11 @@ def _note(state: _State, name: str, limit: int, left_s: float) -> None:
     state.exhausted.move_to_end(name)
     if len(state.exhausted) > _SPENT_MAX:
         state.exhausted.popitem(last=False)
+
+
+def _count(name: str) -> str:
+    """Give the name by which the bus counts."""
+    return f"points:{name}"
 
 
 def _name(viewer: Viewer, address: str | None) -> str:
@@ -184,9 +220,7 @@ async def _spend(deps: Deps, name: str, points: int, limit: int) -> Spent:
     if time.monotonic() >= state.bus_away_until:
         try:
             async with asyncio.timeout(_BUS_TIMEOUT_S):
-                return await deps.bus.spend(
-                    f"points:{name}", points, limit=limit, window_s=WINDOW_S
-                )
+                return await deps.bus.spend(_count(name), points, limit=limit, window_s=WINDOW_S)
         except (BusUnavailableError, TimeoutError):
             log.warning("bus unavailable, points are counted by this process alone")
             state.bus_away_until = time.monotonic() + _BUS_AWAY_S
@@ -214,7 +248,9 @@ def _present_limit(deps: Deps, viewer: Viewer) -> int:
         return deps.options.anonymous_points_per_minute
     state = _state(deps)
     limit = state.by_user.get(viewer.user_id)
-    if limit is None:
+    if limit is None and not state.by_role:
+        limit = deps.options.points_per_minute
+    elif limit is None:
         of_roles = [state.by_role[role] for role in viewer.roles if role in state.by_role]
         limit = max(of_roles) if of_roles else deps.options.points_per_minute
     if limit and "accounts:manage" in viewer.permissions:
@@ -242,8 +278,8 @@ async def _read(deps: Deps, state: _State) -> None:
 
 
 def _state(deps: Deps) -> _State:
-    known = deps.caches.get("rate_limits")
-    if not isinstance(known, _State):
+    known: _State | None = deps.caches.get("rate_limits")
+    if known is None:
         known = deps.caches["rate_limits"] = _State()
     return known
 
@@ -307,4 +343,13 @@ def _forget(deps: Deps) -> None:
     state.exhausted.clear()
 
 
-__all__ = ["Budget", "budget", "charge", "configure", "remove", "require_some", "spend"]
+__all__ = [
+    "Budget",
+    "budget",
+    "charge",
+    "configure",
+    "remove",
+    "require_some",
+    "spend",
+    "spend_at_once",
+]

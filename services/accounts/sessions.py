@@ -45,8 +45,7 @@ class Credentials:
     refresh_expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """Where a sign-in comes from."""
 
     ip_address: str | None = None

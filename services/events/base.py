@@ -69,8 +69,7 @@ class Log:
     entries: Sequence[News]
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What was spent in a window, what was just asked for included.
 
     It ends in `left_s` seconds: at `ends_s` seconds since 1970 by the clock of whoever counts, or
@@ -243,6 +242,9 @@ class Bus(Protocol):
         Nothing is spent where the limit would be passed. The window begins with the first amount;
         an amount of 0 looks without spending. In one step, for limits shared by all processes.
         """
+
+    def spend_at_once(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent | None:
+        """Do as `spend` where that takes no waiting; None, with nothing spent, where it does."""
 
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""

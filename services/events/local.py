@@ -313,6 +313,12 @@ class LocalBus:
         self._require_running()
         return self._budgets.spend(name, amount, limit, window_s)
 
+    def spend_at_once(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent | None:
+        """Do as `spend`, unless this bus is not running: that is told by `spend`."""
+        if self._state != "running":
+            return None
+        return self._budgets.spend(name, amount, limit, window_s)
+
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""
         self._require_running()

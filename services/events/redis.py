@@ -297,6 +297,9 @@ class RedisBus:
         )
         return Spent(total, ends_ms / 1000 or None, left_ms / 1000, is_granted=bool(is_granted))
 
+    def spend_at_once(self, name: str, amount: int, *, limit: int, window_s: float) -> Spent | None:
+        """Give None: Redis counts, and is always waited for."""
+
     async def forget(self, name: str) -> None:
         """Set the count of `name` back to nothing."""
         self._require_running()

@@ -1,14 +1,15 @@
 """Counts in fixed windows of time, in the memory of one process."""
 
 import time
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from services.events.base import Spent
 
 _CLEAN_AT = 1_024
 
 
-class _Window(NamedTuple):
+@dataclass(slots=True)
+class _Window:
     """A count until `ends` of the monotonic clock, which is `ends_s` seconds since 1970."""
 
     total: int
@@ -28,32 +29,35 @@ class Windows:
 
     def hit(self, name: str, window_s: float) -> int:
         """Count one hit; gives the total so far."""
-        return self._add(name, self._present(name), 1, window_s).total
+        now = time.monotonic()
+        window = self._windows.get(name)
+        if window is None or window.ends <= now:
+            window = self._begin(name, now, window_s)
+        window.total += 1
+        return window.total
 
     def spend(self, name: str, amount: int, limit: int, window_s: float) -> Spent:
         """Add `amount` unless the total would pass `limit`."""
-        window = self._present(name)
-        is_granted = (window.total if window else 0) + amount <= limit
+        now = time.monotonic()
+        window = self._windows.get(name)
+        if window is not None and window.ends <= now:
+            window = None
+        is_granted = (0 if window is None else window.total) + amount <= limit
         if is_granted and amount:
-            window = self._add(name, window, amount, window_s)
+            if window is None:
+                window = self._begin(name, now, window_s)
+            window.total += amount
         if window is None:
             return Spent(0, None, window_s, is_granted)
-        return Spent(window.total, window.ends_s, window.ends - time.monotonic(), is_granted)
+        return Spent(window.total, window.ends_s, window.ends - now, is_granted)
 
     def forget(self, name: str) -> None:
         """Set a count back to nothing."""
         self._windows.pop(name, None)
 
-    def _present(self, name: str) -> _Window | None:
-        window = self._windows.get(name)
-        return None if window is None or window.ends <= time.monotonic() else window
-
-    def _add(self, name: str, window: _Window | None, amount: int, window_s: float) -> _Window:
-        if window is None:
-            window = _Window(0, time.monotonic() + window_s, time.time() + window_s)
-        window = self._windows[name] = window._replace(total=window.total + amount)
+    def _begin(self, name: str, now: float, window_s: float) -> _Window:
+        window = self._windows[name] = _Window(0, now + window_s, time.time() + window_s)
         if len(self._windows) > self._clean_at:
-            now = time.monotonic()
             self._windows = {key: value for key, value in self._windows.items() if value.ends > now}
             self._clean_at = max(_CLEAN_AT, 2 * len(self._windows))
         return window

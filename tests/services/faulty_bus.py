@@ -91,6 +91,9 @@ class FaultyBus:
         spent: Spent = await self._bus.spend(name, amount, limit=limit, window_s=window_s)
         return spent
 
+    def spend_at_once(self, *_: object, **__: object) -> None:
+        """Have everybody wait for `spend`, which may fail."""
+
     async def present(self, topic: str, member: str, data: Json, ttl_s: float) -> None:
         self._require_answer()
         await self._bus.present(topic, member, data, ttl_s)
