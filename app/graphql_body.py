@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from app.graphql_request import BadRequestError, has_arrived
+from app.http_cycle import cycle_of
 
 _DISCONNECT_PATIENCE_S = 0.2
 """Quick queries end before it pays to watch their connection."""
@@ -27,14 +28,12 @@ class Body:
 
     async def json(self, headers: Headers, receive: Receive) -> Any:
         """Give the body as JSON. Raises BadRequestError and ClientGoneError."""
-        if has_arrived(receive):
-            body = await self._whole(headers, receive)
-        else:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    body = await self._whole(headers, receive)
-            except TimeoutError:
-                raise BadRequestError("The body did not arrive in time.", status=408) from None
+        cycle = cycle_of(receive)
+        body = None if cycle is None else cycle.take_body()
+        if body is None:
+            body = await self._received(headers, receive)
+        elif len(body) > self._max_bytes:
+            raise self._too_large()
         if not body:
             raise BadRequestError("The body is empty: send JSON with the entry `query`.")
         try:
@@ -42,6 +41,15 @@ class Body:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise BadRequestError(f"The body is not valid JSON: {error}.") from None
+
+    async def _received(self, headers: Headers, receive: Receive) -> bytes:
+        if has_arrived(receive):
+            return await self._whole(headers, receive)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._whole(headers, receive)
+        except TimeoutError:
+            raise BadRequestError("The body did not arrive in time.", status=408) from None
 
     async def _whole(self, headers: Headers, receive: Receive) -> bytes:
         announced = headers.get("content-length", "")
@@ -77,31 +85,53 @@ class CancelOnDisconnect:
     moment only, so that quick queries cost no task.
     """
 
+    __slots__ = (
+        "_cancelling",
+        "_loop",
+        "_reason",
+        "_receive",
+        "_task",
+        "_timeout_s",
+        "_timer",
+        "_watcher",
+    )
+
     def __init__(self, receive: Receive, timeout_s: float | None = None) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        self._is_gone = False
-        self._over = asyncio.timeout(None)
+        # Why the block was cancelled from here, once it was.
+        self._reason: type[Exception] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._start = self._loop.call_later(_DISCONNECT_PATIENCE_S, self._begin)
-        await self._over.__aenter__()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be cancelled")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(
+            _DISCONNECT_PATIENCE_S, self._begin
+        )
         return self
 
     def _begin(self) -> None:
+        self._timer = None
         self._watcher = self._loop.create_task(self._watch())
         if self._timeout_s is not None:
             left_s = max(0.0, self._timeout_s - _DISCONNECT_PATIENCE_S)
-            self._over.reschedule(self._loop.time() + left_s)
+            self._timer = self._loop.call_later(left_s, self._cancel, TimeoutError)
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._over.expired():
-            self._is_gone = True
-            self._over.reschedule(self._loop.time())
+        self._cancel(ClientGoneError)
+
+    def _cancel(self, reason: type[Exception]) -> None:
+        """Cancel the block, as `asyncio.timeout` does: once, and told apart from others' doing."""
+        if self._reason is None:
+            self._reason = reason
+            self._task.cancel()
 
     async def __aexit__(
         self,
@@ -109,14 +139,18 @@ class CancelOnDisconnect:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._start.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        reason, watcher = self._reason, self._watcher
+        if watcher is None:
+            return
         try:
-            await self._over.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            if self._is_gone:
-                raise ClientGoneError from None
-            raise
+            # Somebody else may have cancelled the task as well: that goes on.
+            is_ours = reason is not None and self._task.uncancel() <= self._cancelling
+            if reason is not None and is_ours and kind is asyncio.CancelledError:
+                raise reason from error
         finally:
-            if self._watcher is not None:
-                self._watcher.cancel()
-                await asyncio.gather(self._watcher, return_exceptions=True)
+            # From here on it cancels nothing.
+            self._reason = reason or ClientGoneError
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)

@@ -95,7 +95,7 @@ class Documents:
         Raises RequestError: PERSISTED_QUERY_NOT_FOUND and PERSISTED_QUERY_NOT_SUPPORTED in the
         words clients wait for to send the whole text, DOCUMENT_NOT_TRUSTED, BAD_REQUEST.
         """
-        hashed = _hash_name(params.extensions)
+        hashed = _hash_name(params.extensions) if params.extensions else None
         name = params.document_id or hashed
         if params.query is None:
             if params.document_id is not None and hashed is not None:
@@ -125,9 +125,11 @@ class Documents:
 
     def register(self, params: Params) -> None:
         """Remember a valid document by the hash it came with, if that is allowed."""
-        name = params.document_id or _hash_name(params.extensions)
         text = params.query
-        if not self._may_register or text is None or not name or not name.startswith(_SHA):
+        if not self._may_register or text is None:
+            return
+        name = params.document_id or _hash_name(params.extensions)
+        if not name or not name.startswith(_SHA):
             return
         if name in self._trusted or name in self._registered or len(text) > self._max_bytes // 8:
             return

@@ -8,14 +8,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import graphql_caching, graphql_metrics
 from app.graphql_batch import Batch
 from app.graphql_body import Body, CancelOnDisconnect, ClientGoneError
 from app.graphql_documents import Documents
-from app.graphql_framing import FRAMINGS, HEADERS, framing_of, whole
+from app.graphql_framing import FRAMINGS
 from app.graphql_media import (
     EVENT_STREAM,
     HTML,
@@ -25,16 +24,17 @@ from app.graphql_media import (
     Media,
     check_content,
     choose,
+    is_plain,
 )
 from app.graphql_pieces import PiecesEndpoint
 from app.graphql_preparing import prepare
-from app.graphql_reply import Reply, refuses_request
+from app.graphql_reply import Reply, tell
 from app.graphql_request import (
     BadRequestError,
     Params,
     RequestHeaders,
     RequestInfo,
-    is_origin_allowed,
+    check_origin,
     query_parameters,
     read_params,
     request_id,
@@ -55,9 +55,6 @@ logger = logging.getLogger(__name__)
 
 _METHODS = ("GET", "POST", "PUT", "DELETE")
 """The last two for streams of many operations alone."""
-
-_SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
-"""Headers a page cannot send to another site without the browser asking us first."""
 
 _NOT_ACCEPTABLE = (
     f"No acceptable media type: accept {RESPONSE_JSON} or {JSON}, "
@@ -127,11 +124,15 @@ class GraphQLHTTP:
         id_ = request_id(headers)
         reply = Reply(send, id_)
         try:
+            # Reading and running come one after the other here, not one within the other: a query
+            # that waits for its rows is woken through every coroutine that awaits it.
             if self.tracing is None:
-                await self._answer(scope, headers, receive, reply)
+                asked = await self._asked(scope, headers, receive, reply)
+                if asked is not None:
+                    await self._run(*asked, receive, reply)
             else:
                 with self.tracing.caller(headers):
-                    await self._answer(scope, headers, receive, reply)
+                    await self._traced(self.tracing, scope, headers, receive, reply)
         except BadRequestError as error:
             result = Result.refused([failure(error.code, error.message)])
             await reply.result(result, status=error.status)
@@ -143,31 +144,46 @@ class GraphQLHTTP:
             failed = Result.refused([request_failure(error, id_)])
             await reply.result(failed, status=500)
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, reply: Reply) -> None:
+    async def _traced(
+        self,
+        tracing: "Tracing",
+        scope: Scope,
+        headers: RequestHeaders,
+        receive: Receive,
+        reply: Reply,
+    ) -> None:
+        asked = await self._asked(scope, headers, receive, reply)
+        if asked is not None:
+            run = partial(self._run, *asked, receive, reply)
+            await tracing.operation(run, traced_attributes(asked[1]))
+
+    async def _asked(
+        self, scope: Scope, headers: RequestHeaders, receive: Receive, reply: Reply
+    ) -> tuple[Params, RequestInfo, Media] | None:
+        """Read a request for one operation. Whatever else is asked for is answered, giving None."""
         method = scope["method"]
         if method not in _METHODS:
-            reply.headers["allow"] = ", ".join(_METHODS)
-            if method == "OPTIONS":
-                await reply.body(204, None, b"")
-                return
-            raise BadRequestError("Use POST, or GET for queries.", status=405)
+            await self._refuse_method(method, reply)
+            return None
         token = self.single.token(headers, scope["query_string"], method)
         if token is not None:
             info = request_info(scope, headers, reply.request_id, is_stream=True)
             await self.single.answer(token, headers, info, receive, reply)
-            return
+            return None
         media = choose(headers.get("accept", ""), allows_html=method == "GET")
         if media.single == HTML:
             await self._graphiql(reply)
-            return
+            return None
         if media.single is None and media.stream is None and media.pieces is None:
             raise BadRequestError(_NOT_ACCEPTABLE, status=406)
         reply.media_type = media.single or RESPONSE_JSON
         data: Any
         upload: Upload | None = None
         if method == "GET":
-            self._check_origin(headers)
+            check_origin(headers, self._allowed_origins)
             data = query_parameters(scope["query_string"])
+        elif is_plain(headers.by_name):
+            data = await self.body.json(headers, receive)
         elif self._uploads.most and is_upload(headers):
             upload = Upload(headers, receive, self._max_body_bytes)
             try:
@@ -192,32 +208,31 @@ class GraphQLHTTP:
             if media.single is None:
                 raise BadRequestError(_NOT_ACCEPTABLE, status=406)
             await Batch(self, data, info, self._max_batch).answer(receive, reply)
-            return
+            return None
         if upload is not None:
             await self._uploads.answer(upload, read_params(data), info, reply)
-            return
-        await self._operate(read_params(data), info, media, receive, reply)
+            return None
+        return read_params(data), info, media
 
-    async def _operate(
-        self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
-    ) -> None:
-        if self.tracing is None:
-            await self._run(params, info, media, receive, reply)
-        else:
-            run = partial(self._run, params, info, media, receive, reply)
-            await self.tracing.operation(run, traced_attributes(info))
+    async def _refuse_method(self, method: str, reply: Reply) -> None:
+        reply.headers["allow"] = ", ".join(_METHODS)
+        if method != "OPTIONS":
+            raise BadRequestError("Use POST, or GET for queries.", status=405)
+        await reply.body(204, None, b"")
 
     async def _run(
         self, params: Params, info: RequestInfo, media: Media, receive: Receive, reply: Reply
     ) -> None:
-        context = await self.context(info)
+        context = self._known(info)
+        if context is None:
+            context = await self._signed_in(info)
         if isinstance(context, Result):
             graphql_metrics.record("unknown", "http", graphql_metrics.outcome(context))
             await reply.result(context)
             return
         prepared = await self.prepare(params, context, info.request_id)
         if isinstance(prepared, Result):
-            await _tell(prepared, media, reply)
+            await tell(prepared, media, reply)
             return
         self._check_type(prepared, info, media, reply)
         if prepared.type == "subscription":
@@ -238,7 +253,8 @@ class GraphQLHTTP:
             if graphql_caching.describe(result, context, info.headers, reply, kept):
                 await reply.body(304, None, b"")
                 return
-        await _tell(result, media, reply)
+        if media.single is None or media.prefers_stream or not reply.result_at_once(result):
+            await tell(result, media, reply)
 
     async def drain(self, timeout_s: float = 10.0) -> None:
         """End every stream so that its client comes back, and refuse new ones.
@@ -269,10 +285,18 @@ class GraphQLHTTP:
 
     async def context(self, info: RequestInfo) -> Any:
         """Sign in; gives a Result for a request that is refused."""
+        known = self._known(info)
+        return await self._signed_in(info) if known is None else known
+
+    def _known(self, info: RequestInfo) -> Any:
+        """Do as `context` where that takes no waiting; None where it does."""
         try:
-            known = self._known_context(info)
-            if known is not None:
-                return known
+            return self._known_context(info)
+        except Exception as error:  # noqa: BLE001 - masked and logged as any other bug.
+            return Result.refused([request_failure(error, info.request_id)])
+
+    async def _signed_in(self, info: RequestInfo) -> Any:
+        try:
             async with asyncio.timeout(self.timeout_s):
                 return await self._make_context(info)
         except TimeoutError:
@@ -328,12 +352,12 @@ class GraphQLHTTP:
                         stack.push_async_callback(answers.aclose)
                 if isinstance(answers, Result):
                     outcome = graphql_metrics.outcome(answers)
-                    await _tell(answers, media, reply)
+                    await tell(answers, media, reply)
                     return
                 stream = HttpStream(framing, receive, reply, options=self.streams.options)
                 outcome = await self.streams.run(stream, context, answers)
                 if stream.refusal is not None:
-                    await _tell(stream.refusal, media, reply)
+                    await tell(stream.refusal, media, reply)
         except RequestError as error:
             outcome = "refused"
             await reply.result(Result.refused([request_failure(error, reply.request_id)]))
@@ -353,20 +377,6 @@ class GraphQLHTTP:
             reply.headers["allow"] = "POST"
             raise BadRequestError("Mutations need POST.", status=405)
 
-    def _check_origin(self, headers: Headers) -> None:
-        """Refuse a GET that a page of another site made its visitor's browser send."""
-        site = headers.get("sec-fetch-site", "none")
-        if site in ("none", "same-origin") or any(name in headers for name in _SAFE_HEADERS):
-            return
-        origin = headers.get("origin")
-        if origin and is_origin_allowed(origin, headers.get("host"), self._allowed_origins):
-            return
-        raise BadRequestError(
-            "A GET from another site needs the header X-GraphQL-Preflight: 1 (or use POST).",
-            status=403,
-            code="FORBIDDEN",
-        )
-
     async def _graphiql(self, reply: Reply) -> None:
         if self._graphiql_html is None:
             raise BadRequestError(
@@ -374,16 +384,3 @@ class GraphQLHTTP:
             )
         reply.headers.update({"x-frame-options": "DENY", **self._graphiql_headers})
         await reply.body(200, HTML, self._graphiql_html())
-
-
-async def _tell(result: Result, media: Media, reply: Reply) -> None:
-    """Answer with one result, as the client prefers it."""
-    framing = framing_of(result, media)
-    if framing is None or refuses_request(result):
-        await reply.result(result)
-        return
-    try:
-        body = whole(framing, result)
-    except TypeError as error:
-        body = whole(framing, Result.refused([request_failure(error, reply.request_id)]))
-    await reply.whole(200, {**HEADERS, **framing.headers}, body)

@@ -1,5 +1,6 @@
 """Media types of GraphQL over HTTP: what clients send and what they accept."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,6 +30,19 @@ _SPECS = {
     "incrementalspec": {"v0.2": f"multipart/mixed;{Form.BY_ID.value}"},
 }
 """Parameters of multipart/mixed by which clients tell what they mean by it."""
+
+
+_PLAIN = (
+    b"application/json",
+    b"application/json; charset=utf-8",
+    b"application/json;charset=utf-8",
+)
+"""What almost all clients send as the type of their JSON."""
+
+
+def is_plain(headers: Mapping[bytes, bytes]) -> bool:
+    """Tell whether `check_content` surely passes, and the request is no form."""
+    return headers.get(b"content-type") in _PLAIN and b"content-encoding" not in headers
 
 
 def check_content(headers: Headers) -> None:

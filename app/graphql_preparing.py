@@ -16,13 +16,15 @@ async def prepare(
     Raises RequestError where the document is not even read.
     """
     graphql_budget.check(context)
-    is_permitted = graphql_budget.may_run_anything(context)
+    is_permitted = not documents.only_trusted or graphql_budget.may_run_anything(context)
     text = documents.text(params, is_permitted=is_permitted)
     is_new = text not in engine.documents
     prepared = await engine.prepare_async(text, params.operation_name, params.variables)
     is_refused = not isinstance(prepared, Prepared)
-    await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
+    if is_new or is_refused:
+        await graphql_budget.charge_reading(context, text, is_new=is_new, is_refused=is_refused)
     if not isinstance(prepared, Prepared):
         return Result.refused(prepared)
-    documents.register(params)
+    if params.document_id or params.extensions:
+        documents.register(params)
     return prepared

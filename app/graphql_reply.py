@@ -1,10 +1,13 @@
 """The head and the body of an HTTP answer: statuses, headers, and how long to wait."""
 
 import math
+from functools import lru_cache
 
 from starlette.types import Message, Send
 
-from app.graphql_media import JSON, RESPONSE_JSON
+from app.graphql_framing import HEADERS, framing_of, whole
+from app.graphql_media import JSON, RESPONSE_JSON, Media
+from app.http_cycle import Head, cycle_of
 from schema.execution import Result, request_failure
 
 _REQUEST_STATUS = {
@@ -24,6 +27,13 @@ _ALWAYS = {
     "x-content-type-options": (b"x-content-type-options", b"nosniff"),
 }
 """Headers of answers that say nothing else."""
+
+
+@lru_cache(maxsize=64)
+def _head(status: int, media_type: str) -> Head:
+    """Give the head of answers that have no headers of their own."""
+    content_type = f"{media_type}; charset=utf-8".encode("latin-1")
+    return Head(status, [(b"content-type", content_type), *_ALWAYS.values()])
 
 
 class Reply:
@@ -55,6 +65,17 @@ class Reply:
             self.headers["retry-after"] = str(retry_after_s)
         await self.body(status, media_type, body)
 
+    def result_at_once(self, result: Result) -> bool:
+        """Answer with a result that has no errors, and tell whether that was done: `at_once`."""
+        if result.errors or not result.is_executed:
+            return False
+        try:
+            body = result.json()
+        except TypeError:
+            # `result` tells the client.
+            return False
+        return self.at_once(200, self.media_type, body)
+
     async def results(self, results: list[Result]) -> None:
         """Answer with a list of results; its status is theirs if they have one in common."""
         pieces = [self._encoded(result) for result in results]
@@ -73,8 +94,21 @@ class Reply:
 
     async def body(self, status: int, media_type: str | None, body: bytes) -> None:
         """Answer with a body that is there as a whole."""
+        if media_type and self.at_once(status, media_type, body):
+            return
         headers = {"content-type": f"{media_type}; charset=utf-8"} if media_type else {}
         await self.whole(status, headers, body)
+
+    def at_once(self, status: int, media_type: str, body: bytes) -> bool:
+        """Do as `body`, and tell whether that was done: not where something must be waited for."""
+        if self.headers:
+            return False
+        cycle = cycle_of(self.send)
+        if cycle is None:
+            # Somebody between us and the server may have headers to add.
+            return False
+        self.is_started = True
+        return cycle.answer(_head(status, media_type), self.request_id.encode("latin-1"), body)
 
     async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Answer with headers of the body's own."""
@@ -90,6 +124,19 @@ class Reply:
         raw += [header for name, header in _ALWAYS.items() if name not in headers]
         self.is_started = True
         return {"type": "http.response.start", "status": status, "headers": raw}
+
+
+async def tell(result: Result, media: Media, reply: Reply) -> None:
+    """Answer with one result, as the client prefers it."""
+    framing = framing_of(result, media)
+    if framing is None or refuses_request(result):
+        await reply.result(result)
+        return
+    try:
+        body = whole(framing, result)
+    except TypeError as error:
+        body = whole(framing, Result.refused([request_failure(error, reply.request_id)]))
+    await reply.whole(200, {**HEADERS, **framing.headers}, body)
 
 
 def status_of(result: Result, media_type: str) -> int:

@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _GONE_S = 5.0
+_SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
+"""Headers a page cannot send to another site without the browser asking us first."""
 
 
 class BadRequestError(Exception):
@@ -27,23 +29,27 @@ class BadRequestError(Exception):
 
 
 class RequestHeaders(Headers):
-    """Headers that are looked up by name a dozen times, not searched as often."""
+    """Headers that are looked up by name a dozen times, not searched as often.
+
+    `by_name` has the first of each name, in lower case, as they came.
+    """
 
     def __init__(self, scope: Scope) -> None:
-        super().__init__(scope=scope)
+        self._list = list(scope["headers"])
         # The first of a name counts.
-        self._by_name: dict[bytes, bytes] = dict(reversed(self._list))
+        self.by_name: dict[bytes, bytes] = dict(reversed(self._list))
 
     def get(self, key: str, default: Any = None) -> Any:
         """Give the first header of a name."""
-        value = self._by_name.get(key.lower().encode("latin-1"))
+        value = self.by_name.get(key.lower().encode("latin-1"))
         return default if value is None else value.decode("latin-1")
 
     def __contains__(self, key: Any) -> bool:
-        return key.lower().encode("latin-1") in self._by_name
+        return key.lower().encode("latin-1") in self.by_name
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes them: made for each request, that would take thrice as long.
+@dataclass(slots=True)
 class RequestInfo:
     """What a context is made from.
 
@@ -59,7 +65,7 @@ class RequestInfo:
     resume_after: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Params:
     """Parameters of one GraphQL request; without a query, a document is named."""
 
@@ -86,13 +92,9 @@ def read_params(data: Any) -> Params:
         raise BadRequestError("`query` is missing: send the text of a GraphQL document.")
     if query is not None and not isinstance(query, str):
         raise BadRequestError("`query` must be a string: the text of a GraphQL document.")
-    return Params(
-        query=query,
-        operation_name=_optional(data, "operationName", str, "a string"),
-        variables=_optional(data, "variables", dict, "a map"),
-        extensions=extensions,
-        document_id=document_id or None,
-    )
+    operation_name = _optional(data, "operationName", str, "a string")
+    variables = _optional(data, "variables", dict, "a map")
+    return Params(query, operation_name, variables, extensions, document_id or None)
 
 
 def query_parameters(query_string: bytes) -> dict[str, Any]:
@@ -126,8 +128,8 @@ def _optional(data: dict[str, Any], name: str, type_: type, what: str) -> Any:
 
 def request_id(headers: Headers) -> str:
     """Give the caller's X-Request-Id if it is fit to be logged, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    given = headers.get("x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def request_info(
@@ -162,6 +164,21 @@ def client_host(scope: Scope) -> str | None:
 def is_origin_allowed(origin: str, host: str | None, allowed: Collection[str]) -> bool:
     """Tell whether a browser page of `origin` may speak to us: same host, listed, or `*`."""
     return "*" in allowed or is_origin_trusted(origin, host, allowed)
+
+
+def check_origin(headers: Headers, allowed: Collection[str]) -> None:
+    """Refuse a GET that a page of another site made its visitor's browser send."""
+    site = headers.get("sec-fetch-site", "none")
+    if site in ("none", "same-origin") or any(name in headers for name in _SAFE_HEADERS):
+        return
+    origin = headers.get("origin")
+    if origin and is_origin_allowed(origin, headers.get("host"), allowed):
+        return
+    raise BadRequestError(
+        "A GET from another site needs the header X-GraphQL-Preflight: 1 (or use POST).",
+        status=403,
+        code="FORBIDDEN",
+    )
 
 
 def is_origin_trusted(origin: str, host: str | None, allowed: Collection[str]) -> bool:

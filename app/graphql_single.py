@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKEN_HEADER = "X-GraphQL-Event-Stream-Token"  # noqa: S105 - a name.
+_TOKEN_NAME = TOKEN_HEADER.lower()
 _FRAMING = Framing()
 
 
@@ -56,7 +57,7 @@ class SingleConnections:
 
         An empty one is what PUT and DELETE have without a token.
         """
-        token = headers.get(TOKEN_HEADER.lower())
+        token = headers.get(_TOKEN_NAME)
         if not token and b"token=" in query_string:
             parameters = query_parameters(query_string)
             # Beside an operation it is none of ours: operations of a stream come by POST.

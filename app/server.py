@@ -266,14 +266,20 @@ class Application(Starlette):
     sockets: ASGIApp | None = None
     graphql: ASGIApp | None = None
 
+    def endpoint(self, scope: Scope) -> ASGIApp | None:
+        """Give what answers for the graph where a connection is for it; None for all others.
+
+        A server that asks first, and calls that, is spared this application's own coroutine.
+        """
+        type_ = scope["type"]
+        if type_ == "lifespan" or scope["path"] != _GRAPHQL or scope.get("root_path"):
+            return None
+        return self.graphql if type_ == "http" else self.sockets
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the process's lifespan."""
-        endpoint = None
-        if scope["type"] == "http":
-            endpoint = self.graphql
-        elif scope["type"] == "websocket":
-            endpoint = self.sockets
-        if endpoint is None or scope["path"] != _GRAPHQL or scope.get("root_path"):
+        endpoint = self.endpoint(scope)
+        if endpoint is None:
             await super().__call__(scope, receive, send)
         else:
             await endpoint(scope, receive, send)
