@@ -104,7 +104,14 @@ class IdType(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Give the id as it is asked for."""
-        return value if value is None or is_id(value) else ""
+        return as_id(value)
+
+
+def as_id(value: str | None) -> str | None:
+    """Give a text as an id is asked for: the empty one where it can be none."""
+    if value is None or (len(value) <= 36 and value.isascii() and "\x00" not in value):
+        return value
+    return ""
 
 
 def is_id(value: str) -> bool:

@@ -4,7 +4,7 @@ Reads take a connection and select columns; writes take a session in a transacti
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
+from models.gathering import Gathering
 from models.lanes import Lanes
 from models.sqlite import Driver
 from models.statements import Reading
@@ -89,6 +90,8 @@ class Database:
         if pool_size + max_overflow < _LANES_FROM:
             most = 0
         self._lanes = Lanes(self._read_engine, most, pool_recycle_s)
+        # Selects of the graph that several operations may have sent as one.
+        self.gathering = Gathering()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -104,9 +107,9 @@ class Database:
         """How many of the pool's connections are kept open for selects, and idle."""
         return len(self._lanes)
 
-    async def select(self, text: str, values: Sequence[Any]) -> Sequence[Any]:
+    def select(self, text: str, values: Sequence[Any]) -> Awaitable[Sequence[Any]]:
         """Run one select of `models.statements`, outside any transaction. Raises DBAPIError."""
-        return await self._lanes.select(text, values)
+        return self._lanes.select(text, values)
 
     async def rows(self, reading: Reading, **parameters: Any) -> list[Any]:
         """Give the rows of a select that is asked often, outside any transaction.

@@ -6,6 +6,7 @@ each shape; a run binds its parameters, asks the driver, and makes rows of what 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 from sqlalchemy import BindParameter, Dialect, Enum, Select
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from models.base import IdType, UtcDateTime, as_id
 from models.journal import journal
 
 Processor = Callable[[Any], Any]
@@ -24,15 +26,17 @@ MakeRows = Callable[[Sequence[Sequence[Any]]], list[Any]]
 class Statement:
     """A select of plain columns with named parameters, for one dialect.
 
-    A parameter made with `bindparam(name, expanding=True)` takes a list.
+    A parameter made with `bindparam(name, expanding=True)` takes a list. What it asks for is the
+    parameter `keys`, such a list, or `key`.
     """
 
     def __init__(self, select: Select[*tuple[Any, ...]], dialect: Dialect, row: type[Any]) -> None:
         compiled = select.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - what a select compiles to.
         self.select = select
+        self.dialect = dialect
         self.make = _row_maker(select, dialect, row)
-        self._text = compiled.string
+        self.text = compiled.string
         self._mark = "?" if dialect.paramstyle == "qmark" else "%s"
         # SQLite takes no parentheses there; on MySQL a derived table each takes twice as long.
         self._part = "SELECT * FROM ({})" if dialect.name == "sqlite" else "({})"
@@ -42,6 +46,10 @@ class Statement:
             for bind, name in compiled.bind_names.items()
             if bind.expanding
         }
+        # The parameters of a run that are not the keys it asks for.
+        self.given = tuple(
+            name for name in compiled.bind_names.values() if name not in ("key", "keys")
+        )
         self._binds = {bind.key: name for bind, name in compiled.bind_names.items()}
         self._names = [
             (name, _bind_processor(compiled.binds[name].type, dialect))
@@ -54,7 +62,7 @@ class Statement:
 
     def bound(self, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """Give the text and the values, in its order, for one run."""
-        text = self._text
+        text = self.text
         for name, place in self._lists.items():
             listed = parameters[name] if name in parameters else self._fixed[name]
             marks = ", ".join([self._mark] * len(listed)) or _NOTHING
@@ -167,12 +175,15 @@ async def _fetch_mysql(driver: Any, text: str, values: Sequence[Any]) -> Sequenc
 
 
 def _bind_processor(type_: Any, dialect: Dialect) -> Processor | None:
+    if isinstance(type_, IdType):
+        # What SQLAlchemy makes of it calls it through two others; there is one for each key.
+        return as_id
     return type_.dialect_impl(dialect).bind_processor(dialect)  # type: ignore[no-any-return]
 
 
 def _row_maker(select: Select[*tuple[Any, ...]], dialect: Dialect, row: type[Any]) -> MakeRows:
     """Give the function that makes rows of what the driver selects, generated for the columns."""
-    scope: dict[str, Any] = {"new": tuple.__new__, "Row": row}
+    scope: dict[str, Any] = {"new": tuple.__new__, "Row": row, "UTC": UTC}
     parts = []
     for index, column in enumerate(select.selected_columns):
         type_ = column.type
@@ -182,6 +193,9 @@ def _row_maker(select: Select[*tuple[Any, ...]], dialect: Dialect, row: type[Any
                 None: None
             }
             parts.append(f"of{index}[found[{index}]]")
+            continue
+        if isinstance(type_, UtcDateTime) and dialect.name != "sqlite":
+            parts.append(f"None if (at := found[{index}]) is None else at.replace(tzinfo=UTC)")
             continue
         process = type_.dialect_impl(dialect).result_processor(dialect, None)
         if process is None:

@@ -48,7 +48,6 @@ class Context:
     depends_on_client: bool = False
     # Sent with the answer.
     extensions: dict[str, Any] = field(default_factory=dict)
-    load: Loads = field(init=False)
     # Ids of rows read by the viewer's rights, of tables that others follow; see `access.follows`.
     seen: dict[type[Record], set[str]] = field(default_factory=dict)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
@@ -57,9 +56,21 @@ class Context:
     )
     _pinned: Snapshot | None = None
 
-    def __post_init__(self) -> None:
-        """Attach the loads."""
-        self.load = Loads(self)
+    # The table of which no more than these columns are loaded.
+    _narrow: tuple[type[Record] | None, frozenset[str]] = (None, frozenset())
+
+    @property
+    def load(self) -> Loads:
+        """The ways to read rows.
+
+        Made when asked for: kept, the two would hold each other, for the collector to find.
+        """
+        return Loads(self, *self._narrow)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether everything is answered from a snapshot."""
+        return self._pinned is not None
 
     def batch(
         self, resolver: BatchResolver, info: Any, arguments: dict[str, Any]
@@ -78,11 +89,8 @@ class Context:
 
     def narrowed(self, record: type[Record], columns: frozenset[str]) -> "Context":
         """Give the same context, of which rows of a table are loaded with no more than these."""
-        narrow = object.__new__(Context)
-        # As `copy` would, which takes longer than all else that a load needs.
-        for name in _SLOTS:
-            setattr(narrow, name, getattr(self, name))
-        narrow.load = Loads(narrow, record, columns)
+        narrow = _copied(self)
+        narrow._narrow = record, columns
         return narrow
 
     async def sign_in(self, session: AuthSession) -> None:
@@ -119,7 +127,15 @@ class Context:
             return await self.deps.db.select(text, values)
 
 
-_SLOTS = tuple(name for name in Context.__slots__ if name != "load")
+def _copier() -> Callable[[Context], Context]:
+    """Give what copies a context: `copy` takes longer than all else that a load needs."""
+    copies = "".join(f"    new.{name} = old.{name}\n" for name in Context.__slots__)
+    scope: dict[str, Any] = {"make": object.__new__, "Context": Context}
+    exec(f"def copy(old):\n    new = make(Context)\n{copies}    return new\n", scope)  # noqa: S102 - names of ours alone.
+    return cast("Callable[[Context], Context]", scope["copy"])
+
+
+_copied = _copier()
 Info = strawberry.Info[Context, None]
 
 

@@ -1,6 +1,8 @@
 """Reading rows for resolvers: access rule applied, answers in order, one statement for all keys."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from models.base import Record, partial_row
+from models.gathering import Ask
 from models.statements import Statement
 from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
 from services import access
@@ -34,6 +37,8 @@ _ID = attrgetter("id")
 # A text for the driver, and its values.
 Bound = tuple[str, list[Any]]
 Build = Callable[[Select[Any]], Select[Any]]
+# By their shapes, with the names of each condition's parameters.
+_Statements = dict[Any, tuple[Statement, list[list[str | None]]]]
 
 
 class Loads:
@@ -85,9 +90,15 @@ class Loads:
             needs=(column.key,),
             is_seen=self._are_seen(record, column, wanted),
         )
-        name = column.key
-        rows = await self._run(record, statement, statement.bound(values | {"keys": wanted}))
-        found = dict(zip(map(attrgetter(name), rows), rows, strict=True))
+        of = attrgetter(column.key)
+
+        async def ask(keys: Sequence[Any]) -> dict[Any, R]:
+            rows = await self._fetch(statement, statement.bound(values | {"keys": keys}))
+            return dict(zip(map(of, rows), rows, strict=True))
+
+        found = await self._gathered(statement, values, wanted, ask)
+        if access.is_followed(record):
+            self._see(record, filter(None, map(found.get, wanted)))
         return list(map(found.get, keys))
 
     async def many(
@@ -174,13 +185,20 @@ class Loads:
         unique = list(dict.fromkeys(keys))
         is_seen = self._are_seen(record, column, unique)
         statement, values = self._paged(record, page, order, where, column, is_seen=is_seen)
-        grouped: dict[Any, list[R]] = {key: [] for key in unique}
         of = attrgetter(column.key)
-        for start in range(0, len(unique), _UNION_PARTS):
-            parts = statement.together(values, "key", unique[start : start + _UNION_PARTS])
-            for row in await self._run(record, statement, parts):
-                grouped[of(row)].append(row)
-        return [_page(grouped[key], page, order) for key in keys]
+
+        async def ask(keys: Sequence[Any]) -> dict[Any, list[R]]:
+            found: dict[Any, list[R]] = {key: [] for key in keys}
+            for start in range(0, len(keys), _UNION_PARTS):
+                parts = statement.together(values, "key", keys[start : start + _UNION_PARTS])
+                for row in await self._fetch(statement, parts):
+                    found[of(row)].append(row)
+            return found
+
+        found = await self._gathered(statement, values, unique, ask)
+        if access.is_followed(record):
+            self._see(record, chain.from_iterable(map(found.__getitem__, unique)))
+        return [_page(found[key], page, order) for key in keys]
 
     async def list(
         self,
@@ -192,7 +210,14 @@ class Loads:
     ) -> Page[R]:
         """Give one page of all visible rows of a table."""
         statement, values = self._paged(record, page, order, where, None)
-        return _page(await self._run(record, statement, statement.bound(values)), page, order)
+
+        async def ask(_: Sequence[Any]) -> dict[Any, Sequence[R]]:
+            return {None: await self._fetch(statement, statement.bound(values))}
+
+        rows = (await self._gathered(statement, values, (None,), ask))[None]
+        if access.is_followed(record):
+            self._see(record, rows)
+        return _page(rows, page, order)
 
     def _paged(
         self,
@@ -204,15 +229,16 @@ class Loads:
         *,
         is_seen: bool = False,
     ) -> tuple[Statement, dict[str, Any]]:
-        is_descending = order.is_descending != page.is_backward
-        columns = [getattr(record, name) for name in order.names]
-        bounds = (
-            ("after", page.after, order.is_descending),
-            ("before", page.before, not order.is_descending),
-        )
-        given = [(name, text, is_upper) for name, text, is_upper in bounds if text is not None]
+        is_backward = page.is_backward
+        given = []
+        if page.after is not None:
+            given.append(("after", page.after, order.is_descending))
+        if page.before is not None:
+            given.append(("before", page.before, not order.is_descending))
 
         def build(statement: Select[Any]) -> Select[Any]:
+            columns = [getattr(record, name) for name in order.names]
+            is_descending = order.is_descending != is_backward
             for name, _, is_upper in given:
                 statement = statement.where(_beyond(columns, name, is_below=is_upper))
             if column is not None:
@@ -222,16 +248,17 @@ class Loads:
             ).limit(bindparam("limit", type_=Integer))
 
         key = None if column is None else column.key
-        shape = ("page", key, order, page.is_backward, *(name for name, _, _ in given))
+        shape = ("page", key, order, is_backward, *[name for name, _, _ in given])
         needs = order.names if key is None else (key, *order.names)
         statement, values = self._statement(
             record, shape, where, build, needs=needs, is_seen=is_seen
         )
         for name, text, _ in given:
+            columns = order.names
             cells = decode_cursor(text, len(columns))
             values |= {
-                f"{name}_{index}": typed(c, cell)
-                for index, (c, cell) in enumerate(zip(columns, cells, strict=True))
+                f"{name}_{index}": typed(getattr(record, column), cell)
+                for index, (column, cell) in enumerate(zip(columns, cells, strict=True))
             }
         return statement, values | {"limit": page.size + 1}
 
@@ -252,7 +279,7 @@ class Loads:
         """
         context = self._context
         viewer = context.viewer
-        conditions = [cast("Any", condition._generate_cache_key()) for condition in where]
+        conditions: Sequence[Any] = [c._generate_cache_key() for c in where] if where else ()
         names = self._names(record, *needs)
         key = (
             record,
@@ -262,12 +289,9 @@ class Loads:
             viewer.is_authenticated,
             viewer.roles,
             viewer.permissions,
-            tuple(condition.key for condition in conditions),
+            tuple([condition.key for condition in conditions]) if conditions else (),
         )
-        statements = cast(
-            "dict[Any, tuple[Statement, list[list[str | None]]]]",
-            context.deps.caches.setdefault("statements", {}),
-        )
+        statements: _Statements = context.deps.caches.setdefault("statements", {})
         known = statements.get(key)
         if known is None:
             columns = [getattr(record, name) for name in names]
@@ -292,18 +316,28 @@ class Loads:
 
     def _names(self, record: type[Record], *needs: str) -> tuple[str, ...]:
         """Name the columns to load of a table, in their order."""
-        every: tuple[str, ...] = record.Row._fields  # type: ignore[attr-defined]
         if record is not self._record:
-            return every
-        return tuple(
-            name for name in every if name == "id" or name in self._columns or name in needs
-        )
+            return record.Row._fields  # type: ignore[attr-defined, no-any-return]
+        return _narrowed(record, self._columns, needs)
 
     async def _run(self, record: type[R], statement: Statement, bound: Bound) -> Sequence[R]:
         rows: Sequence[R] = await self._fetch(statement, bound)
         if access.is_followed(record):
-            self._context.seen.setdefault(record, set()).update(map(_ID, rows))
+            self._see(record, rows)
         return rows
+
+    def _gathered(
+        self, statement: Statement, values: dict[str, Any], keys: Sequence[Any], ask: Ask
+    ) -> Awaitable[Mapping[Any, Any]]:
+        """Ask for keys, together with whoever asks for others of the same in this moment."""
+        context = self._context
+        if context.is_pinned:
+            return ask(keys)
+        return context.deps.db.gathering.of(statement, values, keys, ask)
+
+    def _see(self, record: type[Record], rows: Iterable[Record]) -> None:
+        """Remember that rows may be seen, and those that follow them."""
+        self._context.seen.setdefault(record, set()).update(map(_ID, rows))
 
     def _are_seen(
         self, record: type[Record], column: InstrumentedAttribute[Any], keys: Sequence[Any]
@@ -321,6 +355,15 @@ class Loads:
 
     async def _fetch(self, statement: Statement, bound: Bound) -> Sequence[Any]:
         return statement.make(await self._context.select(*bound))
+
+
+@lru_cache(maxsize=_STATEMENTS)
+def _narrowed(
+    record: type[Record], columns: frozenset[str], needs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Name those columns of a table that are selected or needed, in their order, and the id."""
+    wanted = {"id", *columns, *needs}
+    return tuple(name for name in record.Row._fields if name in wanted)  # type: ignore[attr-defined]
 
 
 def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:

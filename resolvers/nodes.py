@@ -16,14 +16,13 @@ async def by_ids(info: Info, ids: Sequence[str]) -> list[Record | None]:
         raise RequestError(
             "BAD_USER_INPUT", f"At most {MAX_PAGE} ids at once; these are {len(ids)}."
         )
-    kinds = {record for record in NODE_RECORDS if any(_kind(id_) is record for id_ in ids)}
+    kinds: dict[type[Record], list[str]] = {}
+    for id_ in ids:
+        record = PREFIXES.get(id_.split("_", maxsplit=1)[0])
+        if record in NODE_RECORDS:
+            kinds.setdefault(record, []).append(id_)
     found: dict[str, Record] = {}
-    for record in kinds:
-        wanted = [id_ for id_ in ids if _kind(id_) is record]
+    for record, wanted in kinds.items():
         rows = await info.context.load.one(record, record.id, wanted)  # type: ignore[attr-defined]
         found |= {row.id: row for row in rows if row is not None}  # type: ignore[attr-defined]
     return [found.get(id_) for id_ in ids]
-
-
-def _kind(id_: str) -> type[Record] | None:
-    return PREFIXES.get(id_.split("_", maxsplit=1)[0])

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
@@ -17,6 +17,7 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 # Beyond every number of a column; infinity and NaN are not below it.
 _NUMBERS_END = 2**63
+_new = tuple.__new__
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -31,8 +32,7 @@ class PageArgs:
 
     def __post_init__(self) -> None:
         """Raise RequestError BAD_USER_INPUT for sizes out of range or both directions at once."""
-        for name in ("first", "last"):
-            size = getattr(self, name)
+        for name, size in (("first", self.first), ("last", self.last)):
             if size is not None and not 0 <= size <= MAX_PAGE:
                 raise RequestError(
                     "BAD_USER_INPUT",
@@ -67,9 +67,11 @@ class Order:
 
     def cursor(self, row: Any) -> str:
         """Give the opaque cursor of a row."""
-        # Times as `isoformat` has them.
-        values = orjson.dumps([*[getattr(row, name) for name in self.columns], row.id])
-        encoded = binascii.b2a_base64(values, newline=False)
+        values = [row.id]
+        if self.columns:
+            # Times as `isoformat` has them.
+            values = [*[getattr(row, name) for name in self.columns], row.id]
+        encoded = binascii.b2a_base64(orjson.dumps(values), newline=False)
         return encoded.rstrip(b"=").translate(_URL_SAFE).decode()
 
 
@@ -82,12 +84,27 @@ class Page(Generic[R]):
     has_next: bool
     has_previous: bool
 
+    @property
+    def nodes(self) -> Sequence[R]:
+        """The rows, as a connection calls them."""
+        return self.rows
 
-@dataclass(slots=True)
-class Entry(Generic[R]):
+    @property
+    def edges(self) -> "list[Entry]":
+        """The rows with their places."""
+        order = self.order
+        return [_new(Entry, (row, order)) for row in self.rows]
+
+    @property
+    def page_info(self) -> "Bounds":
+        """Where the page lies."""
+        return Bounds(self)
+
+
+class Entry(NamedTuple):
     """One entry of a page, which knows its place: an edge. Its cursor is made when it is read."""
 
-    node: R
+    node: Any
     order: Order
 
     @property
