@@ -85,12 +85,7 @@ def field(resolver: BatchResolver, description: str, **options: Any) -> Any:
     dataloader, so that the resolver runs once per level whatever the number of parents.
     """
     parameters = list(inspect.signature(resolver).parameters.values())[2:]
-
-    @functools.wraps(resolver)
-    async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
-        return await _answered(self, resolver, info, arguments)
-
-    return _batch_field(resolve, parameters, description, options)
+    return _batch_field(resolver, resolver, parameters, description, options)
 
 
 def connection(
@@ -103,28 +98,35 @@ def connection(
     """A connection field: `resolver` is `(parents, info, page, **arguments) -> list[Page]`."""
     extra = list(inspect.signature(resolver).parameters.values())[3:] or parameters
 
-    @functools.wraps(resolver)
-    async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
-        arguments["page"] = PageArgs(**{name: arguments.pop(name) for name in _PAGE_NAMES})
-        return await _answered(self, resolver, info, arguments)
+    def batch(
+        parents: Sequence[Any],
+        info: Info,
+        *,
+        first: int | None,
+        after: str | None,
+        last: int | None,
+        before: str | None,
+        **arguments: Any,
+    ) -> Awaitable[Sequence[Any]]:
+        page = PageArgs(first, after, last, before)
+        return resolver(parents, info, page=page, **arguments)
 
-    return _batch_field(resolve, [*_PAGE_PARAMETERS, *extra], description, options)
-
-
-async def _answered(
-    parent: Any, resolver: BatchResolver, info: Info, arguments: dict[str, Any]
-) -> Any:
-    if isinstance(parent, Parents):
-        return await resolver(parent.rows, info, **arguments)
-    return await info.context.batch(resolver, info, arguments).load(parent)
+    return _batch_field(resolver, batch, [*_PAGE_PARAMETERS, *extra], description, options)
 
 
 def _batch_field(
-    resolve: Callable[..., Any],
+    resolver: BatchResolver,
+    batch: BatchResolver,
     parameters: list[inspect.Parameter],
     description: str,
     options: dict[str, Any],
 ) -> Any:
+    @functools.wraps(resolver)
+    async def resolve(self: Any, info: Info, **arguments: Any) -> Any:
+        if isinstance(self, Parents):
+            return await batch(self.rows, info, **arguments)
+        return await info.context.batch(batch, info, arguments).load(self)
+
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     own = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
@@ -133,7 +135,8 @@ def _batch_field(
     resolve.__signature__ = inspect.Signature([*own, *keyword])  # type: ignore[attr-defined]
     # The class annotation gives the field's type; a resolver speaks of rows, not of types.
     resolve.__annotations__ = {"info": Info} | {p.name: p.annotation for p in parameters}
-    resolve.is_batch = True  # type: ignore[attr-defined]
+    # What a plan calls, with all parents at once.
+    resolve.batch = batch  # type: ignore[attr-defined]
     # Which columns of parents and rows it reads, if it says so; see `resolvers.base.reads`.
     return strawberry.field(resolver=resolve, description=description, **options)
 
@@ -155,7 +158,6 @@ _PAGE_PARAMETERS = [
     _page_parameter("last", Last),
     _page_parameter("before", Before),
 ]
-_PAGE_NAMES = tuple(parameter.name for parameter in _PAGE_PARAMETERS)
 
 
 @strawberry.interface(description="Everything that has an id of its own.")
@@ -209,18 +211,9 @@ class Edge(Generic[N]):
 class Connection(Generic[N]):
     """A Relay connection over a `Page` of rows."""
 
-    @strawberry.field(description="The entries with their cursors.")
-    def edges(self) -> list[Edge[N]]:
-        page = cast("Page[Any]", self)
-        return [Entry(row, page.order) for row in page.rows]  # type: ignore[misc]
-
-    @strawberry.field(description="The entries alone.")
-    def nodes(self) -> list[N]:
-        return cast("Page[Any]", self).rows  # type: ignore[return-value]
-
-    @strawberry.field(description="Where the page lies.")
-    def page_info(self) -> PageInfo:
-        return Bounds(cast("Page[Any]", self))  # type: ignore[return-value]
+    edges: list[Edge[N]] = attr("The entries with their cursors.")
+    nodes: list[N] = attr("The entries alone.")
+    page_info: PageInfo = attr("Where the page lies.")
 
     @classmethod
     def is_type_of(cls, value: Any, _info: Any) -> bool:

@@ -7,7 +7,7 @@ is put together once, and a call is that of the function itself.
 
 from collections.abc import Callable, Sequence
 from inspect import isfunction
-from typing import Any, cast
+from typing import Any
 
 from graphql import (
     FieldNode,
@@ -46,7 +46,9 @@ class Call:
         assert resolver is not None  # noqa: S101 - `direct` looks.
         info = resolver.info_parameter
         self.declared = declared
-        self.function = cast("Callable[..., Any]", resolver.wrapped_func)
+        function: Any = resolver.wrapped_func
+        # Where one call answers for all parents, it takes them in the place of one.
+        self.function: Callable[..., Any] = getattr(function, "batch", function)
         self.info_name = None if info is None else info.name
         self._constants = constants
         self._variables = variables

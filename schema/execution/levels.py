@@ -1,7 +1,6 @@
 """Running a plan: level by level, each field once for all its parents."""
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from graphql import (
     get_argument_values,
 )
 from graphql.execution.execute import ExecutionContext, invalid_return_type_error
-from graphql.pyutils import Path, is_iterable
+from graphql.pyutils import is_iterable
 from strawberry.types import Info
 
 from resolvers.base import Parents
@@ -129,18 +128,17 @@ class Run:
         except Exception:  # noqa: BLE001 - told for each value, as graphql-core would.
             self._has_failed = True
             answers = selection.make_carefully(rows)
-        waiting = []
-        for fields in selection.computed:
-            if any(field.waits for field in fields):
-                waiting.append(fields)
-            else:
-                await self._fields(fields, rows, answers)
+        for fields in selection.ready:
+            await self._fields(fields, rows, answers)
+        waiting = selection.waiting
         if len(waiting) == 1:
             await self._fields(waiting[0], rows, answers)
         elif waiting:
             async with asyncio.TaskGroup() as group:
-                for fields in waiting:
+                for fields in waiting[1:]:
                     group.create_task(self._fields(fields, rows, answers))
+                # One of them needs no task of its own.
+                await self._fields(waiting[0], rows, answers)
         return answers
 
     async def _fields(
@@ -148,8 +146,9 @@ class Run:
     ) -> None:
         """Answer fields that ask for the same."""
         first = fields[0]
+        values: Sequence[Any]
         if first.source is Source.ATTRIBUTE:
-            values: Sequence[Any] = [_attribute(row, first.attribute) for row in rows]
+            values = _attributes(first, rows)
         else:
             values = await self._resolve(first, rows)
         for field in fields:
@@ -168,14 +167,14 @@ class Run:
         try:
             resolve, arguments = self._resolver(field)
             if field.source is Source.BATCH:
-                found: Sequence[Any] = await resolve(Parents(rows), **arguments)
+                found: Sequence[Any] = await resolve(rows, **arguments)
                 if len(found) != len(rows):
                     raise ValueError(f"{field.place}: {len(found)} answers for {len(rows)} parents")
                 return found
         except Exception as error:  # noqa: BLE001 - told at its places in the answer.
             return [Failure(error)] * len(rows)
         values = [_called(resolve, row, arguments) for row in rows]
-        if not field.is_awaited and not any(map(inspect.isawaitable, values)):
+        if not field.is_awaited and not any(map(_is_awaitable, set(map(type, values)))):
             return values
         if len(values) == 1:
             return [await _awaited(values[0])]
@@ -195,6 +194,8 @@ class Run:
         raw = get_argument_values(field.definition, field.nodes[0], self._variables)
         info = self._info(field, narrow=field.wanted)
         resolve: Any = field.definition.resolve
+        if field.source is Source.BATCH:
+            return (lambda parents, **given: resolve(Parents(parents), info, **given)), raw
         return (lambda parent, **given: resolve(parent, info, **given)), raw
 
     def _info(
@@ -207,8 +208,7 @@ class Run:
             field.nodes,
             field.definition.type,
             field.parent,
-            # The levels above are many objects at once: a field knows its own key alone.
-            Path(None, field.key, field.parent.name),
+            field.path,
             execution.schema,
             execution.fragments,
             execution.root_value,
@@ -336,6 +336,13 @@ class Run:
         )
 
 
+def _attributes(field: Field, rows: Sequence[Any]) -> list[Any]:
+    try:
+        return list(map(field.get, rows))
+    except Exception:  # noqa: BLE001 - told for each value, as graphql-core would.
+        return [_attribute(row, field.attribute) for row in rows]
+
+
 def _attribute(row: Any, name: str) -> Any:
     try:
         return getattr(row, name)
@@ -350,8 +357,13 @@ def _called(resolve: Callable[..., Any], row: Any, arguments: dict[str, Any]) ->
         return Failure(error)
 
 
+def _is_awaitable(kind: type) -> bool:
+    """Tell whether objects of a class can be awaited; `inspect` asks much more, of each."""
+    return hasattr(kind, "__await__")
+
+
 async def _awaited(value: Awaitable[Any] | Any) -> Any:
-    if not inspect.isawaitable(value):
+    if not _is_awaitable(type(value)):
         return value
     try:
         return await value

@@ -6,9 +6,10 @@ says how its values are had (for all parents at once, where its resolver is a ba
 they take. Selections under interfaces and unions are worked out when a type is first met.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from graphql import (
@@ -30,6 +31,7 @@ from graphql import (
     visit,
 )
 from graphql.execution.collect_fields import collect_fields, collect_sub_fields
+from graphql.pyutils import Path
 
 from schema.execution.calls import Call, direct
 from schema.execution.leaves import Complete, Leaf, Make, completion, makers
@@ -97,6 +99,15 @@ class Field:
     # In answers given in pieces: how its items are, and what is equal where the same is asked.
     stream: "Streamed | None" = None
     question: Hashable = None
+    # The value of its attribute, of a row.
+    get: Callable[[Any], Any] = field(init=False)
+    # As far as resolvers are told: the levels above are many objects at once.
+    path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out what follows from the rest."""
+        self.get = attrgetter(self.attribute)
+        self.path = Path(None, self.key, self.parent.name)
 
     @property
     def place(self) -> str:
@@ -129,6 +140,16 @@ class Selection:
     known: dict[type, bool] = field(default_factory=dict)
     # In answers given in pieces: what is told of the same objects later.
     parts: "Sequence[Part]" = ()
+    # Of those computed: what can be told at once, and what may take waiting.
+    ready: list[list[Field]] = field(init=False)
+    waiting: list[list[Field]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Part what may take waiting from the rest."""
+        self.ready, self.waiting = [], []
+        for fields in self.computed:
+            found = self.waiting if any(one.waits for one in fields) else self.ready
+            found.append(fields)
 
     @property
     def all_fields(self) -> list[Field]:
@@ -224,7 +245,7 @@ class Planner:
         is_awaited = False
         if getattr(definition.resolve, "_is_default", False):
             source = Source.ATTRIBUTE
-        elif getattr(wrapped, "is_batch", False):
+        elif hasattr(wrapped, "batch"):
             source, is_awaited = Source.BATCH, True
         else:
             # A subscription's field gives the event as it is.
