@@ -11,9 +11,7 @@ from sqlalchemy import (
     Integer,
     Select,
     UnaryExpression,
-    and_,
     bindparam,
-    or_,
     select,
 )
 from sqlalchemy.orm import InstrumentedAttribute
@@ -21,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from models.base import Record, partial_row
 from models.gathering import Ask
 from models.statements import Statement
-from resolvers.pages import Order, Page, PageArgs, decode_cursor, typed
+from resolvers.pages import Order, Page, PageArgs, beyond, decode_cursor, typed
 from services import access
 
 if TYPE_CHECKING:
@@ -240,7 +238,7 @@ class Loads:
             columns = [getattr(record, name) for name in order.names]
             is_descending = order.is_descending != is_backward
             for name, _, is_upper in given:
-                statement = statement.where(_beyond(columns, name, is_below=is_upper))
+                statement = statement.where(beyond(columns, name, is_below=is_upper))
             if column is not None:
                 statement = statement.where(column == bindparam("key", type_=column.type))
             return statement.order_by(
@@ -372,19 +370,6 @@ def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:
         rows.reverse()
         return Page(rows, order, page.before is not None, has_more)
     return Page(rows, order, has_more, page.after is not None)
-
-
-def _beyond(columns: Sequence[Any], name: str, *, is_below: bool) -> ColumnElement[bool]:
-    """Keyset condition: rows after the cursor's in the order of `columns`."""
-    bounds = [
-        bindparam(f"{name}_{index}", type_=column.type) for index, column in enumerate(columns)
-    ]
-    conditions = []
-    for index, column in enumerate(columns):
-        equal = [columns[i] == bounds[i] for i in range(index)]
-        step = column < bounds[index] if is_below else column > bounds[index]
-        conditions.append(and_(*equal, step))
-    return or_(*conditions)
 
 
 def _keys(column: InstrumentedAttribute[Any]) -> Any:

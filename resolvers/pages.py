@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
+from sqlalchemy import ColumnElement, and_, bindparam, or_
 
 from models.base import IdType, Record, UtcDateTime, is_id
 from services.errors import RequestError
@@ -138,6 +139,19 @@ class Bounds:
     def end_cursor(self) -> str | None:
         """The cursor of the last row."""
         return self.page.order.cursor(self.page.rows[-1]) if self.page.rows else None
+
+
+def beyond(columns: Sequence[Any], name: str, *, is_below: bool) -> ColumnElement[bool]:
+    """Keyset condition: rows after the cursor's in the order of `columns`."""
+    bounds = [
+        bindparam(f"{name}_{index}", type_=column.type) for index, column in enumerate(columns)
+    ]
+    conditions = []
+    for index, column in enumerate(columns):
+        equal = [columns[i] == bounds[i] for i in range(index)]
+        step = column < bounds[index] if is_below else column > bounds[index]
+        conditions.append(and_(*equal, step))
+    return or_(*conditions)
 
 
 def decode_cursor(cursor: str, size: int) -> list[Any]:
