@@ -170,7 +170,8 @@ class GraphQLHTTP:
             info = request_info(scope, headers, reply.request_id, is_stream=True)
             await self.single.answer(token, headers, info, receive, reply)
             return None
-        media = choose(headers.get("accept", ""), allows_html=method == "GET")
+        accept = headers.by_name.get(b"accept", b"").decode("latin-1")
+        media = choose(accept, allows_html=method == "GET")
         if media.single == HTML:
             await self._graphiql(reply)
             return None
@@ -234,7 +235,8 @@ class GraphQLHTTP:
         if isinstance(prepared, Result):
             await tell(prepared, media, reply)
             return
-        self._check_type(prepared, info, media, reply)
+        if prepared.type != "query":
+            self._check_type(prepared, info, media, reply)
         if prepared.type == "subscription":
             await self._subscribe(prepared, context, info, media, receive, reply)
             return
@@ -325,7 +327,7 @@ class GraphQLHTTP:
                         result = await self.engine.execute(prepared, context)
                 except TimeoutError:
                     result = self.engine.timed_out(context, self.timeout_s)
-            outcome = graphql_metrics.outcome(result)
+            outcome = graphql_metrics.outcome(result) if result.errors else "ok"
         finally:
             graphql_metrics.record(prepared.type, "http", outcome, time.perf_counter() - started)
         return result

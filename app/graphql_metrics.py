@@ -67,8 +67,8 @@ class Operations(Collector):
         self._took: dict[tuple[str, str], _Took] = {}
         self._since: dict[tuple[str, ...], float] = {}
 
-    def record(self, type_: str, transport: str, ended: str, seconds: float | None) -> None:
-        """Count one operation, and its duration in seconds if there is one."""
+    def record(self, type_: str, transport: str, ended: str, seconds: float | None = None) -> None:
+        """Count one operation that ended, and its duration where that means something."""
         key = (type_, transport, ended)
         count = self._ended.get(key)
         if count is None:
@@ -121,6 +121,7 @@ def _buckets(bounds_s: Sequence[float], counts: Sequence[int]) -> list[tuple[str
 
 DELIVERY = Delivery()
 OPERATIONS = Operations()
+record = OPERATIONS.record
 REGISTRY.register(DELIVERY)
 REGISTRY.register(OPERATIONS)
 
@@ -132,8 +133,3 @@ def outcome(result: Result) -> str:
     if "TIMED_OUT" in result.codes():
         return "timed_out"
     return "error" if result.is_executed else "refused"
-
-
-def record(type_: str, transport: str, ended: str, seconds: float | None = None) -> None:
-    """Count one operation that ended, and its duration where that means something."""
-    OPERATIONS.record(type_, transport, ended, seconds)

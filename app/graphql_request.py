@@ -12,7 +12,7 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _GONE_S = 5.0
 _SAFE_HEADERS = ("authorization", "x-requested-with", "x-request-id", "x-graphql-preflight")
 """Headers a page cannot send to another site without the browser asking us first."""
@@ -86,14 +86,22 @@ def read_params(data: Any) -> Params:
     if not isinstance(data, dict):
         raise BadRequestError("The request must be a map with the entry `query`.")
     query = data.get("query")
-    extensions = _optional(data, "extensions", dict, "a map")
-    document_id = _optional(data, "documentId", str, "a string")
+    extensions = data.get("extensions")
+    if extensions is not None and not isinstance(extensions, dict):
+        raise _wrong("extensions", "a map")
+    document_id = data.get("documentId")
+    if document_id is not None and not isinstance(document_id, str):
+        raise _wrong("documentId", "a string")
     if query is None and not document_id and "persistedQuery" not in (extensions or {}):
         raise BadRequestError("`query` is missing: send the text of a GraphQL document.")
     if query is not None and not isinstance(query, str):
         raise BadRequestError("`query` must be a string: the text of a GraphQL document.")
-    operation_name = _optional(data, "operationName", str, "a string")
-    variables = _optional(data, "variables", dict, "a map")
+    operation_name = data.get("operationName")
+    if operation_name is not None and not isinstance(operation_name, str):
+        raise _wrong("operationName", "a string")
+    variables = data.get("variables")
+    if variables is not None and not isinstance(variables, dict):
+        raise _wrong("variables", "a map")
     return Params(query, operation_name, variables, extensions, document_id or None)
 
 
@@ -119,17 +127,16 @@ def _json_parameter(name: str, text: str) -> Any:
         raise BadRequestError(f"`{name}` is not valid JSON: {error}.") from None
 
 
-def _optional(data: dict[str, Any], name: str, type_: type, what: str) -> Any:
-    value = data.get(name)
-    if value is not None and not isinstance(value, type_):
-        raise BadRequestError(f"`{name}` must be {what} or null.")
-    return value
+def _wrong(name: str, what: str) -> BadRequestError:
+    return BadRequestError(f"`{name}` must be {what} or null.")
 
 
-def request_id(headers: Headers) -> str:
+def request_id(headers: RequestHeaders) -> str:
     """Give the caller's X-Request-Id if it is fit to be logged, else a new one."""
-    given = headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    given = headers.by_name.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return f"{random.getrandbits(128):032x}"
 
 
 def request_info(

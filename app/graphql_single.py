@@ -19,7 +19,13 @@ from starlette.types import Receive
 from app.graphql_media import EVENT_STREAM, RESPONSE_JSON, check_content, choose
 from app.graphql_outbox import Dispatcher
 from app.graphql_reply import Reply
-from app.graphql_request import BadRequestError, RequestInfo, query_parameters, read_params
+from app.graphql_request import (
+    BadRequestError,
+    RequestHeaders,
+    RequestInfo,
+    query_parameters,
+    read_params,
+)
 from app.graphql_reserved import Framing, ReservedStream
 from app.graphql_stream import HttpStream
 from schema.execution import Prepared, Result, request_failure
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKEN_HEADER = "X-GraphQL-Event-Stream-Token"  # noqa: S105 - a name.
-_TOKEN_NAME = TOKEN_HEADER.lower()
+_TOKEN_NAME = TOKEN_HEADER.lower().encode()
 _FRAMING = Framing()
 
 
@@ -52,12 +58,13 @@ class SingleConnections:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def token(self, headers: Headers, query_string: bytes, method: str) -> str | None:
+    def token(self, headers: RequestHeaders, query_string: bytes, method: str) -> str | None:
         """Give the token that a request names; None if it has nothing to do with this mode.
 
         An empty one is what PUT and DELETE have without a token.
         """
-        token = headers.get(_TOKEN_NAME)
+        given = headers.by_name.get(_TOKEN_NAME)
+        token = None if given is None else given.decode("latin-1")
         if not token and b"token=" in query_string:
             parameters = query_parameters(query_string)
             # Beside an operation it is none of ours: operations of a stream come by POST.

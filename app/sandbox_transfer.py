@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app import auth
-from app.graphql_request import break_off, request_id, request_info
+from app.graphql_request import RequestHeaders, break_off, request_id, request_info
 from resolvers.base import Context
 from sandbox.errors import FileErrorCode
 from services.base import Deps
@@ -86,7 +85,7 @@ class Transfer:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        self.headers = Headers(scope=scope)
+        self.headers = RequestHeaders(scope)
         self.query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         self.request_id = request_id(self.headers)
         self.is_started = self.is_answered = False

@@ -78,7 +78,9 @@ class Server:
         self.http = GraphQLHTTP(
             engine,
             lambda info: auth.context_of_request(self.deps, info, allowed_origins=origins),
-            known_context=lambda info: auth.context_known(self.deps, info, allowed_origins=origins),
+            known_context=lambda info: auth.context_known(
+                self._deps or self.deps, info, allowed_origins=origins
+            ),
             max_body_bytes=settings.max_body_bytes,
             timeout_s=settings.request_timeout,
             graphiql_html=graphiql.page if settings.graphiql else None,

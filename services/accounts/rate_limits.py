@@ -99,7 +99,7 @@ def spend_at_once(
         viewer.user_id is not None and now - state.read_at > _CONFIGS_S
     ):
         return False
-    limit = _present_limit(deps, viewer)
+    limit = _present_limit(deps, viewer, state)
     if limit == 0:
         return None
     if points > limit:
@@ -231,22 +231,23 @@ async def _limit(deps: Deps, viewer: Viewer) -> int:
     """Give the points a minute; 0: no limit. A user's own comes before the most of their roles'."""
     known = _known_limit(deps, viewer)
     if known is None:
-        await _read(deps, _state(deps))
-        known = _present_limit(deps, viewer)
+        state = _state(deps)
+        await _read(deps, state)
+        known = _present_limit(deps, viewer, state)
     return known
 
 
 def _known_limit(deps: Deps, viewer: Viewer) -> int | None:
     """Do as `_limit`; None where what is configured must be read anew."""
-    if viewer.user_id is not None and time.monotonic() - _state(deps).read_at > _CONFIGS_S:
+    state = _state(deps)
+    if viewer.user_id is not None and time.monotonic() - state.read_at > _CONFIGS_S:
         return None
-    return _present_limit(deps, viewer)
+    return _present_limit(deps, viewer, state)
 
 
-def _present_limit(deps: Deps, viewer: Viewer) -> int:
+def _present_limit(deps: Deps, viewer: Viewer, state: _State) -> int:
     if viewer.user_id is None:
         return deps.options.anonymous_points_per_minute
-    state = _state(deps)
     limit = state.by_user.get(viewer.user_id)
     if limit is None and not state.by_role:
         limit = deps.options.points_per_minute
