@@ -29,6 +29,7 @@ CHECK_TIMEOUT_S = 5.0
 _CONNECTION_FAILED = 900  # aiodocker's own status: no answer came at all.
 # Runtimes whose sandboxes run on the kernel of the host.
 _KERNEL_RUNTIMES = ("runc", "crun", "youki", "io.containerd.runc.v2")
+_CGROUPS_V1_RUNTIME = "io.containerd.runtime.v1.linux"  # Listed everywhere by engines before 23.
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,11 @@ def check(info: Mapping[str, Any], runtime: str) -> None:
             " runsc install) and restart the engine, or choose another runtime."
         )
     used = runtime_of(info, runtime)
+    if used.name == _CGROUPS_V1_RUNTIME and info.get("CgroupVersion") == "2":
+        raise DriverUnavailableError(
+            f"The runtime {used.name} knows version 1 of cgroups alone, and this machine has"
+            " version 2; choose runc or io.containerd.runc.v2."
+        )
     if used.is_gvisor and "oci-seccomp" in used.options:
         raise DriverUnavailableError(
             f"The Docker engine runs {used.name} with --oci-seccomp. gVisor then answers EPERM"

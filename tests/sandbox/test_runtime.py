@@ -24,6 +24,7 @@ ENGINE = {
     "CpuCfsQuota": True,
     "PidsLimit": True,
 }
+OF_VERSION_1 = "io.containerd.runtime.v1.linux"
 FULL, NONE = Enforcement.ENFORCED, Enforcement.UNAVAILABLE
 
 
@@ -55,6 +56,8 @@ async def test_the_runtime_asked_for_runs_the_sandbox(docked: Boxes) -> None:
         info = await docker.system.info()
         others = sorted(set(info["Runtimes"]) - {info["DefaultRuntime"]})
         others = [name for name in others if info["Runtimes"][name].get("path") == "runc"]
+        if info.get("CgroupVersion") == "2":
+            others = [name for name in others if name != OF_VERSION_1]
         if not others:
             pytest.skip("This engine has one runtime only.")
         driver = DockerDriver(url=url, runtime=others[-1])
@@ -133,6 +136,14 @@ def test_a_filter_by_which_no_program_starts_is_refused() -> None:
     docker_engine.check(ENGINE | changes, "")
     with pytest.raises(DriverUnavailableError, match="--oci-seccomp"):
         docker_engine.check(ENGINE | changes, "runsc")
+
+
+def test_a_runtime_of_version_1_is_refused_on_version_2() -> None:
+    engine = ENGINE | {"Runtimes": {"runc": {"path": "runc"}, OF_VERSION_1: {"path": "runc"}}}
+    docker_engine.check(engine | {"CgroupVersion": "1"}, OF_VERSION_1)
+    docker_engine.check(engine | {"CgroupVersion": "2"}, "runc")
+    with pytest.raises(DriverUnavailableError, match="version 1 of cgroups alone"):
+        docker_engine.check(engine | {"CgroupVersion": "2"}, OF_VERSION_1)
 
 
 def test_the_host_bounds_the_tasks_of_a_kernel_of_its_own_not_the_programs_in_it() -> None:
