@@ -25,7 +25,7 @@ from sandbox.errors import (
 
 BROKEN = (DockerError, aiohttp.ClientError, OSError, TimeoutError)
 ENGINE_TIMEOUT_S = 30.0
-CHECK_TIMEOUT_S = 5.0
+CHECK_TIMEOUT_S = 20.0  # systemd starts an engine when it is first asked: that is waited for, too.
 _CONNECTION_FAILED = 900  # aiodocker's own status: no answer came at all.
 # Runtimes whose sandboxes run on the kernel of the host.
 _KERNEL_RUNTIMES = ("runc", "crun", "youki", "io.containerd.runc.v2")
