@@ -107,8 +107,10 @@ class Reply:
         if cycle is None:
             # Somebody between us and the server may have headers to add.
             return False
-        self.is_started = True
-        return cycle.answer(_head(status, media_type), self.request_id.encode("latin-1"), body)
+        self.is_started = cycle.answer(
+            _head(status, media_type), self.request_id.encode("latin-1"), body
+        )
+        return self.is_started
 
     async def whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Answer with headers of the body's own."""

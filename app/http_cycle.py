@@ -102,6 +102,11 @@ class Cycle(RequestResponseCycle):
         if self._news is not None:
             self._news.set()
 
+    def _unset(self) -> None:
+        self.has_news = False
+        if self._news is not None:
+            self._news.clear()
+
     async def receive(self) -> ASGIReceiveEvent:
         """Give what has come of the request, or that the client or the answer is gone."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
@@ -114,9 +119,7 @@ class Cycle(RequestResponseCycle):
                 if self._news is None:
                     self._news = asyncio.Event()
                 await self._news.wait()
-            self.has_news = False
-            if self._news is not None:
-                self._news.clear()
+            self._unset()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self.body = bytes(self.body), bytearray()
@@ -130,7 +133,7 @@ class Cycle(RequestResponseCycle):
             return None
         if self.flow.read_paused:
             self.flow.resume_reading()
-        self.has_news = False
+        self._unset()
         body, self.body = bytes(self.body), bytearray()
         return body
 

@@ -55,9 +55,9 @@ class HttpProtocol(HttpToolsProtocol):
         app = self.app
         if type(app) is ProxyHeadersMiddleware:
             app = app.app
-        # What answers requests that no proxy says anything about; see `Application.endpoint`.
+        # What answers requests that no proxy says anything about; see `Application.endpoint_of`.
         self._unforwarded = app
-        self._endpoint: Callable[[Any], Any] | None = getattr(app, "endpoint", None)
+        self._endpoint: Callable[[Any], Any] | None = getattr(app, "endpoint_of", None)
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request."""

@@ -268,7 +268,7 @@ class Application(Starlette):
     sockets: ASGIApp | None = None
     graphql: ASGIApp | None = None
 
-    def endpoint(self, scope: Scope) -> ASGIApp | None:
+    def endpoint_of(self, scope: Scope) -> ASGIApp | None:
         """Give what answers for the graph where a connection is for it; None for all others.
 
         A server that asks first, and calls that, is spared this application's own coroutine.
@@ -280,7 +280,7 @@ class Application(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the process's lifespan."""
-        endpoint = self.endpoint(scope)
+        endpoint = self.endpoint_of(scope)
         if endpoint is None:
             await super().__call__(scope, receive, send)
         else:

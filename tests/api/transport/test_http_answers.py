@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.graphql_body import Body
+from app import graphql_body
+from app.graphql_body import Body, CancelOnDisconnect, ClientGoneError
 from app.graphql_media import JSON
 from app.graphql_reply import Reply
 from app.graphql_request import RequestHeaders, request_id
@@ -233,6 +234,44 @@ async def test_a_client_that_has_gone_is_not_answered(caplog: pytest.LogCaptureF
             await done.wait()
     assert (gone.is_set(), answers) == (True, [False])
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_client_that_goes_after_its_body_was_read_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graphql_body, "_DISCONNECT_PATIENCE_S", 0.0)
+    asked, done = asyncio.Event(), asyncio.Event()
+
+    async def running(receive: Receive) -> None:
+        async with CancelOnDisconnect(receive, 60):
+            asked.set()
+            await asyncio.Event().wait()
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        # In two pieces, each waited for.
+        assert await receive() == {"type": "http.request", "body": b'"he', "more_body": True}
+        asked.set()
+        assert await receive() == {"type": "http.request", "body": b'llo"', "more_body": False}
+        with pytest.raises(ClientGoneError):
+            await running(receive)
+        done.set()
+
+    async def whole(scope: Scope, receive: Receive, _send: Send) -> None:
+        assert await Body(100, 30).json(RequestHeaders(scope), receive) == "hello"
+        with pytest.raises(ClientGoneError):
+            await running(receive)
+        done.set()
+
+    for answering, pieces in ((app, (ask()[:-4], ask()[-4:])), (whole, (ask(),))):
+        async with site(answering) as served:
+            async with served.connect() as (_, writer):
+                for piece in pieces:
+                    asked.clear()
+                    writer.write(piece)
+                    await asked.wait()
+            async with asyncio.timeout(30):
+                await done.wait()
+        done.clear()
 
 
 async def test_an_answer_is_given_once() -> None:
