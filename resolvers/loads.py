@@ -1,5 +1,8 @@
 """Reading rows for resolvers: access rule applied, answers in order, one statement for all keys."""
 
+# Functions are made for each load: what their annotations say must not be worked out each time.
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -48,7 +51,7 @@ class Loads:
 
     def __init__(
         self,
-        context: "Context",
+        context: Context,
         record: type[Record] | None = None,
         columns: frozenset[str] = frozenset(),
     ) -> None:
@@ -365,7 +368,8 @@ def _narrowed(
 
 
 def _page(found: Sequence[R], page: PageArgs, order: Order) -> Page[R]:
-    has_more, rows = len(found) > page.size, list(found[: page.size])
+    size = page.size
+    has_more, rows = len(found) > size, list(found[:size])
     if page.is_backward:
         rows.reverse()
         return Page(rows, order, page.before is not None, has_more)

@@ -1,10 +1,11 @@
 """Pages of lists: what is asked for, the order they are in, and their cursors."""
 
 import base64
-import binascii
+from binascii import b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
@@ -66,24 +67,29 @@ class Order:
         """The columns, the id last."""
         return (*self.columns, "id")
 
-    def cursor(self, row: Any) -> str:
-        """Give the opaque cursor of a row."""
-        values = [row.id]
+    def cursors(self, rows: Sequence[Any]) -> list[str]:
+        """Give the opaque cursors of rows."""
         if self.columns:
+            values = attrgetter(*self.columns, "id")
             # Times as `isoformat` has them.
-            values = [*[getattr(row, name) for name in self.columns], row.id]
-        encoded = binascii.b2a_base64(orjson.dumps(values), newline=False)
-        return encoded.rstrip(b"=").translate(_URL_SAFE).decode()
+            given = [orjson.dumps(values(row)) for row in rows]
+        else:
+            given = [orjson.dumps((row.id,)) for row in rows]
+        return [
+            b2a_base64(each, newline=False).rstrip(b"=").translate(_URL_SAFE).decode()
+            for each in given
+        ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Page(Generic[R]):
-    """One page of a connection, in the connection's order."""
+    """One page of a connection, in the connection's order. Cursors are made when they are read."""
 
     rows: Sequence[R]
     order: Order
     has_next: bool
     has_previous: bool
+    _cursors: list[str] | None = None
 
     @property
     def nodes(self) -> Sequence[R]:
@@ -93,30 +99,45 @@ class Page(Generic[R]):
     @property
     def edges(self) -> "list[Entry]":
         """The rows with their places."""
-        order = self.order
-        return [_new(Entry, (row, order)) for row in self.rows]
+        return [_new(Entry, (row, self, place)) for place, row in enumerate(self.rows)]
 
     @property
     def page_info(self) -> "Bounds":
         """Where the page lies."""
         return Bounds(self)
 
+    @property
+    def cursors(self) -> list[str]:
+        """The cursors of all rows."""
+        if self._cursors is None:
+            self._cursors = self.order.cursors(self.rows)
+        return self._cursors
+
+    def cursor_at(self, place: int) -> str | None:
+        """Give the cursor of one row, -1 being the last; None if there are no rows."""
+        if not self.rows:
+            return None
+        if self._cursors is None:
+            return self.order.cursors([self.rows[place]])[0]
+        return self._cursors[place]
+
 
 class Entry(NamedTuple):
-    """One entry of a page, which knows its place: an edge. Its cursor is made when it is read."""
+    """One entry of a page, which knows its place: an edge."""
 
     node: Any
-    order: Order
+    page: Page[Any]
+    place: int
 
     @property
     def cursor(self) -> str:
         """The place of the entry in the connection's order."""
-        return self.order.cursor(self.node)
+        return (self.page._cursors or self.page.cursors)[self.place]
 
 
 @dataclass(slots=True)
 class Bounds:
-    """Where a page lies in its list; the cursors are made when they are read."""
+    """Where a page lies in its list."""
 
     page: Page[Any]
 
@@ -133,12 +154,12 @@ class Bounds:
     @property
     def start_cursor(self) -> str | None:
         """The cursor of the first row."""
-        return self.page.order.cursor(self.page.rows[0]) if self.page.rows else None
+        return self.page.cursor_at(0)
 
     @property
     def end_cursor(self) -> str | None:
         """The cursor of the last row."""
-        return self.page.order.cursor(self.page.rows[-1]) if self.page.rows else None
+        return self.page.cursor_at(-1)
 
 
 def beyond(columns: Sequence[Any], name: str, *, is_below: bool) -> ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from graphql import (
@@ -55,13 +56,19 @@ class _Objects:
             self._index(value)
         self._columns.append((containers, key, ids))
 
-    def add_list(self, values: list[Any], container: Any, key: Any) -> None:
-        """Add a list of objects, none of them null."""
-        found = dict(zip(map(id, values), values, strict=True))
-        if len(found) == len(values) and self._are_new(found):
-            self._lists.append((container, key, self._append(found)))
-        else:
-            self._lists.append((container, key, [self._index(value) for value in values]))
+    def add_lists(self, values: Sequence[list[Any]], containers: Sequence[Any], key: Any) -> None:
+        """Add a list of objects, none of them null, for each container."""
+        every = list(chain.from_iterable(values))
+        found = dict(zip(map(id, every), every, strict=True))
+        if len(found) == len(every) and self._are_new(found):
+            start = self._append(found).start
+            for value, container in zip(values, containers, strict=True):
+                end = start + len(value)
+                self._lists.append((container, key, slice(start, end)))
+                start = end
+            return
+        for value, container in zip(values, containers, strict=True):
+            self._lists.append((container, key, [self._index(one) for one in value]))
 
     def _are_new(self, found: dict[int, Any]) -> bool:
         return not self._indexes or self._indexes.keys().isdisjoint(found)
@@ -261,19 +268,26 @@ class Run:
         answers: Sequence[dict[str, Any]],
         objects: dict[Selection, _Objects],
     ) -> bool:
-        """Place what nearly all fields give, objects of one type met before, or null.
+        """Place what nearly all fields give: objects of one type met before, or lists of those.
 
-        False, with nothing placed, where there is anything else.
+        Or null in their place. False, with nothing placed, where there is anything else.
         """
         selection, shape = field.selection, field.shape
-        if selection is None or shape.item is not None or shape.complete is not None:
+        if selection is None or shape.complete is not None:
             return False
         classes = set(map(type, values))
-        if not shape.is_required:
-            classes.discard(type(None))
-        if not all(map(selection.known.get, classes)):
+        if shape.item is None:
+            if not shape.is_required:
+                classes.discard(type(None))
+            if not all(map(selection.known.get, classes)):
+                return False
+            objects.setdefault(selection, _Objects()).add_column(values, answers, field.key)
+            return True
+        if shape.item.item is not None or classes != {list}:
             return False
-        objects.setdefault(selection, _Objects()).add_column(values, answers, field.key)
+        if not all(map(selection.known.get, set(map(type, chain.from_iterable(values))))):
+            return False
+        objects.setdefault(selection, _Objects()).add_lists(values, answers, field.key)
         return True
 
     def _place_list(
@@ -295,10 +309,7 @@ class Run:
             classes = set(map(type, values))
             if len(classes) == 1 and selection.known.get(classes.pop()):
                 # As most lists are: objects of the one type, none of them null.
-                gathered = objects.get(selection)
-                if gathered is None:
-                    gathered = objects[selection] = _Objects()
-                gathered.add_list(values, container, key)
+                objects.setdefault(selection, _Objects()).add_lists([values], [container], key)
                 return
         parts = container[key] = [None] * len(values)
         for index, value in enumerate(values):

@@ -53,7 +53,7 @@ def _cursor(*values: Any) -> str:
         def __getattr__(self, name: str) -> Any:
             return values[int(name[1:])] if name != "id" else values[-1]
 
-    return Order(tuple(f"v{i}" for i in range(len(values) - 1))).cursor(Row())
+    return Order(tuple(f"v{i}" for i in range(len(values) - 1))).cursors([Row()])[0]
 
 
 CURSORS = {
