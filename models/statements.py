@@ -46,6 +46,8 @@ class Statement:
             for bind, name in compiled.bind_names.items()
             if bind.expanding
         }
+        # For whoever is told of a run without its values: each list as long as one.
+        self.shown = self._with_lists(dict.fromkeys(self._lists, 1))
         # The parameters of a run that are not the keys it asks for.
         self.given = tuple(
             name for name in compiled.bind_names.values() if name not in ("key", "keys")
@@ -63,10 +65,13 @@ class Statement:
     def bound(self, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """Give the text and the values, in its order, for one run."""
         text = self.text
-        for name, place in self._lists.items():
-            listed = parameters[name] if name in parameters else self._fixed[name]
-            marks = ", ".join([self._mark] * len(listed)) or _NOTHING
-            text = text.replace(place, f"({marks})")
+        if self._lists:
+            text = self._with_lists(
+                {
+                    name: len(parameters[name] if name in parameters else self._fixed[name])
+                    for name in self._lists
+                }
+            )
         values: list[Any] = []
         for name, process in self._names:
             value = parameters[name] if name in parameters else self._fixed[name]
@@ -75,6 +80,13 @@ class Statement:
             else:
                 values.append(value if process is None else process(value))
         return text, values
+
+    def _with_lists(self, sizes: Mapping[str, int]) -> str:
+        text = self.text
+        for name, place in self._lists.items():
+            marks = ", ".join([self._mark] * sizes[name]) or _NOTHING
+            text = text.replace(place, f"({marks})")
+        return text
 
     def together(
         self, parameters: Mapping[str, Any], name: str, keys: Sequence[Any]

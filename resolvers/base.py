@@ -72,6 +72,10 @@ class Context:
         """Whether everything is answered from a snapshot."""
         return self._pinned is not None
 
+    def is_busy(self) -> bool:
+        """Tell whether its next select waits for others of the same operation."""
+        return self._slots.locked()
+
     def batch(
         self, resolver: BatchResolver, info: Any, arguments: dict[str, Any]
     ) -> DataLoader[Any, Any]:

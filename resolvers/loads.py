@@ -334,7 +334,7 @@ class Loads:
         context = self._context
         if context.is_pinned:
             return ask(keys)
-        return context.deps.db.gathering.of(statement, values, keys, ask)
+        return context.deps.db.gathering.of(statement, values, keys, ask, context.is_busy)
 
     def _see(self, record: type[Record], rows: Iterable[Record]) -> None:
         """Remember that rows may be seen, and those that follow them."""

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.gathering import Gathering
 from models.journal import Journal, journal
@@ -92,6 +94,78 @@ async def test_no_statement_grows_beyond_what_one_operation_may_ask(gathering: G
     assert sorted(map(len, asked.keys)) == [100, 200]
 
 
+async def test_who_asks_for_few_rows_waits_for_few(gathering: Gathering) -> None:
+    one, asked = statement(), Asked()
+    values = {"limit": 101}
+    await asyncio.gather(
+        gathering.of(one, values, range(100), asked),
+        *(gathering.of(one, values, [key], asked) for key in range(100, 140)),
+    )
+    assert len(asked.keys[0]) == 100
+    together = max(map(len, asked.keys[1:]))
+    assert 10 < together <= 2_500 / 101
+    assert sorted(key for keys in asked.keys for key in keys) == list(range(140))
+
+
+async def test_who_must_wait_to_ask_lets_the_others_go(gathering: Gathering) -> None:
+    one, asked, held = statement(), Asked(), Asked()
+    held.may_end.clear()
+    first = asyncio.create_task(gathering.of(one, {}, [0], held, lambda: True))
+    found = await asyncio.gather(*(gathering.of(one, {}, [key], asked) for key in (1, 2)))
+    assert found == [{1: "found 1", 2: "found 2"}] * 2
+    assert held.keys == [[0]]
+    held.may_end.set()
+    assert await first == {0: "found 0"}
+
+
+async def test_if_all_must_wait_each_asks_alone(gathering: Gathering) -> None:
+    one, asked = statement(), Asked()
+    await asyncio.gather(*(gathering.of(one, {}, [key], asked, lambda: True) for key in range(3)))
+    assert sorted(asked.keys) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoolTimeoutError("no connection left", code="3o7r"),
+        OperationalError(None, None, OSError(2003, "refused"), connection_invalidated=True),
+    ],
+)
+async def test_that_there_is_no_connection_is_found_out_once(
+    gathering: Gathering, error: SQLAlchemyError
+) -> None:
+    one, asked = statement(), []
+
+    async def ask(keys: Sequence[Any]) -> Mapping[Any, Any]:
+        asked.append(list(keys))
+        raise error
+
+    found = await asyncio.gather(
+        *(gathering.of(one, {}, [key], ask) for key in range(3)), return_exceptions=True
+    )
+    assert asked == [[0, 1, 2]]
+    assert found[0] is error
+    # Nobody adds to what another is told.
+    assert len(set(map(id, found))) == 3
+    for each in found:
+        assert type(each) is type(error)
+        assert str(each) == str(error)
+        assert vars(each) == vars(error)
+
+
+async def test_what_was_sent_and_failed_is_asked_alone(gathering: Gathering) -> None:
+    one, asked = statement(), []
+
+    async def ask(keys: Sequence[Any]) -> Mapping[Any, Any]:
+        asked.append(list(keys))
+        if len(keys) > 1:
+            raise OperationalError("SELECT", None, OSError(2013, "lost"))
+        return dict.fromkeys(keys)
+
+    await asyncio.gather(*(gathering.of(one, {}, [key], ask) for key in range(2)))
+    assert asked == [[0, 1], [0], [1]]
+
+
 async def test_nobody_is_given_what_was_read_before_they_asked(gathering: Gathering) -> None:
     one, asked = statement(), Asked()
     asked.may_end.clear()
@@ -159,4 +233,6 @@ async def test_the_statement_is_in_the_journal_of_each_who_waited_for_it(
     await asyncio.gather(*(asyncio.create_task(operation(key)) for key in range(3)))
     # The first one's is told where it is sent.
     assert [noted[key].count for key in range(3)] == [0, 1, 1]
-    assert noted[1].sent[0][0] == one.text
+    (told, _), *_ = noted[1].sent
+    assert told == one.bound({"keys": [1]})[0]
+    assert told.endswith("IN (?)")

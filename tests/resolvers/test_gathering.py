@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest_asyncio
@@ -84,6 +85,26 @@ async def test_a_snapshot_is_read_alone(api: Api, statements: Statements) -> Non
         assert len(statements.reads()) == 2
         assert [row.id for (row,) in found] == [id_] * 3
         await contexts[0].end_event()
+
+
+async def test_nobody_waits_for_what_else_another_asks(api: Api, statements: Statements) -> None:
+    ann = await api.person("ann")
+    id_ = await _talk(api.deps, ann, "a")
+    busy, *others = (Context(api.deps, ann.viewer, "r") for _ in range(3))
+
+    async def read(context: Context) -> Any:
+        return await context.load.one(Conversation, Conversation.id, [id_])
+
+    await read(others[0])
+    async with AsyncExitStack() as stack:
+        while not busy.is_busy():
+            await stack.enter_async_context(busy._slots)
+        statements.sent.clear()
+        held = asyncio.create_task(read(busy))
+        found = await asyncio.gather(*map(read, others))
+        assert len(statements.reads()) == 1
+        assert not held.done()
+    assert [row.id for (row,) in (*found, await held)] == [id_] * 3
 
 
 class _Pinned:
