@@ -159,6 +159,8 @@ class Lanes:
             try:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
             except BaseException:
+                # It may be in the middle of an answer, or lost.
+                await connection.invalidate()
                 await connection.close()
                 raise
         now = asyncio.get_running_loop().time()

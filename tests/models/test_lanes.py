@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from aiomysql import Connection
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -192,5 +193,43 @@ async def test_one_that_the_network_forgot_is_given_up_without_asking_it(
             monkeypatch.setattr(lanes_of_models, "_IDLE_S", 0.0)
             async with asyncio.timeout(10):
                 assert await found.select("SELECT 2", ()) == ((2,),)
+        finally:
+            await found.aclose()
+
+
+@pytest.mark.mysql
+async def test_one_that_nobody_waits_for_while_it_is_opened_is_given_up_without_asking_it(
+    migrated_mysql_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = make_url(migrated_mysql_url)
+    begun = asyncio.Event()
+    autocommit = Connection.autocommit
+    async with forwarding(str(url.host), int(url.port or 3306)) as road:
+
+        async def hanging(connection: Connection, value: bool) -> None:
+            if value:
+                road.forget()
+                begun.set()
+            await autocommit(connection, value)
+
+        monkeypatch.setattr(Connection, "autocommit", hanging)
+        found = Database(
+            url.set(host="127.0.0.1", port=road.port).render_as_string(hide_password=False),
+            pool_size=4,
+            max_overflow=4,
+        )
+        try:
+            async with asyncio.timeout(30):
+                opening = asyncio.create_task(found.select("SELECT 1", ()))
+                await begun.wait()
+                # The statement is on its way.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                opening.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await opening
+                monkeypatch.undo()
+                assert await found.select("SELECT 2", ()) == ((2,),)
+            assert [record.getMessage() for record in caplog.records] == []
         finally:
             await found.aclose()
