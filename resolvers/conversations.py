@@ -25,13 +25,15 @@ async def listed(
 
     Raises RequestError BAD_USER_INPUT for a part of a title that no title can have.
     """
-    where = [Conversation.user_id == info.context.viewer.user_id]
+    where = []
     if status is not None:
         where.append(Conversation.status == status)
     if title:
         _check_title_part(title)
         where.append(Conversation.title.icontains(title, autoescape=True))
-    return await info.context.load.list(Conversation, page, order=order, where=where)
+    return await info.context.load.list(
+        Conversation, page, order=order, owner=Conversation.user_id, where=where
+    )
 
 
 def _check_title_part(title: str) -> None:

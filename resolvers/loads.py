@@ -207,10 +207,11 @@ class Loads:
         page: PageArgs,
         *,
         order: Order = _BY_ID,
+        owner: InstrumentedAttribute[Any] | None = None,
         where: Sequence[ColumnElement[bool]] = (),
     ) -> Page[R]:
-        """Give one page of all visible rows of a table."""
-        statement, values = self._paged(record, page, order, where, None)
+        """Give one page of all visible rows of a table; the viewer's own, if `owner` says whose."""
+        statement, values = self._paged(record, page, order, where, None, owner=owner)
 
         async def ask(_: Sequence[Any]) -> dict[Any, Sequence[R]]:
             return {None: await self._fetch(statement, statement.bound(values))}
@@ -228,6 +229,7 @@ class Loads:
         where: Sequence[ColumnElement[bool]],
         column: InstrumentedAttribute[Any] | None,
         *,
+        owner: InstrumentedAttribute[Any] | None = None,
         is_seen: bool = False,
     ) -> tuple[Statement, dict[str, Any]]:
         is_backward = page.is_backward
@@ -244,12 +246,15 @@ class Loads:
                 statement = statement.where(beyond(columns, name, is_below=is_upper))
             if column is not None:
                 statement = statement.where(column == bindparam("key", type_=column.type))
+            if owner is not None:
+                statement = statement.where(access.own(owner))
             return statement.order_by(
                 *(c.desc() if is_descending else c.asc() for c in columns)
             ).limit(bindparam("limit", type_=Integer))
 
         key = None if column is None else column.key
-        shape = ("page", key, order, is_backward, *[name for name, _, _ in given])
+        whose = None if owner is None else owner.key
+        shape = ("page", key, whose, order, is_backward, *[name for name, _, _ in given])
         needs = order.names if key is None else (key, *order.names)
         statement, values = self._statement(
             record, shape, where, build, needs=needs, is_seen=is_seen

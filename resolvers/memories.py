@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy import ColumnElement
+
 from models.accounts import User
 from models.base import now
 from models.conversations import Message
@@ -31,7 +33,7 @@ async def listed(
     created_before: datetime | None = None,
 ) -> Page[Memory]:
     """Give a page of the viewer's own memories; a condition that is None holds for all."""
-    where = [Memory.user_id == info.context.viewer.user_id]
+    where: list[ColumnElement[bool]] = []
     if types is not None:
         where.append(Memory.type.in_(types))
     if is_current is not None:
@@ -44,7 +46,9 @@ async def listed(
         where.append(Memory.created_at > _aware(created_after, "createdAfter"))
     if created_before is not None:
         where.append(Memory.created_at < _aware(created_before, "createdBefore"))
-    return await info.context.load.list(Memory, page, order=order, where=where)
+    return await info.context.load.list(
+        Memory, page, order=order, owner=Memory.user_id, where=where
+    )
 
 
 def _aware(at: datetime, name: str) -> datetime:

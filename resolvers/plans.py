@@ -21,10 +21,12 @@ async def one_execution(info: Info, id_: str) -> PlanExecution | None:
 
 async def listed(info: Info, page: PageArgs, status: RunState | None) -> Page[Plan]:
     """Give a page of the viewer's own plans, the newest first."""
-    where = [Plan.user_id == info.context.viewer.user_id]
+    where = []
     if status is not None:
         where.append(Plan.status == status)
-    return await info.context.load.list(Plan, page, order=Order(is_descending=True), where=where)
+    return await info.context.load.list(
+        Plan, page, order=Order(is_descending=True), owner=Plan.user_id, where=where
+    )
 
 
 @reads()

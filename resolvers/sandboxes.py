@@ -44,11 +44,10 @@ async def one(info: Info, id_: str) -> Sandbox | None:
 
 async def listed(info: Info, page: PageArgs, status: SandboxStatus | None) -> Page[Sandbox]:
     """Give a page of the viewer's own sandboxes, the newest first; deleted ones are left out."""
-    where = [
-        Sandbox.user_id == info.context.viewer.user_id,
-        Sandbox.status != SandboxStatus.DELETED if status is None else Sandbox.status == status,
-    ]
-    return await info.context.load.list(Sandbox, page, order=_NEWEST, where=where)
+    where = Sandbox.status != SandboxStatus.DELETED if status is None else Sandbox.status == status
+    return await info.context.load.list(
+        Sandbox, page, order=_NEWEST, owner=Sandbox.user_id, where=[where]
+    )
 
 
 async def one_execution(info: Info, id_: str) -> SandboxExecution | None:
@@ -173,8 +172,9 @@ async def snapshots(
 
 async def own_snapshots(info: Info, page: PageArgs) -> Page[SandboxSnapshot]:
     """Give a page of the viewer's own snapshots, the newest first."""
-    where = [SandboxSnapshot.user_id == info.context.viewer.user_id]
-    return await info.context.load.list(SandboxSnapshot, page, order=_NEWEST, where=where)
+    return await info.context.load.list(
+        SandboxSnapshot, page, order=_NEWEST, owner=SandboxSnapshot.user_id
+    )
 
 
 async def snapshot_sandbox(

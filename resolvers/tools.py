@@ -36,11 +36,15 @@ async def one_execution(info: Info, id_: str) -> ToolExecution | None:
 
 async def executions(info: Info, page: PageArgs, status: RunState | None) -> Page[ToolExecution]:
     """Give a page of the viewer's own executions, the newest first."""
-    where = [ToolExecution.user_id == info.context.viewer.user_id]
+    where = []
     if status is not None:
         where.append(ToolExecution.status == status)
     return await info.context.load.list(
-        ToolExecution, page, order=Order(is_descending=True), where=where
+        ToolExecution,
+        page,
+        order=Order(is_descending=True),
+        owner=ToolExecution.user_id,
+        where=where,
     )
 
 

@@ -114,6 +114,11 @@ def symbolic(viewer: Viewer) -> Viewer:
     )
 
 
+def own(column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Give the condition that a column is the viewer's id, for statements compiled once."""
+    return column == bindparam("viewer_id", type_=Id)
+
+
 def values(viewer: Viewer) -> dict[str, Any]:
     """Give the parameters of a statement made with a symbolic viewer."""
     return {"viewer_id": viewer.user_id, "viewer_session": viewer.session_id}
