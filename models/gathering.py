@@ -80,25 +80,27 @@ class Gathering:
         if len(keys) > most:
             return await ask(keys)
         kind = (statement, *map(values.get, statement.given))
-        try:
-            batch = self._open.get(kind)
-        except TypeError:
-            # A list among the values: hardly ever asked twice in one moment.
-            return await ask(keys)
-        if batch is None:
-            return await self._first(kind, keys, ask, is_busy)
-        if len(batch.keys) + len(keys) > most:
-            return await ask(keys)
-        batch.keys.update(dict.fromkeys(keys))
-        told: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
-        batch.joined.append(told)
-        found = await _noted(statement, told)
-        if found is _Told.ANEW:
-            return await self.of(statement, values, keys, ask, is_busy)
-        if isinstance(found, SQLAlchemyError):
-            # Of one's own: whoever is told of it adds where they were.
-            raise copy(found)
-        return await ask(keys) if isinstance(found, _Told) else found
+        while True:
+            try:
+                batch = self._open.get(kind)
+            except TypeError:
+                # A list among the values: hardly ever asked twice in one moment.
+                return await ask(keys)
+            if batch is None and not is_busy():
+                return await self._first(kind, keys, ask, is_busy)
+            if batch is None or len(batch.keys) + len(keys) > most:
+                return await ask(keys)
+            batch.keys.update(dict.fromkeys(keys))
+            told: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
+            batch.joined.append(told)
+            found = await _noted(statement, told)
+            if isinstance(found, SQLAlchemyError):
+                # Of one's own: whoever is told of it adds where they were.
+                raise copy(found)
+            if found is _Told.ALONE:
+                return await ask(keys)
+            if not isinstance(found, _Told):
+                return found
 
     async def _first(
         self, kind: Hashable, keys: Sequence[Any], ask: Ask, is_busy: Callable[[], bool]
@@ -146,5 +148,6 @@ async def _noted(statement: Statement, told: "asyncio.Future[_Outcome]") -> _Out
     except BaseException as error:
         noted.end(begun, statement.shown, None, error)
         raise
-    noted.end(begun, statement.shown, None, None)
+    failure = found if isinstance(found, SQLAlchemyError) else None
+    noted.end(begun, statement.shown, None, failure)
     return found

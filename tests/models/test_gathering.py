@@ -110,7 +110,9 @@ async def test_who_asks_for_few_rows_waits_for_few(gathering: Gathering) -> None
 async def test_who_must_wait_to_ask_lets_the_others_go(gathering: Gathering) -> None:
     one, asked, held = statement(), Asked(), Asked()
     held.may_end.clear()
-    first = asyncio.create_task(gathering.of(one, {}, [0], held, lambda: True))
+    # It comes to that while it waits for others.
+    is_busy = iter((False, True))
+    first = asyncio.create_task(gathering.of(one, {}, [0], held, lambda: next(is_busy)))
     found = await asyncio.gather(*(gathering.of(one, {}, [key], asked) for key in (1, 2)))
     assert found == [{1: "found 1", 2: "found 2"}] * 2
     assert held.keys == [[0]]
