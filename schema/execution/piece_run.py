@@ -117,6 +117,16 @@ class PieceRun(Run):
             known.values[id(row)] = (row, value)
         return values
 
+    def _place_known(
+        self,
+        field: Field,
+        values: Sequence[Any],
+        answers: Sequence[dict[str, Any]],
+        objects: dict[Selection, _Objects],
+    ) -> bool:
+        # What is streamed is not placed as a whole.
+        return field.stream is None and super()._place_known(field, values, answers, objects)
+
     def _place_list(
         self,
         field: Field,

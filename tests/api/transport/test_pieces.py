@@ -241,6 +241,17 @@ async def test_items_of_a_list_come_later_from_an_index_on() -> None:
     assert second["incremental"] == [{"items": rest, "path": ["thing", "things", 1], "label": "s"}]
 
 
+async def test_a_list_is_divided_each_time_it_is_asked_for() -> None:
+    query = "{ thing { things @stream(initialCount: 1) { id } } }"
+    async with pieces() as (server, _):
+        # From the second time on it is known what the items are.
+        texts = [(await read(server.url, query, accept=BY_ID))[1] for _ in range(3)]
+    for text in texts:
+        first, second, *_ = parts(text)
+        assert first["data"] == {"thing": {"things": [{"id": "t1"}]}}
+        assert second["incremental"] == [{"id": "0", "items": [{"id": "t2"}, {"id": "t3"}]}]
+
+
 async def test_fragments_in_streamed_items_come_after_them() -> None:
     query = "{ thing { things(count: 2) @stream { id ... @defer { inner { id } } } } }"
     first, second, third = await told(query)
