@@ -50,6 +50,8 @@ class Context:
     extensions: dict[str, Any] = field(default_factory=dict)
     # Ids of rows read by the viewer's rights, of tables that others follow; see `access.follows`.
     seen: dict[type[Record], set[str]] = field(default_factory=dict)
+    # What resolvers keep until the operation ends, by a name of theirs.
+    kept: dict[str, Any] = field(default_factory=dict)
     _loaders: dict[Hashable, DataLoader[Any, Any]] = field(default_factory=dict)
     _slots: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(_CONNECTIONS_PER_OPERATION)

@@ -49,6 +49,8 @@ class Loads:
     and what the viewer's roles permit. Values are parameters, the viewer's id among them.
     """
 
+    __slots__ = ("_columns", "_context", "_record")
+
     def __init__(
         self,
         context: Context,

@@ -1,13 +1,12 @@
 """What scans found in sandboxes."""
 
 import asyncio
-import weakref
 from collections.abc import Sequence
 from datetime import datetime
 
 from models.sandboxes import Sandbox, SandboxFinding
 from models.states import FileVerdict
-from resolvers.base import Info, Loads, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs
 from services.sandboxes import verdicts
 from services.sandboxes.files import Entry
 from services.sandboxes.verdicts import Scan
@@ -32,9 +31,6 @@ async def finding_sandbox(findings: Sequence[SandboxFinding], info: Info) -> lis
     return await info.context.load.one(Sandbox, Sandbox.id, ids)
 
 
-_scans: "weakref.WeakKeyDictionary[Loads, _Known]" = weakref.WeakKeyDictionary()
-
-
 class _Known:
     """What one operation has asked of scans: several fields show parts of the same."""
 
@@ -44,7 +40,7 @@ class _Known:
 
 
 async def _of(entries: Sequence[Entry], info: Info) -> list[Scan]:
-    known = _scans.setdefault(info.context.load, _Known())
+    known: _Known = info.context.kept.setdefault("scans", _Known())
     async with known.lock:
         fresh = [entry for entry in entries if entry not in known.scans]
         if fresh:

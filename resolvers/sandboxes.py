@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import weakref
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from models.sandboxes import (
     SandboxWorkspace,
 )
 from models.states import SandboxStatus
-from resolvers.base import Info, Loads, Order, Page, PageArgs
+from resolvers.base import Info, Order, Page, PageArgs
 from services.access import READ_EVERYTHING
 from services.errors import RequestError, UserError, UserErrorCode
 from services.sandboxes import files as service
@@ -33,7 +32,6 @@ from services.sandboxes.quotas import Standing
 
 # Contents of one operation are all in memory at once, and once more in the answer.
 _CONTENT_BYTES = 32 * 1024 * 1024
-_spent: weakref.WeakKeyDictionary[Loads, int] = weakref.WeakKeyDictionary()
 _NEWEST = Order(is_descending=True)
 
 
@@ -263,7 +261,8 @@ async def content(
 
 def _spend(info: Info, size: int) -> None:
     """Count bytes of content against what one operation may hold."""
-    spent = _spent[info.context.load] = _spent.get(info.context.load, 0) + size
+    kept = info.context.kept
+    spent = kept["bytes of contents"] = kept.get("bytes of contents", 0) + size
     if spent > _CONTENT_BYTES:
         raise RequestError(
             "LIMIT",

@@ -277,8 +277,10 @@ def test_a_server_of_the_user_is_used_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
 async def test_servers_end_however_the_run_ends(tmp_path: Path, name: str) -> None:
     found = tmp_path / "found.json"
-    # To this very thread: another one that takes the signal does not end the pause.
-    body = f"tell({str(found)!r}); signal.raise_signal(signal.{name}); signal.pause()"
+    # To this very thread: another one that takes the signal does not end the pause. What a shell
+    # runs in the background ignores SIGINT, and so does everything below it.
+    heeded = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    body = f"{heeded}; tell({str(found)!r}); signal.raise_signal(signal.{name}); signal.pause()"
     source = f"{_TELLING}\nimport signal\n\ndef test_dies():\n    {body}\n"
     run = await asyncio.to_thread(_pytest, tmp_path, source)
     assert run.returncode != 0
