@@ -1,6 +1,7 @@
 """The benchmark of delivery runs, and notices what is wrong with a delivery."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def test_a_small_run_prints_a_ratio_for_every_measure(capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     for title in [*(row.title for row in fanout._ROWS), *(one.title for one in fanout._LIMITS)]:
         (line,) = (line for line in lines if line.startswith(f"{title:<40} "))
-        assert float(line[78:].split()[0]) >= 0
+        ratio = float(line[78:].split()[0])
+        # So few subscribers add less memory than a process may give back meanwhile.
+        assert ratio >= 0 or ("growth" in title and math.isfinite(ratio)), line
     for server in ("same, noosphere", "same, graphql-ws", "same, floor", "many, graphql-ws"):
         assert any(line.startswith(f"{server}: ") for line in lines), server
 
